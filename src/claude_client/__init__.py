@@ -1,0 +1,37 @@
+"""
+Claude calls, one or many at once, over the official `anthropic` SDK.
+
+- `invoke_claude`, `invoke_claude_streaming`: one call.
+- `invoke_parallel`: many prompts at once, over a shared context.
+- `ClaudeResponse`, `Results`, `Usage`: what they return.
+- `ClaudeInvocationError`, `ParallelInvocationError`: what they raise.
+- `set_default_client`: bring your own SDK client.
+- `claude_client.simulator`: a stand-in for the API, to rehearse without a key or a bill.
+
+Importing this imports no `anthropic`: that happens at the first call.
+"""
+
+from ._client import set_default_client
+from ._errors import ClaudeInvocationError, Kind, ParallelInvocationError
+from ._invoke import invoke_claude, invoke_claude_streaming
+from ._parallel import invoke_parallel
+from ._response import ClaudeResponse, Results
+from ._types import ApiParams, Content, PromptSpec, TextCallback
+from ._usage import Usage
+
+__all__ = [
+    "ApiParams",
+    "ClaudeInvocationError",
+    "ClaudeResponse",
+    "Content",
+    "Kind",
+    "ParallelInvocationError",
+    "PromptSpec",
+    "Results",
+    "TextCallback",
+    "Usage",
+    "invoke_claude",
+    "invoke_claude_streaming",
+    "invoke_parallel",
+    "set_default_client",
+]

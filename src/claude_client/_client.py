@@ -1,0 +1,159 @@
+"""The one SDK client, with one connection pool, that all calls of a process share."""
+
+from __future__ import annotations
+
+import atexit
+import inspect
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from . import _credentials, _sdk
+
+
+@dataclass(slots=True)
+class _Shared:
+    """A client and how many calls are using it."""
+
+    #: None for a client that was brought before a fork and cannot be used after it.
+    client: Any
+    #: What a client of our own was built from; None for one that was brought.
+    built_from: tuple[str | None, ...] | None = None
+    #: Whether its connections are ours to close, once it is replaced and its last call has ended.
+    ours: bool = False
+    calls: int = 0
+    replaced: bool = False
+
+    def up_to_date(self) -> bool:
+        return self.built_from is None or self.built_from == _credentials.environment()
+
+    def close_if_finished(self) -> None:
+        """To be called without the lock: nobody takes a replaced client any more."""
+        if self.ours and self.replaced and not self.calls:
+            self.client.close()
+
+
+_lock = threading.Lock()  # guards _current and the counts in it
+_current: _Shared | None = None
+_left_by_parent: list[_Shared] = []  # kept, as closing what a parent is using would break it
+
+
+def set_default_client(client: Any | None) -> None:
+    """
+    Use *client* for all calls from now on: any configured synchronous client of the SDK (`Anthropic`,
+    `AnthropicBedrock`, `AnthropicVertex`, one behind a proxy ...). None goes back to a client of our own, built from
+    the environment or a key file at the next call.
+
+    Its own retries are not used, ours are. It stays yours to close. Calls already under way end on the client they
+    began with. After a fork the child gets connections of its own; only a client with an `http_client` of your own
+    making cannot be used there, and says so.
+
+    Raises:
+        TypeError: For anything that has no synchronous `messages.create`.
+    """
+    if client is None:
+        _replace(None)
+        return
+    create = getattr(getattr(client, "messages", None), "create", None)
+    if not callable(create) or inspect.iscoroutinefunction(create):
+        raise TypeError(f"client must be a synchronous client of the anthropic SDK, got {type(client).__name__}")
+    _replace(_Shared(client.with_options(max_retries=0)))
+
+
+@contextmanager
+def shared_client() -> Iterator[Any]:
+    """
+    The client to make one call with. It stays open until the call has ended, whatever is set meanwhile.
+
+    Raises:
+        ValueError: If there are no credentials anywhere, naming every place looked at, or if they are malformed.
+        RuntimeError: If the default client was set before this process was forked and cannot work here.
+    """
+    used = _take()
+    try:
+        yield used.client
+    finally:
+        with _lock:
+            used.calls -= 1
+        used.close_if_finished()
+
+
+def forget_credentials() -> None:
+    """Have the next call look for credentials anew: those of our own client were refused, and may be mended."""
+    if (current := _current) and current.built_from is not None:
+        _replace(None)
+
+
+def no_credentials(exc: Exception) -> ValueError:
+    """The error for when the SDK found nothing to authenticate with."""
+    error = ValueError(f"{_credentials.nothing_found()} The SDK says: {exc}")
+    error.__cause__ = exc
+    return error
+
+
+def _take() -> _Shared:
+    global _current
+    outdated = None
+    with _lock:
+        if _current is None or not _current.up_to_date():
+            built = _build()
+            outdated, _current = _current, built
+        taken = _current
+        if taken.client is None:
+            raise RuntimeError(
+                "the client given to set_default_client() belongs to the process that was forked; set one made here"
+            )
+        taken.calls += 1
+        if outdated:
+            outdated.replaced = True
+    if outdated:
+        outdated.close_if_finished()
+    return taken
+
+
+def _replace(shared: _Shared | None) -> None:
+    global _current
+    with _lock:
+        outdated, _current = _current, shared
+        if outdated:
+            outdated.replaced = True
+    if outdated:
+        outdated.close_if_finished()
+
+
+def _build() -> _Shared:
+    import anthropic
+
+    environment = _credentials.environment()
+    try:
+        return _Shared(_sdk.new_client(**_credentials.find_credentials()), environment, ours=True)
+    except anthropic.AnthropicError as exc:
+        refused = exc
+    raise no_credentials(refused)
+
+
+def _after_fork_in_child() -> None:
+    """Leave the parent's lock and connections alone: other threads of it may be in the middle of a call."""
+    global _lock, _current  # noqa: PLW0603 - a copy of the parent's lock may be held for ever
+    _lock = threading.Lock()
+    if _current is None:
+        return
+    _left_by_parent.append(_current)
+    _current = _forked(_current.client) if _current.built_from is None else None
+
+
+def _forked(brought: Any) -> _Shared:
+    """*brought* on connections of its own, if they were the SDK's to make."""
+    import anthropic
+
+    if type(getattr(brought, "_client", None)).__name__ != "SyncHttpxClientWrapper":
+        return _Shared(None)
+    return _Shared(brought.copy(http_client=anthropic.DefaultHttpxClient()), ours=True)
+
+
+atexit.register(_replace, None)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

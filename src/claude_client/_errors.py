@@ -1,0 +1,288 @@
+"""
+What can go wrong, and the one place where the SDK's errors become ours.
+
+    Exception
+    ├── ClaudeInvocationError          a request was made and there is no whole answer
+    │   └── ParallelInvocationError    ... for at least one prompt of a fan-out; carries what was answered
+    ├── ValueError, TypeError          misuse, raised before any request
+    └── whatever a callback raises     comes out unchanged
+"""
+
+from __future__ import annotations
+
+import email.utils
+import math
+import re
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+from ._usage import Usage
+
+Kind = Literal[
+    "invalid_request",
+    "authentication",
+    "permission",
+    "not_found",
+    "request_too_large",
+    "billing",
+    "spend_limit",
+    "rate_limit",
+    "conflict",
+    "overloaded",
+    "server_error",
+    "timeout",
+    "connection",
+    "incomplete_stream",
+    "invalid_response",
+    "refusal",
+    "pause_limit",
+]
+
+#: Kinds that may succeed when sent again unchanged.
+TRANSIENT: frozenset[Kind] = frozenset(
+    {
+        "rate_limit",
+        "conflict",
+        "overloaded",
+        "server_error",
+        "timeout",
+        "connection",
+        "incomplete_stream",
+        "invalid_response",
+    }
+)
+#: Kinds that no header can make worth sending again.
+FINAL: frozenset[Kind] = frozenset({"billing", "spend_limit"})
+
+_KIND_OF_CODE: Mapping[str, Kind] = {
+    "enforced_spend_limit_reached": "spend_limit",
+    "contract_spend_limit_reached": "spend_limit",
+    "linked_organization_spend_limit_reached": "spend_limit",
+    "linked_organization_billing_unavailable": "billing",
+    "organization_on_hold": "permission",
+}
+_KIND_OF_TYPE: Mapping[str, Kind] = {
+    "invalid_request_error": "invalid_request",
+    "authentication_error": "authentication",
+    "billing_error": "billing",
+    "permission_error": "permission",
+    "not_found_error": "not_found",
+    "conflict_error": "conflict",
+    "request_too_large": "request_too_large",
+    "rate_limit_error": "rate_limit",
+    "api_error": "server_error",
+    "timeout_error": "timeout",
+    "overloaded_error": "overloaded",
+}
+_KIND_OF_STATUS: Mapping[int, Kind] = {
+    401: "authentication",
+    402: "billing",
+    403: "permission",
+    404: "not_found",
+    408: "timeout",
+    409: "conflict",
+    413: "request_too_large",
+    429: "rate_limit",
+    504: "timeout",
+    529: "overloaded",
+}
+# A spend limit that the customer set comes as a plain 400 that only its words tell apart.
+_CUSTOMERS_LIMIT = re.compile(r"reached your specified .*usage limits", re.IGNORECASE)
+
+
+class ClaudeInvocationError(Exception):
+    """
+    A request that gave no whole answer. The SDK's error, where there was one, is its `__cause__`.
+
+    No text in it holds the API key; a cause that would show it is left out.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        kind: Kind = "invalid_request",
+        status_code: int | None = None,
+        details: Any = None,
+        request_id: str | None = None,
+        retry_after: float | None = None,
+        retryable: bool = False,
+        partial_text: str = "",
+        usage: Usage = Usage(),  # noqa: B008 - frozen
+    ) -> None:
+        super().__init__(message)
+        #: What went wrong, in one word of `Kind`.
+        self.kind: Kind = kind
+        #: The HTTP status; None where there was no response. 200 for an error inside a stream.
+        self.status_code = status_code
+        #: The API's error body; for a refusal its `stop_details`; None where there is neither.
+        self.details = details
+        #: The API's id of the failed request, to name to its support.
+        self.request_id = request_id
+        #: Seconds the API asked to wait; None where it did not say.
+        self.retry_after = retry_after
+        #: Whether sending the same request again may succeed.
+        self.retryable = retryable
+        #: The text that had arrived before the failure.
+        self.partial_text = partial_text
+        #: What the failed request is known to have used, as far as the API had said.
+        self.usage = usage
+
+
+class ParallelInvocationError(ClaudeInvocationError):
+    """At least one prompt of a fan-out failed. Its other fields are those of the lowest failed index."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        results: Sequence[Any] = (),
+        errors: Mapping[int, ClaudeInvocationError] | None = None,
+        **fields: Any,
+    ) -> None:
+        super().__init__(message, **fields)
+        #: The answers in prompt order, None where a prompt failed.
+        self.results = results
+        #: The error of each failed prompt, by its index.
+        self.errors: Mapping[int, ClaudeInvocationError] = errors or {}
+
+    @classmethod
+    def of(cls, results: Sequence[Any], errors: Mapping[int, ClaudeInvocationError]) -> ParallelInvocationError:
+        """The error for a fan-out that ended with *results* and *errors*, of which there is at least one."""
+        index = min(errors)
+        first = errors[index]
+        return cls(
+            f"{len(errors)} of {len(results)} prompts failed; prompts[{index}]: {first}",
+            results=results,
+            errors=errors,
+            **{name: value for name, value in vars(first).items() if name not in ("results", "errors")},
+        )
+
+
+def from_sdk(
+    exc: Exception, secrets: Sequence[str], *, partial_text: str = "", usage: Usage | None = None
+) -> ClaudeInvocationError:
+    """
+    Our error for whatever the SDK raised; raise it outside the handler, or *exc* stays its `__context__`.
+
+    An error that is neither the API's nor the network's says that the answer could not be read. The cause is
+    set only where its text shows none of *secrets*.
+    """
+    response = getattr(exc, "response", None)
+    headers: Mapping[str, str] = getattr(response, "headers", None) or {}
+    body = getattr(exc, "body", None)
+    status = getattr(exc, "status_code", None)
+    kind = _kind(exc, status, body)
+    said = headers.get("x-should-retry")
+    error = ClaudeInvocationError(
+        _without(_message(exc, kind, status, body), secrets),
+        kind=kind,
+        status_code=status,
+        details=_scrubbed(body, secrets),
+        request_id=headers.get("request-id") or _field(body, "request_id"),
+        retry_after=_retry_after(headers),
+        retryable=kind not in FINAL and (said == "true" or (said != "false" and kind in TRANSIENT)),
+        partial_text=partial_text,
+        usage=usage or Usage(),
+    )
+    error.__cause__ = None if shows(exc, secrets) else exc
+    return error
+
+
+def shows(exc: BaseException, secrets: Sequence[str]) -> bool:
+    """Whether the text of *exc*, or of any error it is chained to, holds one of *secrets* or a piece of one."""
+    text = "\n".join(f"{link}\n{link!r}" for link in _chain(exc))
+    return any(piece in text for secret in secrets for piece in _pieces(secret))
+
+
+def _kind(exc: Exception, status: int | None, body: Any) -> Kind:
+    if status is None:
+        return _kind_without_status(exc)
+    message = str(_field(body, "error", "message") or "")
+    if status == 400 and _CUSTOMERS_LIMIT.search(message):
+        return "spend_limit"
+    return (
+        _KIND_OF_CODE.get(str(_field(body, "error", "details", "error_code")))
+        or _KIND_OF_TYPE.get(str(_field(body, "error", "type")))
+        or _KIND_OF_STATUS.get(status)
+        or ("invalid_request" if 400 <= status < 500 else "server_error" if status >= 500 else "invalid_response")
+    )
+
+
+def _kind_without_status(exc: Exception) -> Kind:
+    """By class name, as httpx or httpx2 may be under the SDK and neither is imported for this."""
+    names = {cls.__name__ for link in _chain(exc) for cls in type(link).__mro__}
+    if names & {"LocalProtocolError", "UnsupportedProtocol", "InvalidURL", "UnicodeEncodeError"}:
+        return "invalid_request"
+    if names & {"APITimeoutError", "TimeoutException"}:
+        return "timeout"
+    if names & {"TransportError", "OSError", "RetryableError"}:
+        return "connection"
+    if "APIConnectionError" in names:
+        return "invalid_request"
+    if "AnthropicError" in names and "APIError" not in names:  # a token could not be had
+        return "authentication"
+    return "invalid_response"
+
+
+def _message(exc: Exception, kind: Kind, status: int | None, body: Any) -> str:
+    said = _field(body, "error", "message")
+    if status is not None:
+        about = f"{status} {_field(body, 'error', 'type') or kind}"
+        return f"{about}: {said}" if said else f"{about}: {exc}"
+    root = [*_chain(exc)][-1]
+    if kind == "invalid_response":
+        return f"The answer cannot be read: {type(root).__name__}: {root}"
+    return f"{kind}: {type(root).__name__}: {root}" if str(root) else f"{kind}: {type(root).__name__}"
+
+
+def _chain(exc: BaseException) -> Iterator[BaseException]:
+    link: BaseException | None = exc
+    seen: set[int] = set()
+    while link is not None and id(link) not in seen:
+        seen.add(id(link))
+        yield link
+        link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
+
+
+def _retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds; from `retry-after-ms`, else `retry-after` as a number or an HTTP date. None if unusable."""
+    for name, scale in (("retry-after-ms", 1000), ("retry-after", 1)):
+        try:
+            seconds = float(headers.get(name, "")) / scale
+        except ValueError:
+            continue
+        return seconds if math.isfinite(seconds) and seconds >= 0 else None
+    date = email.utils.parsedate_tz(headers.get("retry-after", ""))
+    return None if date is None else max(0.0, email.utils.mktime_tz(date) - time.time())
+
+
+def _field(body: Any, *path: str) -> Any:
+    for name in path:
+        body = body.get(name) if isinstance(body, Mapping) else None
+    return body
+
+
+def _pieces(secret: str) -> set[str]:
+    """*secret* as a text may show it: as it is, escaped, or cut where a character is not plain."""
+    plain = re.split(r"[^\x21-\x7e]+", secret)
+    return {piece for piece in (secret, repr(secret)[1:-1], *plain) if len(piece) > 5 or piece == secret}
+
+
+def _without(text: str, secrets: Sequence[str]) -> str:
+    for secret in secrets:
+        for piece in sorted(_pieces(secret), key=len, reverse=True):
+            text = text.replace(piece, "[redacted]")
+    return text
+
+
+def _scrubbed(value: Any, secrets: Sequence[str]) -> Any:
+    """*value*, a JSON body, with every text cleaned."""
+    if isinstance(value, str):
+        return _without(value, secrets)
+    if isinstance(value, Mapping):
+        return {key: _scrubbed(item, secrets) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_scrubbed(item, secrets) for item in value]
+    return value

@@ -1,0 +1,136 @@
+"""Single calls."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Unpack
+
+from ._call import run
+from ._request import DEFAULT_MODEL, build_request, check_callback
+from ._response import ClaudeResponse
+from ._types import ApiParams, Content, TextCallback
+
+
+def invoke_claude(
+    prompt: Content | None,
+    model: str = DEFAULT_MODEL,
+    system: Content | None = None,
+    max_tokens: int = 4096,
+    temperature: float = 1.0,
+    streaming: bool = False,
+    cache_system: bool = False,
+    cache_prompt: bool = False,
+    messages: Sequence[Mapping[str, Any]] | None = None,
+    *,
+    max_retries: int = 2,
+    timeout: float | None = None,
+    **kwargs: Unpack[ApiParams],
+) -> ClaudeResponse:
+    """
+    Ask once and return the whole answer.
+
+    Safe from any number of threads at once; they share one client and its connections.
+
+    Args:
+        prompt: The user's message: a text or a list of content blocks. Not used where *messages* is given.
+
+        model: The model's id.
+
+        system: The system prompt: a text or a list of content blocks. None for none.
+
+        max_tokens:
+            Most tokens to answer with, thinking included. An answer cut off there is returned with `.truncated`
+            set. More than the SDK allows in one piece (21,333) is streamed, which changes nothing else.
+
+        temperature:
+            Randomness, 0 to 1. 1.0 is the API's default and is not sent. Models of 2026 refuse any other value.
+
+        streaming: Use a stream, for the same answer. A long answer is then less likely to be cut by a proxy.
+
+        cache_system, cache_prompt:
+            Put a cache breakpoint on the last block of the system prompt, or of the prompt (the last message). A block
+            with a `cache_control` of its own keeps it. The API caches nothing below the model's minimum
+            (1,024 tokens on the default model) and keeps an entry for 5 minutes after each use.
+
+        messages: A whole conversation instead of *prompt*, as the API takes it.
+
+        max_retries:
+            How often to try again after a failure that may pass: 408, 409, 429, 5xx, a connection or stream that
+            broke. A `retry-after` of up to 60 seconds is waited for, a longer one is not.
+
+        timeout: Seconds without a byte from the server until an attempt counts as failed. None: the SDK's 600.
+
+        kwargs:
+            Everything else the API takes (`tools`, `thinking`, `output_config`, `metadata`, `top_p`, `top_k` ...), and
+            `extra_headers`, `extra_query`, `extra_body`, which win over what we set.
+
+    Returns:
+        The text, a str that also carries the SDK's message, the usage and the stop reason. An answer that pauses
+        in the middle of server tools (`pause_turn`) is continued, up to 10 times, and returned as one.
+
+    Raises:
+        ValueError: For bad input, before any request, or if there are no credentials, naming every place looked at.
+        TypeError: For an unknown parameter.
+        ClaudeInvocationError: If there is no whole answer, a refusal included.
+    """
+    request = build_request(
+        prompt=prompt,
+        model=model,
+        system=system,
+        max_tokens=max_tokens,
+        temperature=temperature,
+        streaming=streaming,
+        cache_system=cache_system,
+        cache_prompt=cache_prompt,
+        messages=messages,
+        max_retries=max_retries,
+        timeout=timeout,
+        **kwargs,
+    )
+    return run(request)
+
+
+def invoke_claude_streaming(
+    prompt: Content | None,
+    callback: TextCallback | None = None,
+    model: str = DEFAULT_MODEL,
+    system: Content | None = None,
+    max_tokens: int = 4096,
+    temperature: float = 1.0,
+    cache_system: bool = False,
+    cache_prompt: bool = False,
+    *,
+    messages: Sequence[Mapping[str, Any]] | None = None,
+    max_retries: int = 2,
+    timeout: float | None = None,
+    **kwargs: Unpack[ApiParams],
+) -> ClaudeResponse:
+    """
+    Like `invoke_claude`, and call *callback* with each chunk of text as it arrives.
+
+    Args:
+        callback:
+            Called on this thread with one str a time; together they are the answer. What it raises ends the
+            stream and comes out unchanged. None to stream without looking.
+
+    Raises:
+        ClaudeInvocationError:
+            As `invoke_claude`. A stream that breaks after *callback* has been given text is not tried again, as it
+            would be given the same text twice; the error's `partial_text` holds what had arrived.
+    """
+    check_callback("callback", callback)
+    request = build_request(
+        prompt=prompt,
+        model=model,
+        system=system,
+        max_tokens=max_tokens,
+        temperature=temperature,
+        streaming=True,
+        cache_system=cache_system,
+        cache_prompt=cache_prompt,
+        messages=messages,
+        max_retries=max_retries,
+        timeout=timeout,
+        **kwargs,
+    )
+    return run(request, callback)

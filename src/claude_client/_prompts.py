@@ -1,0 +1,83 @@
+"""Content as the API takes it, and cache breakpoints. Pure: everything returned is new."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+EPHEMERAL = {"type": "ephemeral"}
+
+#: What the API allows in one request.
+MOST_BREAKPOINTS = 4
+
+_NEVER_MARKED = ("thinking", "redacted_thinking")
+
+Block = dict[str, Any]
+
+
+def plain(value: Any) -> Any:
+    """
+    A copy of *value* that no later change by the caller reaches.
+
+    Mappings become dicts, other iterables lists, objects of the SDK or pydantic what they stand for. Anything
+    else, such as a file to upload, stays as it is.
+    """
+    if value is None or isinstance(value, (str, int, float, bytes)):
+        return value
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, Iterator)):
+        return [plain(item) for item in value]
+    return value if isinstance(value, type) else _stands_for(value)
+
+
+def _stands_for(value: Any) -> Any:
+    if callable(to_dict := getattr(value, "to_dict", None)):
+        return plain(to_dict())
+    if callable(dump := getattr(value, "model_dump", None)):
+        return dump(mode="json", exclude_unset=True)
+    return value
+
+
+def as_blocks(content: str | list[Block] | None) -> list[Block]:
+    """*content* as a list of blocks; blank text gives none, as the API refuses an empty block."""
+    if content is None or isinstance(content, str):
+        return [{"type": "text", "text": content}] if content and content.strip() else []
+    return content
+
+
+def marked(blocks: Sequence[Block]) -> list[Block]:
+    """*blocks* with a cache breakpoint on the last that may carry one; one already there stays as it is."""
+    out = list(blocks)
+    for i in range(len(out) - 1, -1, -1):
+        if _may_be_marked(out[i]):
+            out[i] = {**out[i], "cache_control": out[i].get("cache_control") or EPHEMERAL}
+            break
+    return out
+
+
+def merged_system(shared: list[Block], own: str | list[Block] | None) -> str | list[Block] | None:
+    """A prompt's own system after the shared one, so that the shared one stays a common prefix."""
+    return [*shared, *as_blocks(own)] if shared else own
+
+
+def count_breakpoints(*parts: Any) -> int:
+    """How many cache breakpoints are set in *parts*, nested blocks included."""
+    return sum(_breakpoints_in(part) for part in parts)
+
+
+def _may_be_marked(block: Block) -> bool:
+    if block.get("type") in _NEVER_MARKED:
+        return False
+    return block.get("type") != "text" or bool(block.get("text"))
+
+
+def _breakpoints_in(part: Any) -> int:
+    if isinstance(part, dict):
+        own = 1 if part.get("cache_control") else 0
+        return own + _breakpoints_in(part.get("content"))
+    return sum(_breakpoints_in(item) for item in part) if _is_list(part) else 0
+
+
+def _is_list(part: Any) -> bool:
+    return isinstance(part, Iterable) and not isinstance(part, (str, bytes))

@@ -1,0 +1,306 @@
+"""The one value that every call becomes, and the only place that knows what is valid and how the SDK spells it."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from . import _prompts, _sdk
+from ._types import ApiParams, Content, PromptSpec
+
+DEFAULT_MODEL = "claude-sonnet-4-6"
+
+_SAMPLING = ("temperature", "top_p", "top_k")
+# The last API version that takes sampling parameters. Lower case: SDK 0.x would send another spelling beside its own.
+_SAMPLING_VERSION = {"anthropic-version": "2023-06-01"}
+# What newer SDKs send as a header rather than in the body.
+_HEADERS = {"user_profile_id": "anthropic-user-profile-id", "workspace_id": "anthropic-workspace-id"}
+
+_API_PARAMS = frozenset(ApiParams.__annotations__)
+_PROMPT_KEYS = frozenset(PromptSpec.__annotations__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """One call, valid as far as can be known before it is sent. Build it with `build_request`; change nothing in it."""
+
+    model: str
+    max_tokens: int
+    messages: list[_prompts.Block]
+    system: str | list[_prompts.Block] | None = None
+    #: Everything else for the API, sampling included, under the API's names.
+    params: Mapping[str, Any] = field(default_factory=dict)
+    extra_headers: Mapping[str, Any] = field(default_factory=dict)
+    extra_query: Mapping[str, Any] = field(default_factory=dict)
+    extra_body: Mapping[str, Any] = field(default_factory=dict)
+    #: Seconds, or the SDK's Timeout; None leaves it to the client.
+    timeout: Any = None
+    max_retries: int = 2
+    streaming: bool = False
+    task_id: str | None = None
+    category: str | None = None
+
+    def to_params(self) -> dict[str, Any]:
+        """The keyword arguments for the installed SDK's `create`: what it does not know goes into the body."""
+        sent: dict[str, Any] = {
+            "model": self.model,
+            "max_tokens": self.max_tokens,
+            "messages": self.messages,
+        }
+        if self.system:
+            sent["system"] = self.system
+        if self.timeout is not None:
+            sent["timeout"] = self.timeout
+        body, headers = self._place(sent)
+        for name, extra in (("extra_body", body), ("extra_headers", headers), ("extra_query", self.extra_query)):
+            if extra:
+                sent[name] = dict(extra)
+        return sent
+
+    def continued(self, content: Sequence[_prompts.Block]) -> Request:
+        """The request that lets a paused answer go on: the same, with *content* as the assistant's turn so far."""
+        return replace(self, messages=[*self.messages, {"role": "assistant", "content": list(content)}])
+
+    def _place(self, sent: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Put each parameter into *sent*, or into the extra body or headers that are returned."""
+        body: dict[str, Any] = {}
+        headers: dict[str, Any] = {}
+        known = _sdk.create_parameters() if self.params else frozenset()
+        for name, value in self.params.items():
+            if name in known and name not in _SAMPLING:
+                sent[name] = value
+            elif name in _HEADERS:
+                headers[_HEADERS[name]] = value
+            else:
+                body[name] = value
+        body.update(self.extra_body)
+        if any(name in body for name in _SAMPLING):
+            headers.update(_SAMPLING_VERSION)
+        headers.update(self.extra_headers)
+        return body, headers
+
+
+def build_request(
+    *,
+    prompt: Content | None = None,
+    messages: Sequence[Mapping[str, Any]] | None = None,
+    model: str = DEFAULT_MODEL,
+    system: Content | None = None,
+    shared_system: Sequence[_prompts.Block] = (),
+    max_tokens: int = 4096,
+    temperature: float = 1.0,
+    streaming: bool = False,
+    cache_system: bool = False,
+    cache_prompt: bool = False,
+    max_retries: int = 2,
+    timeout: Any = None,
+    task_id: str | None = None,
+    category: str | None = None,
+    extra_headers: Mapping[str, Any] | None = None,
+    extra_query: Mapping[str, Any] | None = None,
+    extra_body: Mapping[str, Any] | None = None,
+    **params: Any,
+) -> Request:
+    """
+    A valid `Request` that shares nothing with the caller's objects.
+
+    Raises:
+        ValueError: Saying what was got, for a value that cannot be sent.
+        TypeError: For a name that neither we nor the SDK know.
+    """
+    _check_names(params)
+    if temperature != 1.0:  # the API's own default, and newer models refuse to be told
+        params["temperature"] = _number("temperature", temperature, 0, 1)
+    request = Request(
+        model=_text("model", model),
+        max_tokens=_count("max_tokens", max_tokens, 1),
+        messages=_messages(prompt, messages, mark=cache_prompt),
+        system=_prompts.merged_system([*shared_system], system_blocks(system, mark=cache_system)),
+        params=_prompts.plain(params),
+        extra_headers={name.lower(): value for name, value in _mapping("extra_headers", extra_headers).items()},
+        extra_query=_prompts.plain(_mapping("extra_query", extra_query)),
+        extra_body=_prompts.plain(_mapping("extra_body", extra_body)),
+        timeout=_timeout(timeout),
+        max_retries=_count("max_retries", max_retries, 0),
+        streaming=bool(streaming),
+        task_id=task_id,
+        category=category,
+    )
+    _check_extra_body(request.extra_body)
+    _check_breakpoints(request)
+    return request
+
+
+def build_requests(
+    prompts: Sequence[Mapping[str, Any]],
+    *,
+    shared_system: Content | None = None,
+    cache_shared_system: bool = False,
+    **defaults: Any,
+) -> tuple[Request, ...]:
+    """
+    A `Request` for each of *prompts*, with *defaults* for what a prompt does not say.
+
+    Raises:
+        ValueError: Naming the prompt (`prompts[2]: ...`) and what was got; for anything but a non-empty sequence of
+            mappings too.
+    """
+    shared = _prompts.as_blocks(system_blocks(shared_system, mark=cache_shared_system, name="shared_system"))
+    return tuple(_build_one(i, spec, shared, defaults) for i, spec in enumerate(_prompt_list(prompts)))
+
+
+def system_blocks(system: Content | None, *, mark: bool, name: str = "system") -> str | list[_prompts.Block] | None:
+    """*system* copied and, with *mark*, ending in a cache breakpoint."""
+    if system is None or isinstance(system, str):
+        return _prompts.marked(_prompts.as_blocks(system)) if mark else system
+    blocks = _blocks(name, system)
+    return _prompts.marked(blocks) if mark else blocks
+
+
+def check_callback(name: str, callback: Callable[..., object] | None) -> None:
+    """Raise a TypeError unless *callback* can be called or is None."""
+    if callback is not None and not callable(callback):
+        raise TypeError(f"{name} must be callable or None, got {callback!r}")
+
+
+def _build_one(
+    index: int, spec: Mapping[str, Any], shared: Sequence[_prompts.Block], defaults: Mapping[str, Any]
+) -> Request:
+    where = f"prompts[{index}]"
+    if not isinstance(spec, Mapping):
+        raise ValueError(f"{where} is {_a(spec)}, not a dict such as {{'prompt': ...}}")
+    if spec.get("prompt") is None and spec.get("messages") is None:
+        raise ValueError(f"{where} has no 'prompt'")
+    known = _PROMPT_KEYS | (_sdk.create_parameters() if spec.keys() - _PROMPT_KEYS else frozenset())
+    for key in spec:
+        if key not in known:
+            raise ValueError(f"{where} has an unknown key {key!r}{_meant(key, known)}")
+    try:
+        return build_request(**{**defaults, **spec}, shared_system=shared)
+    except ValueError as bad:
+        raise ValueError(f"{where}: {bad}") from None
+
+
+def _prompt_list(prompts: Any) -> Sequence[Any]:
+    if isinstance(prompts, (str, bytes, Mapping)) or not isinstance(prompts, Sequence):
+        raise ValueError(f"prompts must be a list of dicts, got {_a(prompts)}")
+    if not prompts:
+        raise ValueError("prompts is empty: there is nothing to ask")
+    return prompts
+
+
+def _check_names(params: Mapping[str, Any]) -> None:
+    if "stream" in params:
+        raise TypeError(
+            "stream= is not taken: use invoke_claude_streaming(..., callback=...), "
+            "or streaming=True for the same answer in one piece"
+        )
+    for name in params.keys() - _API_PARAMS:
+        known = _sdk.create_parameters() | _PROMPT_KEYS
+        if name not in known:
+            raise TypeError(f"unknown parameter {name!r}{_meant(name, known)}")
+
+
+def _meant(name: Any, known: frozenset[str]) -> str:
+    if name == "stream":
+        return ": use invoke_parallel_streaming(..., callbacks=...), or 'streaming': True for the same answer"
+    close = difflib.get_close_matches(str(name), sorted(known), n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def _messages(prompt: Any, messages: Any, *, mark: bool) -> list[_prompts.Block]:
+    turns = [_user_turn(prompt)] if messages is None else _message_list(messages)
+    if mark:
+        last = turns[-1]
+        turns[-1] = {**last, "content": _prompts.marked(_prompts.as_blocks(last["content"]))}
+    return turns
+
+
+def _user_turn(prompt: Any) -> _prompts.Block:
+    content = prompt if isinstance(prompt, str) else _blocks("prompt", prompt)
+    said = content if isinstance(content, str) else "".join(map(_said, content))
+    if not said.strip():
+        raise ValueError(f"prompt is blank: {prompt!r}")
+    return {"role": "user", "content": content}
+
+
+def _said(block: _prompts.Block) -> str:
+    """The text of *block*, or the kind of what it holds instead."""
+    return str((block.get("text") if block["type"] == "text" else block["type"]) or "")
+
+
+def _message_list(messages: Any) -> list[_prompts.Block]:
+    if isinstance(messages, (str, bytes, Mapping)) or not isinstance(messages, Sequence):
+        raise ValueError(f"messages must be a list of dicts, got {_a(messages)}")
+    if not messages:
+        raise ValueError("messages is empty")
+    turns: list[_prompts.Block] = _prompts.plain([*messages])
+    for i, turn in enumerate(turns):
+        if not isinstance(turn, dict):
+            raise ValueError(f"messages[{i}] is {_a(turn)}, not a dict with 'role' and 'content'")
+        if missing := {"role", "content"} - turn.keys():
+            raise ValueError(f"messages[{i}] has no {min(missing)!r}")
+    return turns
+
+
+def _blocks(name: str, content: Any) -> list[_prompts.Block]:
+    if isinstance(content, (bytes, Mapping)) or not isinstance(content, Sequence):
+        raise ValueError(f"{name} must be a str or a list of content blocks, got {_a(content)}")
+    blocks: list[_prompts.Block] = _prompts.plain([*content])
+    for i, block in enumerate(blocks):
+        if not isinstance(block, dict) or not block.get("type"):
+            raise ValueError(f"{name}[{i}] must be a content block, a dict with a 'type', got {content[i]!r}")
+    return blocks
+
+
+def _check_extra_body(body: Mapping[str, Any]) -> None:
+    if "stream" in body:
+        raise ValueError("extra_body must not set 'stream': use streaming=True or invoke_claude_streaming()")
+
+
+def _check_breakpoints(request: Request) -> None:
+    automatic = 1 if request.params.get("cache_control") else 0
+    found = automatic + _prompts.count_breakpoints(request.params.get("tools"), request.system, request.messages)
+    if found > _prompts.MOST_BREAKPOINTS:
+        raise ValueError(f"at most {_prompts.MOST_BREAKPOINTS} cache breakpoints are allowed, got {found}")
+
+
+def _text(name: str, value: Any) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError(f"{name} must be a non-empty str, got {value!r}")
+    return value
+
+
+def _count(name: str, value: Any, least: int) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
+    return value
+
+
+def _number(name: str, value: Any, low: float, high: float) -> float:
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not low <= value <= high:
+        raise ValueError(f"{name} must be a number from {low} to {high}, got {value!r}")
+    return value
+
+
+def _timeout(value: Any) -> Any:
+    if value is None or type(value).__name__ == "Timeout":
+        return value
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not (0 < value < math.inf):
+        raise ValueError(f"timeout must be a number of seconds above 0, got {value!r}")
+    return value
+
+
+def _mapping(name: str, value: Any) -> Mapping[str, Any]:
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{name} must be a dict, got {_a(value)}")
+    return value
+
+
+def _a(value: Any) -> str:
+    return "None" if value is None else f"a {type(value).__name__}"

@@ -1,0 +1,115 @@
+"""What calls return: an answer that is a str, and the list of a fan-out's answers."""
+
+from __future__ import annotations
+
+from functools import reduce
+from operator import add
+from typing import TYPE_CHECKING, Any, Self
+
+from ._errors import ClaudeInvocationError
+from ._usage import Usage
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from anthropic.types import Message
+
+_TRUNCATING = ("max_tokens", "model_context_window_exceeded")
+
+
+class ClaudeResponse(str):  # noqa: SLOT000 - people may hang their own notes on an answer
+    """
+    The text of an answer, and behind it everything else the API said.
+
+    It is a str in every way: it prints, joins, pickles and encodes as JSON as its text. The text is that of all
+    text blocks, one after another; thinking, tool use and blocks of unknown kinds are in `message.content` only.
+    """
+
+    #: The SDK's message. Of an answer that paused and went on: the last one, with the content of all.
+    message: Message
+    #: The API's id of the (last) request; None if the server sent none.
+    request_id: str | None
+
+    def __new__(
+        cls,
+        text: str = "",
+        message: Message | None = None,
+        request_id: str | None = None,
+        usages: Sequence[Usage] = (),
+    ) -> Self:
+        response = super().__new__(cls, text)
+        if message is not None:
+            response.message = message
+        response.request_id = request_id
+        response._usages = tuple(usages)
+        return response
+
+    _usages: tuple[Usage, ...]
+
+    @property
+    def usage(self) -> Usage:
+        """
+        Tokens used for this answer, as the API counted them.
+
+        Summed where it took several requests: an answer that paused, attempts that failed after the API had said
+        what they used. `message.usage` is that of the last request.
+        """
+        return total(self._usages)
+
+    @property
+    def cost_usd(self) -> float | None:
+        """
+        The price in dollars by the list prices of genai-prices; None for a model it does not know.
+
+        Raises:
+            ImportError: Without the `cost` extra.
+        """
+        costs = [usage.cost_usd(self.model) for usage in self._usages]
+        return None if None in costs else sum(cost for cost in costs if cost is not None)
+
+    @property
+    def model(self) -> str:
+        """The model that answered, as the API names it."""
+        return self.message.model
+
+    @property
+    def stop_reason(self) -> str | None:
+        """Why the model stopped: `end_turn`, `max_tokens`, `tool_use` ..."""
+        return self.message.stop_reason
+
+    @property
+    def truncated(self) -> bool:
+        """Whether the text was cut off, by `max_tokens` or the end of the context window."""
+        return self.stop_reason in _TRUNCATING
+
+    def _repr_markdown_(self) -> str:
+        return str(self)
+
+
+class Results(list["ClaudeResponse | ClaudeInvocationError | None"]):
+    """The answers of a fan-out in prompt order; None, or with `return_exceptions` the error, where a prompt failed."""
+
+    def __init__(
+        self,
+        answers: Iterable[ClaudeResponse | ClaudeInvocationError | None] = (),
+        errors: Mapping[int, ClaudeInvocationError] | None = None,
+    ) -> None:
+        super().__init__(answers)
+        #: The error of each failed prompt, by its index.
+        self.errors: dict[int, ClaudeInvocationError] = dict(errors or {})
+
+    @property
+    def usage(self) -> Usage:
+        """Tokens used by all answers and, as far as the API had said, by the failed ones."""
+        answered = [answer.usage for answer in self if isinstance(answer, ClaudeResponse)]
+        return total([*answered, *(error.usage for error in self.errors.values())])
+
+
+def total(usages: Iterable[Usage]) -> Usage:
+    """All of *usages* added up."""
+    return reduce(add, usages, Usage())
+
+
+def text_of(content: Iterable[Any]) -> str:
+    """The text of all text blocks. By `type`, as the SDK builds unknown blocks as text blocks without a text."""
+    return "".join(block.text or "" for block in content if block.type == "text")

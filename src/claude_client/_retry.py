@@ -1,0 +1,57 @@
+"""When a failed attempt is made again. Pure: who waits, and how, is the caller's."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ._errors import ClaudeInvocationError
+
+#: The longest `retry-after`, in seconds, that is waited for.
+LONGEST_RETRY_AFTER = 60.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetryPolicy:
+    """How often, and after how many milliseconds at first and at most, a failed attempt is made again."""
+
+    max_retries: int = 2
+    base_ms: float = 500
+    max_ms: float = 8000
+
+
+def compute_backoff_delay(attempt: int, *, base_ms: float = 1000, max_ms: float = 10000) -> float:
+    """
+    Seconds to wait after *attempt* (from 1) has failed: *base_ms*, doubled each time, at most *max_ms*.
+
+    Raises:
+        ValueError: If *attempt* is below 1 or a delay is negative.
+    """
+    if attempt < 1:
+        raise ValueError(f"attempt counts from 1, got {attempt}")
+    if base_ms < 0 or max_ms < 0:
+        raise ValueError(f"delays must not be negative, got base_ms={base_ms}, max_ms={max_ms}")
+    doublings = min(attempt - 1, 1000)  # 2.0**1024 overflows
+    return min(base_ms * 2.0**doublings, max_ms) / 1000
+
+
+def next_delay(
+    error: ClaudeInvocationError,
+    attempt: int,
+    policy: RetryPolicy,
+    *,
+    jitter: Callable[[], float] = random.random,
+) -> float | None:
+    """
+    Seconds until *attempt* (from 1), which ended with *error*, may be made again; None if it must not be.
+
+    The API's own `retry-after` goes before the policy's delay, and one above `LONGEST_RETRY_AFTER` is None.
+    Up to a quarter is added by *jitter*, but nothing above the policy's longest delay.
+    """
+    if not error.retryable or attempt > policy.max_retries:
+        return None
+    if error.retry_after is not None:
+        return error.retry_after if error.retry_after <= LONGEST_RETRY_AFTER else None
+    delay = compute_backoff_delay(attempt, base_ms=policy.base_ms, max_ms=policy.max_ms)
+    return min(delay * (1 + jitter() / 4), policy.max_ms / 1000)

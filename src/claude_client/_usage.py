@@ -1,0 +1,79 @@
+"""What calls have used, in tokens, and what that costs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """
+    Tokens used by one call or, added up, by many. Counts the API leaves out are 0.
+
+    The numbers are the API's own. Its `input_tokens` are only those after the last cache breakpoint;
+    `total_input_tokens` is the whole prompt.
+    """
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cache_creation_input_tokens: int = 0
+    cache_read_input_tokens: int = 0
+    #: The part of `cache_creation_input_tokens` that was written to stay for an hour.
+    cache_creation_1h_input_tokens: int = 0
+    web_search_requests: int = 0
+
+    @classmethod
+    def of(cls, usage: Any) -> Usage:
+        """The numbers of the SDK's `usage` object; None gives zeros."""
+        return cls(
+            input_tokens=_count(usage, "input_tokens"),
+            output_tokens=_count(usage, "output_tokens"),
+            cache_creation_input_tokens=_count(usage, "cache_creation_input_tokens"),
+            cache_read_input_tokens=_count(usage, "cache_read_input_tokens"),
+            cache_creation_1h_input_tokens=_count(getattr(usage, "cache_creation", None), "ephemeral_1h_input_tokens"),
+            web_search_requests=_count(getattr(usage, "server_tool_use", None), "web_search_requests"),
+        )
+
+    @property
+    def total_input_tokens(self) -> int:
+        """All tokens of the prompt: read from the cache, written to it, and neither."""
+        return self.input_tokens + self.cache_creation_input_tokens + self.cache_read_input_tokens
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(Usage)))
+
+    def cost_usd(self, model: str) -> float | None:
+        """
+        The price in dollars at *model*'s list price as genai-prices knows it; None for a model it does not know.
+
+        Raises:
+            ImportError: Without the `cost` extra.
+        """
+        try:
+            from genai_prices import extract_usage
+        except ImportError as missing:
+            raise ImportError('Costs need an extra: pip install "orchestrating-agents[cost]"') from missing
+        try:
+            extracted = extract_usage({"model": model, "usage": self._as_the_api_says_it()}, provider_id="anthropic")
+            return float(extracted.calc_price().total_price)
+        except LookupError:
+            return None
+
+    def _as_the_api_says_it(self) -> dict[str, Any]:
+        written_1h = self.cache_creation_1h_input_tokens
+        return {
+            "input_tokens": self.input_tokens,
+            "output_tokens": self.output_tokens,
+            "cache_creation_input_tokens": self.cache_creation_input_tokens,
+            "cache_read_input_tokens": self.cache_read_input_tokens,
+            "cache_creation": {
+                "ephemeral_5m_input_tokens": self.cache_creation_input_tokens - written_1h,
+                "ephemeral_1h_input_tokens": written_1h,
+            },
+            "server_tool_use": {"web_search_requests": self.web_search_requests},
+        }
+
+
+def _count(usage: Any, name: str) -> int:
+    return getattr(usage, name, None) or 0

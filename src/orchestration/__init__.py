@@ -1,0 +1,1 @@
+"""Managed runs on top of `task_state` and `claude_client`."""
