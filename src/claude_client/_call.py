@@ -31,7 +31,7 @@ class Call:
     """
 
     def __init__(self, request: Request, on_text: TextCallback | None = None) -> None:
-        self._request = request
+        self._request = self._asked = request
         self._on_text = on_text and self._guarded(on_text)
         self._callbacks_error: BaseException | None = None
         self._policy = RetryPolicy(max_retries=request.max_retries)
@@ -57,7 +57,7 @@ class Call:
             delay = self._delay_after(error)
             if delay is None:
                 error.usage = total(self._used)
-                error.partial_text = "".join(text_of(turn.message.content) for turn in self._turns) + error.partial_text
+                error.partial_text = text_of(self._content()) + error.partial_text
                 raise
             return delay
 
@@ -99,16 +99,19 @@ class Call:
                 status_code=200,
                 request_id=answer.request_id,
             )
-        self._request = self._request.continued(plain(answer.message.content))
+        self._request = self._asked.continued(plain(self._content()))
         self._attempt = 0
 
     def _joined(self) -> ClaudeResponse:
         last = self._turns[-1]
         message = last.message
         if len(self._turns) > 1:
-            content: list[Any] = [block for turn in self._turns for block in turn.message.content]
-            message = message.model_copy(update={"content": content})
+            message = message.model_copy(update={"content": self._content()})
         return ClaudeResponse(text_of(message.content), message, last.request_id, self._used)
+
+    def _content(self) -> list[Any]:
+        """The blocks of all turns."""
+        return [block for turn in self._turns for block in turn.message.content]
 
 
 def run(request: Request, on_text: TextCallback | None = None) -> ClaudeResponse:

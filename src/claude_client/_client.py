@@ -58,7 +58,7 @@ def set_default_client(client: Any | None) -> None:
         _replace(None)
         return
     create = getattr(getattr(client, "messages", None), "create", None)
-    if not callable(create) or inspect.iscoroutinefunction(create):
+    if not callable(create) or isinstance(client, type) or inspect.iscoroutinefunction(getattr(client, "close", None)):
         raise TypeError(f"client must be a synchronous client of the anthropic SDK, got {type(client).__name__}")
     _replace(_Shared(client.with_options(max_retries=0)))
 

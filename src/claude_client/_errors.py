@@ -231,10 +231,9 @@ def _message(exc: Exception, kind: Kind, status: int | None, body: Any) -> str:
     if status is not None:
         about = f"{status} {_field(body, 'error', 'type') or kind}"
         return f"{about}: {said}" if said else f"{about}: {exc}"
-    root = [*_chain(exc)][-1]
-    if kind == "invalid_response":
-        return f"The answer cannot be read: {type(root).__name__}: {root}"
-    return f"{kind}: {type(root).__name__}: {root}" if str(root) else f"{kind}: {type(root).__name__}"
+    reason = next((link for link in _chain(exc) if not isinstance(link, type(exc))), exc)  # below the SDK's own
+    about = "The answer cannot be read" if kind == "invalid_response" else kind
+    return f"{about}: {type(reason).__name__}: {reason}".removesuffix(": ")
 
 
 def _chain(exc: BaseException) -> Iterator[BaseException]:

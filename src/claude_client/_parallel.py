@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from ._call import run
 from ._errors import ClaudeInvocationError, ParallelInvocationError
-from ._request import DEFAULT_MODEL, Request, build_requests
+from ._request import DEFAULT_MODEL, Request, build_requests, whole_number
 from ._response import ClaudeResponse, Results
 from ._types import Content
+
+_log = logging.getLogger("claude_client")
+
+MOST_WORKERS = 10
 
 
 def invoke_parallel(
@@ -37,7 +42,7 @@ def invoke_parallel(
 
         model, max_tokens, max_retries, timeout: For prompts that do not set their own, as in `invoke_claude`.
 
-        max_workers: Most requests under way at once, at most 10.
+        max_workers: Most requests under way at once, at most 10; more is clamped, with a logged warning.
 
         shared_system: A system prompt for all. A prompt's own `system` follows it.
 
@@ -58,7 +63,7 @@ def invoke_parallel(
         max_retries=max_retries,
         timeout=timeout,
     )
-    with ThreadPoolExecutor(min(max_workers, 10, len(requests)), thread_name_prefix="claude_client") as pool:
+    with ThreadPoolExecutor(_workers(max_workers), thread_name_prefix="claude_client") as pool:
         outcomes = [*pool.map(_outcome, requests)]
     errors = {i: outcome for i, outcome in enumerate(outcomes) if isinstance(outcome, ClaudeInvocationError)}
     if return_exceptions:
@@ -67,6 +72,13 @@ def invoke_parallel(
     if errors:
         raise ParallelInvocationError.of(results, errors) from errors[min(errors)]
     return results
+
+
+def _workers(asked: int) -> int:
+    if whole_number("max_workers", asked, 1) <= MOST_WORKERS:
+        return asked
+    _log.warning("max_workers=%d is more than the %d allowed: working with %d", asked, MOST_WORKERS, MOST_WORKERS)
+    return MOST_WORKERS
 
 
 def _outcome(request: Request) -> ClaudeResponse | ClaudeInvocationError:

@@ -18,6 +18,7 @@ _SAMPLING = ("temperature", "top_p", "top_k")
 _SAMPLING_VERSION = {"anthropic-version": "2023-06-01"}
 # What newer SDKs send as a header rather than in the body.
 _HEADERS = {"user_profile_id": "anthropic-user-profile-id", "workspace_id": "anthropic-workspace-id"}
+_OUR_HEADERS = {*_SAMPLING_VERSION, *_HEADERS.values()}
 
 _API_PARAMS = frozenset(ApiParams.__annotations__)
 _PROMPT_KEYS = frozenset(PromptSpec.__annotations__)
@@ -116,15 +117,15 @@ def build_request(
         params["temperature"] = _number("temperature", temperature, 0, 1)
     request = Request(
         model=_text("model", model),
-        max_tokens=_count("max_tokens", max_tokens, 1),
+        max_tokens=whole_number("max_tokens", max_tokens, 1),
         messages=_messages(prompt, messages, mark=cache_prompt),
         system=_prompts.merged_system([*shared_system], system_blocks(system, mark=cache_system)),
         params=_prompts.plain(params),
-        extra_headers={name.lower(): value for name, value in _mapping("extra_headers", extra_headers).items()},
+        extra_headers=_headers(extra_headers),
         extra_query=_prompts.plain(_mapping("extra_query", extra_query)),
         extra_body=_prompts.plain(_mapping("extra_body", extra_body)),
         timeout=_timeout(timeout),
-        max_retries=_count("max_retries", max_retries, 0),
+        max_retries=whole_number("max_retries", max_retries, 0),
         streaming=bool(streaming),
         task_id=task_id,
         category=category,
@@ -256,6 +257,12 @@ def _blocks(name: str, content: Any) -> list[_prompts.Block]:
     return blocks
 
 
+def _headers(value: Any) -> dict[str, Any]:
+    """Spelled like ours where they are ours, so that the caller's replace them; the SDK knows others by spelling."""
+    headers = _mapping("extra_headers", value)
+    return {name.lower() if name.lower() in _OUR_HEADERS else name: item for name, item in headers.items()}
+
+
 def _check_extra_body(body: Mapping[str, Any]) -> None:
     if "stream" in body:
         raise ValueError("extra_body must not set 'stream': use streaming=True or invoke_claude_streaming()")
@@ -274,7 +281,8 @@ def _text(name: str, value: Any) -> str:
     return value
 
 
-def _count(name: str, value: Any, least: int) -> int:
+def whole_number(name: str, value: Any, least: int) -> int:
+    """*value* if it is one, or a ValueError."""
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
     return value

@@ -1,0 +1,47 @@
+"""What every test stands on: no network, no key, no time spent waiting."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+
+import pytest
+import respx
+
+import claude_client
+import helpers
+
+
+@pytest.fixture(autouse=True)
+def alone(monkeypatch, tmp_path):
+    """An empty home and folder, one test key, no proxy, and no way out of this machine."""
+    for name in [n for n in os.environ if n.startswith("ANTHROPIC_") or n.lower().endswith("_proxy")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("ANTHROPIC_API_KEY", helpers.KEY)
+    monkeypatch.chdir(tmp_path)
+    connect = socket.socket.connect
+
+    def connect_here(sock, address):
+        assert sock.family == socket.AF_UNIX or address[0] in {"127.0.0.1", "::1", "localhost"}, address
+        return connect(sock, address)
+
+    monkeypatch.setattr(socket.socket, "connect", connect_here)
+    yield
+    claude_client.set_default_client(None)
+
+
+@pytest.fixture
+def api():
+    """The Messages API at the HTTP seam of whichever SDK is installed."""
+    with respx.mock(using="httpcore2" if helpers.ON_HTTPX2 else "httpcore", assert_all_called=False) as router:
+        yield helpers.Api(router)
+
+
+@pytest.fixture
+def slept(monkeypatch):
+    """The seconds that were waited between attempts, without waiting them."""
+    delays: list[float] = []
+    monkeypatch.setattr(time, "sleep", delays.append)
+    return delays

@@ -1,0 +1,47 @@
+import inspect
+import typing
+
+import pytest
+
+import claude_client
+
+# The user's contract: names, order and defaults of what can be passed by position.
+PROMPT = {"prompt": inspect.Parameter.empty}
+MODEL = {"model": "claude-sonnet-4-6"}
+CALL = {"system": None, "max_tokens": 4096, "temperature": 1.0}
+CACHE = {"cache_system": False, "cache_prompt": False}
+FAN_OUT = {
+    "prompts": inspect.Parameter.empty,
+    **MODEL,
+    "max_tokens": 4096,
+    "max_workers": 5,
+    "shared_system": None,
+    "cache_shared_system": False,
+}
+CONTRACT = {
+    "invoke_claude": {**PROMPT, **MODEL, **CALL, "streaming": False, **CACHE, "messages": None},
+    "invoke_claude_streaming": {**PROMPT, "callback": None, **MODEL, **CALL, **CACHE},
+    "invoke_parallel": FAN_OUT,
+}
+
+
+@pytest.mark.parametrize("name", CONTRACT)
+def test_signatures_are_the_contracts(name):
+    parameters = inspect.signature(getattr(claude_client, name)).parameters.values()
+    by_position = {p.name: p.default for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD}
+    assert [*by_position.items()] == [*CONTRACT[name].items()]
+
+
+def test_every_public_name_is_there_and_sorted():
+    assert all(hasattr(claude_client, name) for name in claude_client.__all__)
+    assert claude_client.__all__ == sorted(claude_client.__all__)
+
+
+def test_every_public_function_and_class_is_documented():
+    public = [getattr(claude_client, name) for name in claude_client.__all__]
+    assert [one for one in public if inspect.isclass(one) or inspect.isfunction(one) if not one.__doc__] == []
+
+
+@pytest.mark.parametrize("name", CONTRACT)
+def test_annotations_resolve_at_run_time(name):
+    assert "return" in typing.get_type_hints(getattr(claude_client, name))

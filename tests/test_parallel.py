@@ -1,0 +1,95 @@
+import json
+import threading
+
+import pytest
+
+from claude_client import ClaudeInvocationError, ParallelInvocationError, Results, invoke_parallel
+from helpers import error, reply
+
+
+def echo(request):
+    return reply(json.loads(request.content)["messages"][0]["content"])
+
+
+def prompts(*words):
+    return [{"prompt": word} for word in words]
+
+
+def test_answers_come_in_prompt_order_whatever_finishes_first(api):
+    second_is_done = threading.Event()
+
+    def answer(request):
+        if b"first" in request.content:
+            assert second_is_done.wait(10)
+        else:
+            second_is_done.set()
+        return echo(request)
+
+    api.always(answer)
+    assert invoke_parallel(prompts("first", "second")) == ["first", "second"]
+
+
+def test_one_failure_costs_no_other_answer(api):
+    api.always(lambda request: error(404, "not_found_error") if b"bad" in request.content else echo(request))
+    with pytest.raises(ParallelInvocationError) as caught:
+        invoke_parallel(prompts("a", "bad", "c"))
+    assert caught.value.results == ["a", None, "c"]
+    assert caught.value.errors.keys() == {1}
+    assert caught.value.kind == "not_found"
+
+
+def test_return_exceptions_puts_the_error_in_its_place(api):
+    api.always(lambda request: error(404, "not_found_error") if b"bad" in request.content else echo(request))
+    results = invoke_parallel(prompts("a", "bad"), return_exceptions=True)
+    assert results[0] == "a"
+    assert isinstance(results[1], ClaudeInvocationError)
+    assert results.errors == {1: results[1]}
+
+
+def test_workers_run_at_the_same_time(api):
+    together = threading.Barrier(3)
+
+    def answer(request):
+        together.wait(10)
+        return echo(request)
+
+    api.always(answer)
+    assert invoke_parallel(prompts("a", "b", "c"), max_workers=3) == ["a", "b", "c"]
+
+
+def test_a_prompts_own_options_go_before_those_for_all(api):
+    api.always(lambda _: reply())
+    invoke_parallel(
+        [{"prompt": "a", "model": "claude-haiku-4-5", "max_tokens": 7}], model="claude-opus-5", max_tokens=9
+    )
+    assert (api.body["model"], api.body["max_tokens"]) == ("claude-haiku-4-5", 7)
+
+
+def test_the_shared_system_is_the_first_block_of_every_request(api):
+    api.always(lambda _: reply())
+    invoke_parallel([{"prompt": "a", "system": "x"}, {"prompt": "b"}], shared_system="S", cache_shared_system=True)
+    assert {json.dumps(body["system"][0]) for body in api.bodies} == {
+        '{"type": "text", "text": "S", "cache_control": {"type": "ephemeral"}}'
+    }
+
+
+def test_results_are_a_list_with_the_usage_of_all(api):
+    api.always(echo)
+    results = invoke_parallel(prompts("a", "b"))
+    assert isinstance(results, Results)
+    assert (results, results.usage.output_tokens) == (["a", "b"], 10)
+
+
+@pytest.mark.parametrize("workers", [0, -1, 1.5, "5", None, True])
+def test_a_number_of_workers_that_is_none_is_refused(api, workers):
+    with pytest.raises(ValueError, match="max_workers must be a whole number of at least 1"):
+        invoke_parallel(prompts("a"), max_workers=workers)
+    assert not api.requests
+
+
+def test_more_than_ten_workers_are_ten_with_one_warning(api, caplog):
+    api.always(echo)
+    invoke_parallel(prompts("a"), max_workers=50)
+    assert [r.getMessage() for r in caplog.records if r.name == "claude_client"] == [
+        "max_workers=50 is more than the 10 allowed: working with 10"
+    ]

@@ -1,0 +1,287 @@
+import copy
+
+import anthropic
+import pytest
+
+from claude_client import invoke_claude, invoke_claude_streaming, invoke_parallel
+from claude_client._request import build_request, build_requests
+from helpers import SDK_MAJOR, reply, streamed
+
+CACHED = {"type": "ephemeral"}
+
+
+def text(words, **more):
+    return {"type": "text", "text": words, **more}
+
+
+@pytest.mark.parametrize("prompt", ["", "  \n", [], [text("")], [text(" ")], None])
+def test_a_blank_prompt_is_refused(api, prompt):
+    with pytest.raises(ValueError, match=r"prompt (is blank|must be)"):
+        invoke_claude(prompt)
+    assert not api.requests
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"max_tokens": 0}, "max_tokens must be a whole number of at least 1, got 0"),
+        ({"max_tokens": 1.5}, "max_tokens must be .* got 1.5"),
+        ({"max_tokens": True}, "max_tokens must be .* got True"),
+        ({"max_tokens": None}, "max_tokens must be .* got None"),
+        ({"temperature": 1.01}, "temperature must be a number from 0 to 1, got 1.01"),
+        ({"temperature": -0.1}, "temperature .* got -0.1"),
+        ({"temperature": float("nan")}, "temperature .* got nan"),
+        ({"temperature": "hot"}, "temperature .* got 'hot'"),
+        ({"model": ""}, "model must be a non-empty str, got ''"),
+        ({"timeout": 0}, "timeout must be a number of seconds above 0, got 0"),
+        ({"timeout": "5"}, "timeout .* got '5'"),
+        ({"max_retries": -1}, "max_retries must be a whole number of at least 0, got -1"),
+        ({"system": {"type": "text"}}, "system must be a str or a list of content blocks, got a dict"),
+        ({"system": ["words"]}, r"system\[0\] must be a content block, .* got 'words'"),
+        ({"messages": []}, "messages is empty"),
+        ({"messages": "hi"}, "messages must be a list of dicts, got a str"),
+        ({"messages": [{"role": "user"}]}, r"messages\[0\] has no 'content'"),
+        ({"messages": ["hi"]}, r"messages\[0\] is a str"),
+        ({"extra_headers": "x"}, "extra_headers must be a dict, got a str"),
+        ({"extra_body": {"stream": True}}, "extra_body must not set 'stream'"),
+    ],
+)
+def test_bad_input_is_refused_before_any_request(api, options, problem):
+    with pytest.raises(ValueError, match=problem):
+        invoke_claude("hi", **options)
+    with pytest.raises(ValueError, match=problem):
+        invoke_parallel([{"prompt": "fine"}, {"prompt": "hi", **options}])
+    assert not api.requests
+
+
+def test_an_unknown_name_is_a_type_error_that_suggests_the_known_one():
+    with pytest.raises(TypeError, match="unknown parameter 'temprature'; did you mean 'temperature'"):
+        invoke_claude("hi", temprature=0.5)
+
+
+def test_stream_is_refused_with_a_pointer_to_the_streaming_function():
+    with pytest.raises(TypeError, match="invoke_claude_streaming"):
+        invoke_claude("hi", stream=True)
+    with pytest.raises(ValueError, match=r"prompts\[0\] has an unknown key 'stream': use invoke_parallel_streaming"):
+        invoke_parallel([{"prompt": "hi", "stream": True}])
+
+
+@pytest.mark.parametrize(
+    ("prompts", "problem"),
+    [
+        ([], "prompts is empty"),
+        ("hi", "prompts must be a list of dicts, got a str"),
+        ({"prompt": "hi"}, "prompts must be a list of dicts, got a dict"),
+        (iter([{"prompt": "hi"}]), "prompts must be a list of dicts, got a list_iterator"),
+        (None, "prompts must be a list of dicts, got None"),
+        (["hi"], r"prompts\[0\] is a str, not a dict"),
+        ([{"prompt": "a"}, {"prompt": "b"}, {}], r"prompts\[2\] has no 'prompt'"),
+        ([{"prompt": "a"}, {"prompt": None}], r"prompts\[1\] has no 'prompt'"),
+        ([{"prompt": " "}], r"prompts\[0\]: prompt is blank: ' '"),
+        ([{"prompt": "a", "sytem": "x"}], r"prompts\[0\] has an unknown key 'sytem'; did you mean 'system'"),
+        ([{"prompt": "a", 1: "x"}], r"prompts\[0\] has an unknown key 1"),
+    ],
+)
+def test_bad_prompt_lists_are_refused_before_any_request(api, prompts, problem):
+    with pytest.raises(ValueError, match=problem):
+        invoke_parallel(prompts)
+    assert not api.requests
+
+
+def test_a_task_id_and_a_category_are_known_and_not_sent(api):
+    api.answers(reply())
+    invoke_parallel([{"prompt": "hi", "task_id": "t", "category": "c"}])
+    assert api.body.keys() == {"model", "max_tokens", "messages"}
+
+
+def test_the_default_temperature_is_not_sent(api):
+    api.answers(reply())
+    invoke_claude("hi")
+    assert api.body == {
+        "model": "claude-sonnet-4-6",
+        "max_tokens": 4096,
+        "messages": [{"role": "user", "content": "hi"}],
+    }
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_sampling_goes_out_under_the_version_that_takes_it(api, stream):
+    api.answers(streamed("hi") if stream else reply())
+    invoke_claude("hi", temperature=0, top_p=0.5, top_k=3, streaming=stream)
+    sent = api.requests[0]
+    assert [api.body[name] for name in ("temperature", "top_p", "top_k")] == [0, 0.5, 3]
+    assert sent.headers.get_list("anthropic-version") == ["2023-06-01"]
+
+
+def test_without_sampling_the_sdk_chooses_the_version(api):
+    api.answers(reply())
+    invoke_claude("hi")
+    version = "2023-06-01" if SDK_MAJOR < 2 else "2026-10-21"
+    assert api.requests[0].headers.get_list("anthropic-version") == [version]
+
+
+def test_the_callers_version_header_wins_in_any_spelling(api):
+    api.answers(reply())
+    invoke_claude("hi", temperature=0.5, extra_headers={"Anthropic-Version": "2026-10-21", "X-Mine": "1"})
+    assert api.requests[0].headers.get_list("anthropic-version") == ["2026-10-21"]
+    assert api.requests[0].headers["x-mine"] == "1"
+
+
+def test_sampling_in_the_extra_body_gets_its_version_too(api):
+    api.answers(reply())
+    invoke_claude("hi", extra_body={"temperature": 0.2})
+    assert api.body["temperature"] == 0.2
+    assert api.requests[0].headers["anthropic-version"] == "2023-06-01"
+
+
+def test_the_extra_body_wins_over_what_we_set(api):
+    api.answers(reply())
+    invoke_claude("hi", temperature=0.5, extra_body={"temperature": 0.2, "new_field": 1})
+    assert (api.body["temperature"], api.body["new_field"]) == (0.2, 1)
+
+
+PASSED_THROUGH = {
+    "tools": [{"name": "look", "input_schema": {"type": "object"}}],
+    "tool_choice": {"type": "auto"},
+    "thinking": {"type": "adaptive"},
+    "output_config": {"effort": "low"},
+    "metadata": {"user_id": "u"},
+    "stop_sequences": ["STOP"],
+    "service_tier": "auto",
+    "inference_geo": "us",
+    "container": "c1",
+    "speed": "fast",
+    "diagnostics": {"previous_message_id": None},
+    "cache_control": CACHED,
+}
+
+
+@pytest.mark.parametrize("name", PASSED_THROUGH)
+def test_everything_the_api_takes_passes_through_on_every_sdk(api, name):
+    api.answers(reply(), reply())
+    invoke_claude("hi", **{name: PASSED_THROUGH[name]})
+    invoke_parallel([{"prompt": "hi", name: PASSED_THROUGH[name]}])
+    assert [body[name] for body in api.bodies] == [PASSED_THROUGH[name]] * 2
+
+
+def test_ids_that_are_headers_become_headers_on_every_sdk(api):
+    api.answers(reply())
+    invoke_claude("hi", workspace_id="w", user_profile_id="p")
+    headers = api.requests[0].headers
+    assert (headers["anthropic-workspace-id"], headers["anthropic-user-profile-id"]) == ("w", "p")
+
+
+def test_the_timeout_in_seconds_reaches_the_request(api):
+    api.answers(reply(), reply())
+    invoke_claude("hi", timeout=12.5)
+    invoke_parallel([{"prompt": "hi", "timeout": anthropic.Timeout(7)}])
+    assert [request.headers["x-stainless-read-timeout"] for request in api.requests] == ["12.5", "7"]
+
+
+def test_messages_go_before_the_prompt(api):
+    api.answers(reply())
+    turns = [
+        {"role": "user", "content": "a"},
+        {"role": "assistant", "content": "b"},
+        {"role": "user", "content": "c"},
+    ]
+    invoke_claude("", messages=turns)
+    assert api.body["messages"] == turns
+
+
+def test_the_sdks_own_blocks_can_be_sent_back(api):
+    api.answers(reply("one"), reply("two"))
+    first = invoke_claude("hi")
+    turns = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": first.message.content}]
+    invoke_claude("", messages=[*turns, {"role": "user", "content": "and?"}])
+    assert api.bodies[1]["messages"][1]["content"] == [{"type": "text", "text": "one"}]
+
+
+def test_cache_system_marks_the_last_block_of_the_system_prompt(api):
+    api.answers(reply(), reply())
+    invoke_claude("hi", system="be kind", cache_system=True)
+    invoke_claude("hi", system=[text("a"), text("b")], cache_system=True)
+    assert api.bodies[0]["system"] == [text("be kind", cache_control=CACHED)]
+    assert api.bodies[1]["system"] == [text("a"), text("b", cache_control=CACHED)]
+
+
+def test_cache_prompt_marks_the_last_block_of_the_last_message(api):
+    api.answers(reply(), reply())
+    invoke_claude("hi", cache_prompt=True)
+    invoke_claude("", messages=[{"role": "user", "content": "again"}], cache_prompt=True)
+    assert api.bodies[0]["messages"][0]["content"] == [text("hi", cache_control=CACHED)]
+    assert api.bodies[1]["messages"][0]["content"] == [text("again", cache_control=CACHED)]
+
+
+def test_a_callers_own_cache_control_stays_as_it_is():
+    hour = {"type": "ephemeral", "ttl": "1h"}
+    request = build_request(prompt="hi", system=[text("a", cache_control=hour)], cache_system=True)
+    assert request.system == [text("a", cache_control=hour)]
+
+
+def test_a_mark_never_falls_on_an_empty_text():
+    request = build_request(prompt=[text("a"), text("")], cache_prompt=True)
+    assert request.messages[0]["content"] == [text("a", cache_control=CACHED), text("")]
+
+
+def test_no_system_prompt_with_cache_system_sends_none(api):
+    api.answers(reply(), reply())
+    invoke_claude("hi", cache_system=True)
+    invoke_claude("hi", system="", cache_system=True)
+    assert all("system" not in body for body in api.bodies)
+
+
+def test_a_prompts_system_follows_the_shared_one_whose_mark_stays_in_place():
+    own, none = build_requests(
+        [{"prompt": "a", "system": "you are terse", "cache_system": True}, {"prompt": "b"}],
+        shared_system="the code",
+        cache_shared_system=True,
+    )
+    shared = text("the code", cache_control=CACHED)
+    assert own.system == [shared, text("you are terse", cache_control=CACHED)]
+    assert none.system == [shared]
+
+
+def test_more_than_four_breakpoints_are_refused_wherever_they_are():
+    marked = [text(str(i), cache_control=CACHED) for i in range(2)]
+    result = {"type": "tool_result", "tool_use_id": "t", "content": marked}
+    tool = {"name": "t", "input_schema": {}, "cache_control": CACHED}
+    build_request(prompt=[result], system=marked)
+    with pytest.raises(ValueError, match="at most 4 cache breakpoints are allowed, got 5"):
+        build_request(prompt=[result], system=marked, tools=[tool])
+    with pytest.raises(ValueError, match="got 5"):
+        build_request(prompt=[result], system=marked, cache_control=CACHED)
+
+
+def test_callers_objects_are_never_changed(api):
+    api.always(lambda _: reply())
+    prompts = [{"prompt": [text("a")], "system": [text("s")], "cache_prompt": True, "cache_system": True}]
+    shared = [text("shared")]
+    turns = [{"role": "user", "content": [text("c")]}]
+    options = {"tools": [{"name": "t", "input_schema": {}}], "extra_headers": {"X": "1"}, "extra_body": {"a": 1}}
+    before = copy.deepcopy((prompts, shared, turns, options))
+    invoke_parallel(prompts, shared_system=shared, cache_shared_system=True)
+    invoke_claude("", messages=turns, cache_prompt=True, temperature=0.5, **options)
+    assert (prompts, shared, turns, options) == before
+
+
+def test_a_later_change_by_the_caller_does_not_reach_the_request():
+    blocks = [text("as it was")]
+    request = build_request(prompt=blocks)
+    blocks[0]["text"] = "changed"
+    assert request.messages[0]["content"] == [text("as it was")]
+
+
+def test_generators_of_tools_are_read_once():
+    request = build_request(prompt="hi", tools=(tool for tool in [{"name": "t", "input_schema": {}}]))
+    assert request.params["tools"] == [{"name": "t", "input_schema": {}}]
+
+
+def test_the_streaming_verb_takes_the_same_parameters(api):
+    api.answers(streamed("hi"))
+    invoke_claude_streaming(
+        "", messages=[{"role": "user", "content": "a"}], system="s", cache_system=True, stop_sequences=["x"]
+    )
+    assert api.body["stream"] is True
+    assert api.body["stop_sequences"] == ["x"]
+    assert api.body["system"] == [text("s", cache_control=CACHED)]

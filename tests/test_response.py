@@ -1,0 +1,83 @@
+import copy
+import json
+import pickle
+import sys
+
+import pytest
+
+from claude_client import ClaudeResponse, Results, Usage, invoke_claude
+from helpers import reply
+
+USED = {
+    "input_tokens": 1000,
+    "output_tokens": 100,
+    "cache_creation_input_tokens": 3000,
+    "cache_read_input_tokens": 5000,
+    "cache_creation": {"ephemeral_5m_input_tokens": 2000, "ephemeral_1h_input_tokens": 1000},
+    "server_tool_use": {"web_search_requests": 1, "web_fetch_requests": 0},
+}
+
+
+@pytest.fixture
+def answer(api):
+    api.answers(reply("**Hello**", usage=USED))
+    return invoke_claude("hi")
+
+
+def test_an_answer_behaves_as_a_str_everywhere(answer):
+    assert isinstance(answer, str)
+    assert f"{answer}!" == "**Hello**!"
+    assert json.dumps({"a": answer}) == '{"a": "**Hello**"}'
+    assert {answer: 1}["**Hello**"] == 1
+    assert repr(answer) == "'**Hello**'"
+
+
+@pytest.mark.parametrize("again", [lambda a: pickle.loads(pickle.dumps(a)), copy.copy, copy.deepcopy])
+def test_an_answer_survives_copying_and_pickling_whole(answer, again):
+    other = again(answer)
+    assert (other, type(other)) == (answer, ClaudeResponse)
+    assert other.message.to_dict() == answer.message.to_dict()
+    assert (other.usage, other.request_id, other.stop_reason) == (answer.usage, answer.request_id, "end_turn")
+
+
+def test_an_answer_renders_as_markdown_in_a_notebook(answer):
+    assert answer._repr_markdown_() == "**Hello**"
+
+
+def test_usage_has_every_count_and_their_sum(answer):
+    assert answer.usage == Usage(1000, 100, 3000, 5000, 1000, 1)
+    assert answer.usage.total_input_tokens == 9000
+
+
+def test_usage_the_api_leaves_out_is_zero(api):
+    api.answers(reply(usage={"input_tokens": 1, "output_tokens": None, "cache_read_input_tokens": None}))
+    assert invoke_claude("hi").usage == Usage(input_tokens=1)
+
+
+def test_usages_add_up():
+    assert Usage(1, 2, 3, 4, 5, 6) + Usage(10, 20, 30, 40, 50, 60) == Usage(11, 22, 33, 44, 55, 66)
+
+
+def test_the_cost_is_that_of_the_list_price(answer):
+    pytest.importorskip("genai_prices")
+    # facts 8: Sonnet 4.6 at 3 / 15 dollars per million tokens, 3.75 and 6 written, 0.30 read; a web search is a cent.
+    assert answer.cost_usd == pytest.approx((1000 * 3 + 100 * 15 + 2000 * 3.75 + 1000 * 6 + 5000 * 0.3) / 1e6 + 0.01)
+
+
+def test_an_unknown_model_has_no_cost(api):
+    pytest.importorskip("genai_prices")
+    api.answers(reply(model="claude-from-the-future"))
+    assert invoke_claude("hi").cost_usd is None
+
+
+def test_without_the_extra_a_cost_says_how_to_get_it(answer, monkeypatch):
+    monkeypatch.setitem(sys.modules, "genai_prices", None)
+    with pytest.raises(ImportError, match=r'pip install "orchestrating-agents\[cost\]"'):
+        answer.cost_usd  # noqa: B018
+
+
+def test_results_are_a_list_that_adds_up_its_usage(answer):
+    results = Results([answer, None, answer])
+    assert results == [answer, None, answer]
+    assert results.usage.output_tokens == 200
+    assert results.errors == {}

@@ -1,0 +1,51 @@
+"""How people use the library, for type checkers. Checked by `mypy --strict`, never run."""
+
+from __future__ import annotations
+
+from typing import assert_type
+
+import anthropic
+
+from claude_client import (
+    ClaudeInvocationError,
+    ClaudeResponse,
+    ParallelInvocationError,
+    PromptSpec,
+    Results,
+    Usage,
+    invoke_claude,
+    invoke_claude_streaming,
+    invoke_parallel,
+    set_default_client,
+)
+
+answer = invoke_claude("hi", thinking={"type": "adaptive"}, tools=[{"name": "t", "input_schema": {}}], top_p=0.5)
+assert_type(answer, ClaudeResponse)
+as_text: str = answer
+assert_type(answer.usage, Usage)
+assert_type(answer.message, anthropic.types.Message)
+assert_type(answer.cost_usd, float | None)
+
+blocks = [{"type": "text", "text": "hi"}]
+invoke_claude(blocks, system=blocks, messages=[{"role": "user", "content": blocks}])
+invoke_claude_streaming("hi", callback=print)
+invoke_claude_streaming("hi", callback=[""].append)
+
+prompts = [{"prompt": "a"}, {"prompt": "b", "system": "s"}]
+assert_type(invoke_parallel(prompts, shared_system="S", cache_shared_system=True), Results)
+checked: list[PromptSpec] = [{"prompt": "a", "max_tokens": 5}]
+for one in invoke_parallel(checked):
+    if isinstance(one, ClaudeResponse):
+        print(one.stop_reason)
+
+try:
+    invoke_parallel(prompts)
+except ParallelInvocationError as failed:
+    assert_type(failed.errors[0], ClaudeInvocationError)
+
+set_default_client(anthropic.Anthropic())
+set_default_client(None)
+
+invoke_claude("hi", temprature=0.5)  # type: ignore[call-arg]
+invoke_claude("hi", stream=True)  # type: ignore[call-arg]
+invoke_claude_streaming("hi", callback="print")  # type: ignore[arg-type]
