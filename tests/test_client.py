@@ -226,3 +226,20 @@ def test_a_fan_out_from_many_threads_at_once_is_safe(api):
         thread.join(20)
     assert failures == []
     assert len(api.requests) == 20
+
+
+def test_has_credentials_tells_without_sending(api, monkeypatch):
+    assert claude_client.has_credentials()
+    monkeypatch.delenv("ANTHROPIC_API_KEY")
+    assert not claude_client.has_credentials()
+    monkeypatch.setenv("ANTHROPIC_CONFIG_DIR", ".")  # the SDK then refuses at once
+    assert not claude_client.has_credentials()
+    monkeypatch.setenv("ANTHROPIC_AUTH_TOKEN", "token")
+    assert claude_client.has_credentials()
+    assert not api.requests
+
+
+def test_has_credentials_counts_a_header_that_authenticates(monkeypatch):
+    monkeypatch.delenv("ANTHROPIC_API_KEY")
+    monkeypatch.setenv("ANTHROPIC_CUSTOM_HEADERS", "X-Api-Key: from-a-gateway")
+    assert claude_client.has_credentials()

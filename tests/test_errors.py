@@ -7,7 +7,7 @@ import anthropic
 import pytest
 
 import claude_client
-from claude_client import ClaudeInvocationError, ParallelInvocationError, Usage, invoke_claude, invoke_parallel
+from claude_client import ClaudeInvocationError, ParallelInvocationError, Results, Usage, invoke_claude, invoke_parallel
 from claude_client._errors import TRANSIENT, from_sdk
 from helpers import KEY, core, error, reply
 
@@ -156,7 +156,7 @@ def test_a_refused_key_is_looked_for_again(api, monkeypatch):
 
 def test_errors_survive_pickling():
     failed = ClaudeInvocationError("m", kind="overloaded", status_code=529, usage=Usage(1, 2), partial_text="p")
-    whole = ParallelInvocationError.of([None, None], {1: failed})
+    whole = ParallelInvocationError.of(Results([None, None], {1: failed}))
     for one in (failed, whole):
         copy = pickle.loads(pickle.dumps(one))
         assert (str(copy), copy.kind, copy.usage, copy.partial_text) == (str(one), "overloaded", Usage(1, 2), "p")

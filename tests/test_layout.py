@@ -15,6 +15,7 @@ BOTTOM_UP = [
     "_usage",
     "_errors",
     "_response",
+    "_results",
     "_prompts",
     "_sdk",
     "_credentials",

@@ -5,17 +5,18 @@ Claude calls, one or many at once, over the official `anthropic` SDK.
 - `invoke_parallel`: many prompts at once, over a shared context.
 - `ClaudeResponse`, `Results`, `Usage`: what they return.
 - `ClaudeInvocationError`, `ParallelInvocationError`: what they raise.
-- `set_default_client`: bring your own SDK client.
+- `set_default_client`, `has_credentials`: bring your own SDK client; whether there is a key.
 - `claude_client.simulator`: a stand-in for the API, to rehearse without a key or a bill.
 
 Importing this imports no `anthropic`: that happens at the first call.
 """
 
-from ._client import set_default_client
-from ._errors import ClaudeInvocationError, Kind, ParallelInvocationError
+from ._client import has_credentials, set_default_client
+from ._errors import ClaudeInvocationError, Kind
 from ._invoke import invoke_claude, invoke_claude_streaming
 from ._parallel import invoke_parallel
-from ._response import ClaudeResponse, Results
+from ._response import ClaudeResponse
+from ._results import ParallelInvocationError, Results
 from ._types import ApiParams, Content, PromptSpec, TextCallback
 from ._usage import Usage
 
@@ -30,6 +31,7 @@ __all__ = [
     "Results",
     "TextCallback",
     "Usage",
+    "has_credentials",
     "invoke_claude",
     "invoke_claude_streaming",
     "invoke_parallel",

@@ -14,6 +14,10 @@ from typing import Any
 from . import _credentials, _sdk
 
 
+class NoCredentialsError(ValueError):
+    """There are no credentials anywhere."""
+
+
 @dataclass(slots=True)
 class _Shared:
     """A client and how many calls are using it."""
@@ -35,6 +39,8 @@ class _Shared:
         if self.ours and self.replaced and not self.calls:
             self.client.close()
 
+
+_AUTHENTICATING = {"authorization", "x-api-key"}
 
 _lock = threading.Lock()  # guards _current and the counts in it
 _current: _Shared | None = None
@@ -63,6 +69,21 @@ def set_default_client(client: Any | None) -> None:
     _replace(_Shared(client.with_options(max_retries=0)))
 
 
+def has_credentials() -> bool:
+    """
+    Whether the next call has something to authenticate with. Nothing is sent, so it may still be refused.
+
+    Raises:
+        ValueError: Naming the source of a key that is malformed, or a file that cannot be read.
+    """
+    try:
+        with shared_client() as client:
+            headers = {name.lower() for name in client.default_headers}
+            return getattr(client, "credentials", None) is not None or not headers.isdisjoint(_AUTHENTICATING)
+    except NoCredentialsError:
+        return False
+
+
 @contextmanager
 def shared_client() -> Iterator[Any]:
     """
@@ -87,9 +108,9 @@ def forget_credentials() -> None:
         _replace(None)
 
 
-def no_credentials(exc: Exception) -> ValueError:
+def no_credentials(exc: Exception) -> NoCredentialsError:
     """The error for when the SDK found nothing to authenticate with."""
-    error = ValueError(f"{_credentials.nothing_found()} The SDK says: {exc}")
+    error = NoCredentialsError(f"{_credentials.nothing_found()} The SDK says: {exc}")
     error.__cause__ = exc
     return error
 

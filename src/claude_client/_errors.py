@@ -3,7 +3,7 @@ What can go wrong, and the one place where the SDK's errors become ours.
 
     Exception
     ├── ClaudeInvocationError          a request was made and there is no whole answer
-    │   └── ParallelInvocationError    ... for at least one prompt of a fan-out; carries what was answered
+    │   └── ParallelInvocationError    ... for at least one prompt of a fan-out (`_results`)
     ├── ValueError, TypeError          misuse, raised before any request
     └── whatever a callback raises     comes out unchanged
 """
@@ -128,36 +128,6 @@ class ClaudeInvocationError(Exception):
         self.partial_text = partial_text
         #: What the failed request is known to have used, as far as the API had said.
         self.usage = usage
-
-
-class ParallelInvocationError(ClaudeInvocationError):
-    """At least one prompt of a fan-out failed. Its other fields are those of the lowest failed index."""
-
-    def __init__(
-        self,
-        message: str,
-        *,
-        results: Sequence[Any] = (),
-        errors: Mapping[int, ClaudeInvocationError] | None = None,
-        **fields: Any,
-    ) -> None:
-        super().__init__(message, **fields)
-        #: The answers in prompt order, None where a prompt failed.
-        self.results = results
-        #: The error of each failed prompt, by its index.
-        self.errors: Mapping[int, ClaudeInvocationError] = errors or {}
-
-    @classmethod
-    def of(cls, results: Sequence[Any], errors: Mapping[int, ClaudeInvocationError]) -> ParallelInvocationError:
-        """The error for a fan-out that ended with *results* and *errors*, of which there is at least one."""
-        index = min(errors)
-        first = errors[index]
-        return cls(
-            f"{len(errors)} of {len(results)} prompts failed; prompts[{index}]: {first}",
-            results=results,
-            errors=errors,
-            **{name: value for name, value in vars(first).items() if name not in ("results", "errors")},
-        )
 
 
 def from_sdk(

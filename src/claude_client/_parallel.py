@@ -8,9 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from ._call import run
-from ._errors import ClaudeInvocationError, ParallelInvocationError
+from ._errors import ClaudeInvocationError
 from ._request import DEFAULT_MODEL, Request, build_requests, whole_number
-from ._response import ClaudeResponse, Results
+from ._response import ClaudeResponse
+from ._results import ParallelInvocationError, Results
 from ._types import Content
 
 _log = logging.getLogger("claude_client")
@@ -70,7 +71,7 @@ def invoke_parallel(
         return Results(outcomes, errors)
     results = Results([None if i in errors else outcome for i, outcome in enumerate(outcomes)], errors)
     if errors:
-        raise ParallelInvocationError.of(results, errors) from errors[min(errors)]
+        raise ParallelInvocationError.of(results) from errors[min(errors)]
     return results
 
 

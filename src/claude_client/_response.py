@@ -1,4 +1,4 @@
-"""What calls return: an answer that is a str, and the list of a fan-out's answers."""
+"""What a call returns: an answer that is a str."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ from functools import reduce
 from operator import add
 from typing import TYPE_CHECKING, Any, Self
 
-from ._errors import ClaudeInvocationError
 from ._usage import Usage
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Sequence
 
     from anthropic.types import Message
 
@@ -84,25 +83,6 @@ class ClaudeResponse(str):  # noqa: SLOT000 - people may hang their own notes on
 
     def _repr_markdown_(self) -> str:
         return str(self)
-
-
-class Results(list["ClaudeResponse | ClaudeInvocationError | None"]):
-    """The answers of a fan-out in prompt order; None, or with `return_exceptions` the error, where a prompt failed."""
-
-    def __init__(
-        self,
-        answers: Iterable[ClaudeResponse | ClaudeInvocationError | None] = (),
-        errors: Mapping[int, ClaudeInvocationError] | None = None,
-    ) -> None:
-        super().__init__(answers)
-        #: The error of each failed prompt, by its index.
-        self.errors: dict[int, ClaudeInvocationError] = dict(errors or {})
-
-    @property
-    def usage(self) -> Usage:
-        """Tokens used by all answers and, as far as the API had said, by the failed ones."""
-        answered = [answer.usage for answer in self if isinstance(answer, ClaudeResponse)]
-        return total([*answered, *(error.usage for error in self.errors.values())])
 
 
 def total(usages: Iterable[Usage]) -> Usage:
