@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import anthropic
 from _simulated import script, simulator
@@ -90,8 +91,8 @@ def middle_and_low(seconds: Sequence[float]) -> tuple[float, float]:
 
 def measure_imports() -> tuple[float, float]:
     """Median seconds to start Python with nothing, and with us imported, in turn."""
-    source = str(__import__("pathlib").Path(claude_client.__file__).parent.parent)
-    nothing, us = f"import sys; sys.path.append({source!r})", f"import sys; sys.path.append({source!r}); import claude_client"
+    nothing = f"import sys; sys.path.append({str(Path(claude_client.__file__).parent.parent)!r})"
+    us = f"{nothing}; import claude_client"
     seconds: dict[str, list[float]] = {nothing: [], us: []}
     for _ in range(STARTS):
         for code, taken in seconds.items():

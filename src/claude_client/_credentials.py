@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -97,6 +96,8 @@ def _key_in_text(text: str, source: str) -> str:
 
 
 def _key_in_json(text: str, source: str) -> str | None:
+    import json
+
     try:
         found: Any = json.loads(text)
     except ValueError:

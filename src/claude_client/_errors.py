@@ -10,7 +10,6 @@ What can go wrong, and the one place where the SDK's errors become ours.
 
 from __future__ import annotations
 
-import email.utils
 import math
 import re
 import time
@@ -223,8 +222,14 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
         except ValueError:
             continue
         return seconds if math.isfinite(seconds) and seconds >= 0 else None
-    date = email.utils.parsedate_tz(headers.get("retry-after", ""))
-    return None if date is None else max(0.0, email.utils.mktime_tz(date) - time.time())
+    return _seconds_until(headers.get("retry-after", ""))
+
+
+def _seconds_until(date: str) -> float | None:
+    from email.utils import mktime_tz, parsedate_tz  # slow to import, and seldom needed
+
+    parsed = parsedate_tz(date)
+    return None if parsed is None else max(0.0, mktime_tz(parsed) - time.time())
 
 
 def _field(body: Any, *path: str) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -208,6 +207,8 @@ def _check_names(params: Mapping[str, Any]) -> None:
 def _meant(name: Any, known: frozenset[str]) -> str:
     if name == "stream":
         return ": use invoke_parallel_streaming(..., callbacks=...), or 'streaming': True for the same answer"
+    import difflib
+
     close = difflib.get_close_matches(str(name), sorted(known), n=1)
     return f"; did you mean {close[0]!r}?" if close else ""
 

@@ -1,0 +1,73 @@
+"""
+The command line: ``python -m claude_client.simulator``.
+
+It prints one line to evaluate in a shell, and serves until Ctrl-C or SIGTERM.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+
+from . import Limits, Simulator
+
+_STOPPING = (signal.SIGINT, signal.SIGTERM)
+
+
+def main() -> None:
+    """Run a simulator as the command line says."""
+    options = _parser().parse_args()
+    # Blocked before the first thread starts, signals wait for sigwait: no handler, no traceback.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING)
+    with _simulator(options) as sim:
+        sys.stdout.write(f"{_exports(sim)}\n")
+        sys.stdout.flush()
+        signal.sigwait(_STOPPING)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m claude_client.simulator", description="A loopback stand-in for the Claude Messages API."
+    )
+    add = parser.add_argument
+    add("--port", type=int, default=8080, help="0 takes a free one (default: 8080)")
+    add("--tls", action="store_true", help="serve https with a throw-away certificate")
+    add("--latency", type=float, default=0.0, metavar="SECONDS", help="time to the first byte")
+    add("--tokens-per-second", type=float, metavar="N", help="pace of the answers (default: as fast as can be)")
+    add("--ping-interval", type=float, metavar="SECONDS", help="time between pings in a stream with nothing to say")
+    add("--requests-per-second", type=float, metavar="N", help="allow so many requests (default: any number)")
+    add("--burst", type=int, metavar="N", help="allow so many at once (default: one second's worth)")
+    add("--input-tokens-per-second", type=float, metavar="N", help="allow so many input tokens")
+    add("--input-token-burst", type=int, metavar="N", help="allow so many at once")
+    add("--no-limit-headers", action="store_true", help="send no anthropic-ratelimit-* headers")
+    add("--no-retry-after", action="store_true", help="do not say when to come back")
+    return parser
+
+
+def _simulator(options: argparse.Namespace) -> Simulator:
+    limits = Limits(
+        requests_per_second=options.requests_per_second,
+        request_burst=options.burst,
+        input_tokens_per_second=options.input_tokens_per_second,
+        input_token_burst=options.input_token_burst,
+        headers=not options.no_limit_headers,
+        retry_after=not options.no_retry_after,
+    )
+    return Simulator(
+        port=options.port,
+        tls=options.tls,
+        latency=options.latency,
+        tokens_per_second=options.tokens_per_second,
+        ping_interval=options.ping_interval,
+        limits=limits,
+    )
+
+
+def _exports(sim: Simulator) -> str:
+    authority = f" SSL_CERT_FILE={sim.ca_file}" if sim.ca_file else ""
+    return f"export ANTHROPIC_BASE_URL={sim.base_url}{authority}"
+
+
+if __name__ == "__main__":
+    main()

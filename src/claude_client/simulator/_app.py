@@ -1,0 +1,119 @@
+"""The ASGI application: the Messages API, and what other processes may ask of the simulator."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route, Router
+
+from ._answering import answer
+from ._errors import RejectedError, Rejection
+from ._exchange import Exchange
+from ._models import model_info
+from ._script import Reply
+from ._validation import check_caller, check_count, check_create, parsed_body
+
+if TYPE_CHECKING:
+    from starlette.types import Receive, Scope, Send
+
+    from ._prompt import Body
+    from ._state import State
+
+MODELS = "/v1/models/"
+
+
+def build_app(state: State) -> Router:
+    """Everything the simulator's port answers."""
+    control = Control(state)
+    routes = [
+        Route("/simulator/requests", control.requests),
+        Route("/simulator/statistics", control.statistics),
+        Route("/simulator/reset", control.reset, methods=["POST"]),
+        Route("/simulator/script", control.script, methods=["POST"]),
+    ]
+    return Router(routes, redirect_slashes=False, default=MessagesApi(state))
+
+
+class MessagesApi:
+    """The API itself. It answers, and records, every path that is not the simulator's own."""
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request; a client that leaves ends it."""
+        request = Request(scope, receive)
+        try:
+            raw = await request.body()
+        except ClientDisconnect:
+            return
+        connection = scope["state"]["connection"]
+        body, headers = _readable(raw), dict(request.headers)
+        arrival = self._state.arrive(request.method, request.url.path, headers, body)
+        exchange = Exchange(self._state, arrival, connection, send)
+        with connection.cancelling_when_lost():
+            try:
+                await self._answer(exchange, request, body, raw)
+            except RejectedError as error:
+                await exchange.reject(error.rejection)
+            except asyncio.CancelledError:
+                exchange.end("disconnected")
+            finally:
+                exchange.end("faulted")  # a mistake of ours; whatever was planned has ended the record before
+
+    async def _answer(self, exchange: Exchange, request: Request, body: Body, raw: bytes) -> None:
+        check_caller(request.headers)
+        path, api_version = request.url.path, request.headers["anthropic-version"]
+        if request.method == "GET" and path.startswith(MODELS):
+            await exchange.give(model_info(path.removeprefix(MODELS)))
+        elif request.method != "POST" or path not in ("/v1/messages", "/v1/messages/count_tokens"):
+            raise RejectedError(Rejection(type="not_found_error", message=f"Not found: {path}"))
+        elif path == "/v1/messages":
+            blocks = check_create(body or parsed_body(raw), api_version)
+            turn = self._state.decide(exchange.arrival, body, blocks)
+            await answer(exchange, turn, stream=body.get("stream") is True)
+        else:
+            blocks = check_count(body or parsed_body(raw), api_version)
+            await exchange.give({"input_tokens": sum(block.tokens for block in blocks)})
+
+
+def _readable(raw: bytes) -> Mapping[str, Any]:
+    """The body, or an empty one in place of what cannot be read and will be refused."""
+    try:
+        return parsed_body(raw)
+    except RejectedError:
+        return {}
+
+
+class Control:
+    """What a client in another process may ask of the simulator."""
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+
+    async def requests(self, _: Request) -> Response:
+        """Every record."""
+        return JSONResponse([request.as_json() for request in self._state.requests])
+
+    async def statistics(self, _: Request) -> Response:
+        """Counts, and the summed usage."""
+        return JSONResponse(self._state.statistics())
+
+    async def reset(self, _: Request) -> Response:
+        """Forget everything."""
+        self._state.reset()
+        return Response(status_code=204)
+
+    async def script(self, request: Request) -> Response:
+        """Take ``{"replies": [...], "matching": "..."}``; a mistake is a 400 that says what it is."""
+        try:
+            value = await request.json()
+            replies = [Reply.from_json(reply) for reply in value["replies"]]
+        except (ValueError, TypeError, KeyError) as error:
+            return JSONResponse({"error": f"{type(error).__name__}: {error}"}, status_code=400)
+        self._state.add_replies(replies, value.get("matching"))
+        return Response(status_code=204)

@@ -1,0 +1,133 @@
+"""Rate limits: token buckets with continuous refill, and the headers that tell of them (facts 3)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+
+from ._errors import RejectedError, Rejection
+from ._numbers import check_positive
+
+_ROUNDING = 1e-9  # a bucket refilled for exactly the time it needs may miss the last ulp
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """
+    What the simulator allows. None means no limit; a burst left out is one second's worth.
+
+    Args:
+        request_burst: Requests that a rested bucket allows at once.
+
+        input_token_burst: The same for input tokens. A request of more than this needs a full bucket.
+
+        headers: Whether answers carry ``anthropic-ratelimit-*`` headers.
+
+        retry_after: Whether a 429 says when to come back.
+
+    Raises:
+        ValueError: If a number is not above 0, or a burst has no rate.
+    """
+
+    requests_per_second: float | None = None
+    request_burst: int | None = None
+    input_tokens_per_second: float | None = None
+    input_token_burst: int | None = None
+    headers: bool = True
+    retry_after: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("requests_per_second", "request_burst", "input_tokens_per_second", "input_token_burst"):
+            check_positive(name, getattr(self, name))
+        if self.request_burst and not self.requests_per_second:
+            raise ValueError("request_burst needs requests_per_second")
+        if self.input_token_burst and not self.input_tokens_per_second:
+            raise ValueError("input_token_burst needs input_tokens_per_second")
+
+
+@dataclass(slots=True)
+class _Bucket:
+    name: str
+    rate: float
+    size: int
+    level: float = field(init=False)
+    at: float
+
+    def __post_init__(self) -> None:
+        self.level = self.size
+
+    def refill(self, now: float) -> None:
+        self.level = min(self.size, self.level + (now - self.at) * self.rate)
+        self.at = now
+
+    def wait_for(self, amount: float) -> float:
+        missing = min(amount, self.size) - self.level
+        return missing / self.rate if missing > _ROUNDING else 0.0
+
+    def take(self, amount: float) -> None:
+        self.level = max(0.0, self.level - amount)
+
+    def headers(self, wall: datetime) -> dict[str, str]:
+        full = wall + timedelta(seconds=(self.size - self.level) / self.rate)
+        if full.microsecond:
+            full = full.replace(microsecond=0) + timedelta(seconds=1)
+        prefix = f"anthropic-ratelimit-{self.name}"
+        return {
+            f"{prefix}-limit": str(self.size),
+            f"{prefix}-remaining": str(math.floor(self.level + _ROUNDING)),
+            f"{prefix}-reset": full.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        }
+
+
+class Limiter:
+    """The buckets of one simulator. The caller holds its lock, and tells the time."""
+
+    def __init__(
+        self, limits: Limits, now: float, wall_clock: Callable[[], datetime] = lambda: datetime.now(UTC)
+    ) -> None:
+        self._limits = limits
+        self._wall_clock = wall_clock
+        self._buckets = _buckets(limits, now)
+
+    def admit(self, input_tokens: int, now: float) -> None:
+        """
+        Take one request with so many tokens out of the buckets.
+
+        Raises:
+            RejectedError: If one of them holds too little. Then nothing is taken.
+        """
+        amounts = [(bucket, 1 if bucket.name == "requests" else input_tokens) for bucket in self._buckets]
+        for bucket in self._buckets:
+            bucket.refill(now)
+        if wait := max((bucket.wait_for(amount) for bucket, amount in amounts), default=0.0):
+            raise RejectedError(self._rejection(wait))
+        for bucket, amount in amounts:
+            bucket.take(amount)
+
+    def _rejection(self, wait: float) -> Rejection:
+        return Rejection(
+            type="rate_limit_error",
+            message="This request would exceed your rate limit.",
+            retry_after=math.ceil(wait) if self._limits.retry_after else None,
+        )
+
+    def headers(self, now: float) -> dict[str, str]:
+        """The rate-limit headers of an answer sent now."""
+        if not self._limits.headers or not self._buckets:
+            return {}
+        wall = self._wall_clock()
+        headers: dict[str, str] = {}
+        for bucket in self._buckets:
+            bucket.refill(now)
+            headers |= bucket.headers(wall)
+        return headers
+
+
+def _buckets(limits: Limits, now: float) -> list[_Bucket]:
+    wanted = [
+        ("requests", limits.requests_per_second, limits.request_burst),
+        ("input-tokens", limits.input_tokens_per_second, limits.input_token_burst),
+    ]
+    return [_Bucket(name, rate, burst or math.ceil(rate), now) for name, rate, burst in wanted if rate is not None]

@@ -1,0 +1,71 @@
+"""What the facts say about single models."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+# Facts 2: minimum cacheable prefix, in tokens. A model that is not found here has DEFAULT_MINIMUM.
+MINIMUM_PREFIX = {
+    "claude-opus-5": 512,
+    "claude-fable-5": 512,
+    "claude-fable-5-1": 512,
+    "claude-mythos-5": 512,
+    "claude-opus-4-7": 2048,
+    "claude-mythos-preview": 2048,
+    "claude-opus-4-6": 4096,
+    "claude-opus-4-5": 4096,
+    "claude-haiku-4-5": 4096,
+}
+DEFAULT_MINIMUM = 1024
+
+# Facts 5: models that refuse a forced tool, and those that refuse to do without thinking.
+NO_FORCED_TOOL = frozenset({"claude-fable-5-1", "claude-mythos-5-1", "claude-opus-5-5", "claude-sonnet-5-5"})
+ALWAYS_THINKS = frozenset({"claude-opus-5-5", "claude-fable-5", "claude-fable-5-1", "claude-fable-5-2"})
+
+_DATE = re.compile(r"-\d{8}$")
+_VERSION = re.compile(r"claude-(?:opus|sonnet|haiku)-(\d)(?:-(\d))?")
+_OLD = re.compile(r"claude-(?:2|3|instant)")
+_NEWEST = (99, 0)
+
+
+def undated(model: str) -> str:
+    """The model's id without the date of a snapshot."""
+    return _DATE.sub("", model)
+
+
+def minimum_prefix(model: str) -> int:
+    """Fewest tokens that *model* caches."""
+    return MINIMUM_PREFIX.get(undated(model), DEFAULT_MINIMUM)
+
+
+def version(model: str) -> tuple[int, int]:
+    """The model's generation; a family or name that is not known counts as newest."""
+    if _OLD.match(model):
+        return (3, 0)
+    found = _VERSION.fullmatch(undated(model))
+    return (int(found[1]), int(found[2] or 0)) if found else _NEWEST
+
+
+def takes_sampling(model: str) -> bool:
+    """Whether *model* still takes a temperature other than the default (facts 1)."""
+    return version(model) <= (4, 6)
+
+
+def takes_prefill(model: str) -> bool:
+    """Whether *model* goes on from a last message of the assistant (facts 5)."""
+    return version(model) < (4, 6)
+
+
+def model_info(model: str) -> dict[str, Any]:
+    """What GET /v1/models/{id} tells of *model* (facts 8)."""
+    small = version(model) == (4, 5)
+    return {
+        "type": "model",
+        "id": model,
+        "display_name": model,
+        "created_at": "1970-01-01T00:00:00Z",
+        "lifecycle": "active",
+        "max_input_tokens": 200_000 if small else 1_000_000,
+        "max_tokens": 64_000 if small else 128_000,
+    }

@@ -1,0 +1,130 @@
+"""The rules for a request's parameters: which there are, and which values go together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ._errors import RejectedError, Rejection, invalid
+from ._models import ALWAYS_THINKS, NO_FORCED_TOOL, takes_sampling, undated, version
+from ._prompt import Body
+
+JsonTypes = type | tuple[type, ...]
+
+# Those of the SDKs, and of the beta client, which posts to the same path.
+COUNTED: Mapping[str, JsonTypes] = {
+    "model": str,
+    "messages": list,
+    "cache_control": dict,
+    "context_management": dict,
+    "mcp_servers": list,
+    "output_config": dict,
+    "output_format": dict,
+    "speed": str,
+    "system": (str, list),
+    "thinking": dict,
+    "tool_choice": dict,
+    "tools": list,
+    "user_profile_id": str,
+    "workspace_id": str,
+}
+CREATED: Mapping[str, JsonTypes] = {
+    **COUNTED,
+    "max_tokens": int,
+    "container": (str, dict),
+    "diagnostics": dict,
+    "fallbacks": (str, list),
+    "inference_geo": str,
+    "metadata": dict,
+    "service_tier": str,
+    "stop_sequences": list,
+    "stream": bool,
+    "thread": dict,
+}
+SAMPLING: Mapping[str, JsonTypes] = {"temperature": (int, float), "top_p": (int, float), "top_k": int}
+SAMPLING_DEFAULTS = {"temperature": 1, "top_p": 0.99}  # facts 1
+
+
+def check_keys(body: Body, known: Mapping[str, JsonTypes], required: Sequence[str], *, sampling: bool) -> None:
+    """
+    Every required parameter is there, and no other than the known, each of its JSON type.
+
+    Args:
+        sampling: Whether the sampling parameters are known. Facts 1: not since 2026-10-21, at any value.
+    """
+    allowed = {**known, **SAMPLING} if sampling else known
+    for key in required:
+        if body.get(key) is None:
+            raise invalid(f"{key}: Field required")
+    for key, value in body.items():
+        if key not in allowed:
+            raise invalid(f"{key}: Extra inputs are not permitted")
+        if value is not None and not _is_a(value, allowed[key]):
+            raise invalid(f"{key}: Input has the wrong type")
+
+
+def _is_a(value: Any, types: JsonTypes) -> bool:
+    return isinstance(value, types) and (types is bool or not isinstance(value, bool))
+
+
+def check_model(model: str) -> None:
+    """There is such a model, as far as the simulator cares."""
+    if not model.startswith("claude-"):
+        raise RejectedError(Rejection(type="not_found_error", message=f"model: {model}"))
+
+
+def check_max_tokens(body: Body) -> None:
+    """It is not negative, and 0 only warms the cache."""
+    if body["max_tokens"] < 0:
+        raise invalid("max_tokens: Input should be greater than or equal to 0")
+    if body["max_tokens"] == 0 and (reason := _not_for_warming(body)):
+        raise invalid(f"max_tokens: 0 cannot be combined with {reason}")
+
+
+def _not_for_warming(body: Body) -> str | None:
+    """Facts 2: what a request with max_tokens 0 may not ask for; None if it asks for none of it."""
+    if body.get("stream"):
+        return "stream"
+    if _type_of(body, "thinking") == "enabled":
+        return "thinking.type enabled"
+    if (body.get("output_config") or {}).get("format"):
+        return "output_config.format"
+    return "a forced tool_choice" if _forces_a_tool(body) else None
+
+
+def check_sampling(body: Body) -> None:
+    """Facts 1: what each model takes under 2023-06-01."""
+    given = {key: body[key] for key in SAMPLING if body.get(key) is not None}
+    if takes_sampling(body["model"]):
+        _check_while_thinking(given, body)
+    elif refused := [key for key, value in given.items() if value != SAMPLING_DEFAULTS.get(key)]:
+        raise invalid(f"{refused[0]}: this model takes no value but the default")
+    if version(body["model"]) != (4, 6) and {"temperature", "top_p"} <= given.keys():
+        raise invalid("temperature and top_p cannot both be specified for this model")
+
+
+def _check_while_thinking(given: Mapping[str, Any], body: Body) -> None:
+    if _type_of(body, "thinking") in (None, "disabled"):
+        return
+    for key in ("temperature", "top_k"):
+        if key in given:
+            raise invalid(f"{key}: may not be set while thinking is on")
+    if not 0.95 <= given.get("top_p", 1) <= 1:
+        raise invalid("top_p: must be between 0.95 and 1 while thinking is on")
+
+
+def check_model_limits(body: Body) -> None:
+    """Facts 5: what some models do not do."""
+    model = undated(body["model"])
+    if model in NO_FORCED_TOOL and _forces_a_tool(body):
+        raise invalid("tool_choice: this model does not support forced tool use")
+    if model in ALWAYS_THINKS and _type_of(body, "thinking") == "disabled":
+        raise invalid("thinking.type: disabled is not supported for this model")
+
+
+def _forces_a_tool(body: Body) -> bool:
+    return _type_of(body, "tool_choice") in ("any", "tool")
+
+
+def _type_of(body: Body, key: str) -> str | None:
+    return (body.get(key) or {}).get("type")

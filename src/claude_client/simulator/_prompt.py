@@ -1,0 +1,112 @@
+"""A request's prompt as the flat list of its blocks, in the order the model reads them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+Level = Literal["tools", "system", "messages"]
+Body = Mapping[str, Any]
+
+NOT_TEXT = frozenset({"type", "role", "cache_control", "id", "tool_use_id", "media_type", "signature", "data"})
+LIFETIMES = {"5m": 300.0, "1h": 3600.0}  # facts 2: seconds that a cache entry lives
+NOT_CACHEABLE = frozenset({"thinking", "redacted_thinking"})  # facts 2: not directly cacheable
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """
+    One tool, system block or content block of a message.
+
+    Args:
+        place: What tells it from the same block elsewhere: its message's number and role.
+
+        cache_control: The mark that makes it a cache breakpoint, or None.
+    """
+
+    level: Level
+    place: str
+    value: Mapping[str, Any]
+    cache_control: Mapping[str, Any] | None
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens it counts: its text's, or for other blocks than text its JSON's."""
+        return count_tokens(self.value["text"] if self.value.get("type") == "text" else self.canonical())
+
+    @property
+    def cacheable(self) -> bool:
+        """Whether a breakpoint may stand on it."""
+        return self.value.get("type") not in NOT_CACHEABLE and self.value.get("text") != ""
+
+    def canonical(self) -> str:
+        """Its JSON, the same for the same content, whether marked or not."""
+        return json.dumps(self.value, sort_keys=True, ensure_ascii=False)
+
+
+def count_tokens(text: str) -> int:
+    """The simulator's tokens: a quarter of the UTF-8 bytes, rounded up, and at least one."""
+    return max(1, -(-len(text.encode()) // 4))
+
+
+def prompt_blocks(body: Body) -> list[Block]:
+    """The blocks of a valid request, tools first, then system, then messages (facts 2)."""
+    blocks = [_block("tools", "", tool) for tool in body.get("tools") or ()]
+    blocks += [_block("system", "", value) for value in content_blocks(body.get("system") or ())]
+    for number, message in enumerate(body["messages"]):
+        place = f"{number} {message['role']}"
+        blocks += [_block("messages", place, value) for value in content_blocks(message["content"])]
+    return _automatically_marked(blocks, body.get("cache_control"))
+
+
+def content_blocks(content: Any) -> list[Mapping[str, Any]]:
+    """Content as a list of blocks; a string is one text block."""
+    return [{"type": "text", "text": content}] if isinstance(content, str) else list(content)
+
+
+def breakpoints(blocks: list[Block]) -> list[tuple[int, str]]:
+    """Where the marked blocks are, and the time to live each asks for."""
+    return [(i, ttl_of(block.cache_control)) for i, block in enumerate(blocks) if block.cache_control is not None]
+
+
+def ttl_of(cache_control: Mapping[str, Any]) -> str:
+    """The time to live a mark asks for."""
+    return str(cache_control.get("ttl") or "5m")
+
+
+def prompt_text(body: Body) -> str:
+    """Every text in the request's system, messages and tools, one a line."""
+    return "\n".join(text for key in ("system", "messages", "tools") for text in _texts(body.get(key)))
+
+
+def last_user_text(body: Body) -> str:
+    """The text blocks of the last message, which is the user's."""
+    blocks = content_blocks(body["messages"][-1]["content"])
+    return " ".join(block["text"] for block in blocks if block.get("type") == "text")
+
+
+def _block(level: Level, place: str, value: Mapping[str, Any]) -> Block:
+    unmarked = {key: item for key, item in value.items() if key != "cache_control"}
+    return Block(level, place, unmarked, value.get("cache_control"))
+
+
+def _automatically_marked(blocks: list[Block], cache_control: Mapping[str, Any] | None) -> list[Block]:
+    """Facts 2: a top-level cache_control marks the last block that can be cached."""
+    last = next((i for i in reversed(range(len(blocks))) if blocks[i].cacheable), None)
+    if cache_control is None or last is None or blocks[last].cache_control:
+        return blocks
+    return [*blocks[:last], replace(blocks[last], cache_control=cache_control), *blocks[last + 1 :]]
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list):
+        for item in value:
+            yield from _texts(item)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            if key not in NOT_TEXT:
+                yield from _texts(item)

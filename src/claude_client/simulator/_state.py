@@ -1,0 +1,234 @@
+"""What a running simulator knows: requests, scripts, cache and buckets, under one lock."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ._answer import Answer, answer_to, usage_of
+from ._cache import CacheUse, PromptCache
+from ._errors import RejectedError, Rejection
+from ._limits import Limiter, Limits
+from ._pace import Pace
+from ._prompt import Block, Body
+from ._record import Outcome, SeenRequest, redacted
+from ._script import Reply, ReplyFunction, Script
+from ._wire import message_dict
+
+logger = logging.getLogger("claude_client.simulator")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arrival:
+    """A request that has arrived whole: its record's number, and what an answer needs."""
+
+    number: int
+    request_id: str
+    message_id: str
+    started: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Turn:
+    """
+    What was decided for a request that was admitted.
+
+    Args:
+        message: The whole answer, as the API sends it.
+    """
+
+    reply: Reply
+    pace: Pace
+    use: CacheUse
+    answer: Answer
+    message: Mapping[str, Any]
+
+
+class State:
+    """
+    Everything that changes while a simulator runs. Any thread may call.
+
+    ``changed`` guards all of it and is notified on every change.
+
+    Args:
+        clock: Seconds from any origin; cache lifetimes, buckets and records go by it.
+    """
+
+    def __init__(self, limits: Limits, pace: Pace, clock: Callable[[], float]) -> None:
+        self.changed = threading.Condition()
+        self._pace = pace
+        self._limits = limits
+        self._clock = clock
+        self._origin = clock()
+        self._connections = 0
+        self._arrivals = 0
+        self._in_flight: set[int] = set()
+        self._reply_function: ReplyFunction | None = None
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget requests, scripts, cache and what the buckets gave. Answers under way go on, unrecorded."""
+        with self.changed:
+            self._records: dict[int, SeenRequest] = {}
+            self._peak = len(self._in_flight)
+            self._script = Script()
+            self._reply_function = None
+            self._cache = PromptCache()
+            self._limiter = Limiter(self._limits, self._clock())
+            self.changed.notify_all()
+
+    def arrive(self, method: str, path: str, headers: Mapping[str, str], body: Body) -> Arrival:
+        """Record a request."""
+        with self.changed:
+            number, self._arrivals = self._arrivals, self._arrivals + 1
+            index = len(self._records)
+            self._in_flight.add(number)
+            self._peak = max(self._peak, len(self._in_flight))
+            started = self._clock()
+            arrival = Arrival(
+                number=number,
+                request_id=f"req_sim_{index + 1:06d}",
+                message_id=f"msg_sim_{index + 1:06d}",
+                started=started,
+            )
+            self._records[number] = SeenRequest(
+                index=index,
+                method=method,
+                path=path,
+                headers=redacted(headers),
+                body=body,
+                request_id=arrival.request_id,
+                started=started - self._origin,
+                in_flight=len(self._in_flight),
+            )
+            self.changed.notify_all()
+            return arrival
+
+    def decide(self, arrival: Arrival, body: Body, blocks: list[Block]) -> Turn:
+        """
+        What a valid request gets. Its share of the limits and its waiting reply are taken.
+
+        Raises:
+            RejectedError: If the limits do not admit it, or the function that was asked fails.
+        """
+        with self.changed:
+            use = self._cache.look_up(body, blocks, arrival.started)
+            self._limiter.admit(use.counted_tokens, arrival.started)
+            seen = self._records.get(arrival.number)
+            reply = self._script.take(seen) if seen else None
+            reply_function = self._reply_function
+        if seen and not reply and reply_function:
+            reply = _asked(reply_function, seen)
+        return self._turn(arrival, body, use, reply or Reply())
+
+    def _turn(self, arrival: Arrival, body: Body, use: CacheUse, reply: Reply) -> Turn:
+        if reply.fault:
+            self._change(arrival.number, fault=reply.fault)
+        answer = answer_to(body, reply)
+        usage = usage_of(answer, use, reply.usage)
+        message = message_dict(answer, arrival.message_id, body["model"], usage)
+        return Turn(reply=reply, pace=self._pace.of(reply), use=use, answer=answer, message=message)
+
+    def headers(self) -> dict[str, str]:
+        """The rate-limit headers as of now."""
+        with self.changed:
+            return self._limiter.headers(self._clock())
+
+    def begin(self, arrival: Arrival, turn: Turn) -> None:
+        """The answer begins: what it writes to the cache can be read from now on (facts 2)."""
+        with self.changed:
+            self._cache.commit(turn.use, arrival.started)
+            self._change(arrival.number, status=200, usage=turn.message["usage"])
+
+    def say(self, arrival: Arrival, answer: str) -> None:
+        """The text sent so far is *answer*."""
+        self._change(arrival.number, answer=answer)
+
+    def end(self, arrival: Arrival, outcome: Outcome, status: int | None = None) -> None:
+        """The request is over. Only the first end counts."""
+        with self.changed:
+            if arrival.number not in self._in_flight:
+                return
+            self._in_flight.remove(arrival.number)
+            ended = self._clock() - self._origin
+            changes: dict[str, Any] = {} if status is None else {"status": status}
+            self._change(arrival.number, outcome=outcome, ended=ended, **changes)
+
+    def _change(self, number: int, **changes: Any) -> None:
+        with self.changed:
+            if number in self._records:
+                self._records[number] = replace(self._records[number], **changes)
+            self.changed.notify_all()
+
+    def connected(self, change: int) -> None:
+        """So many connections more, or fewer, are open."""
+        with self.changed:
+            self._connections += change
+            self.changed.notify_all()
+
+    def add_replies(self, replies: Iterable[Reply], matching: str | None) -> None:
+        """Let *replies* wait for requests."""
+        with self.changed:
+            self._script.add(replies, matching)
+
+    def ask(self, reply_function: ReplyFunction) -> None:
+        """Ask *reply_function* for what no waiting reply answers."""
+        with self.changed:
+            self._reply_function = reply_function
+
+    @property
+    def requests(self) -> tuple[SeenRequest, ...]:
+        """The records, in order of arrival."""
+        with self.changed:
+            return tuple(self._records.values())
+
+    @property
+    def in_flight(self) -> int:
+        """How many requests are being answered."""
+        with self.changed:
+            return len(self._in_flight)
+
+    @property
+    def peak_concurrency(self) -> int:
+        """The most that were in flight at once."""
+        with self.changed:
+            return self._peak
+
+    @property
+    def open_connections(self) -> int:
+        """How many connections are open."""
+        with self.changed:
+            return self._connections
+
+    def statistics(self) -> dict[str, Any]:
+        """All the counts, how requests ended, and the summed usage."""
+        with self.changed:
+            requests = self.requests
+            return {
+                "requests": len(requests),
+                "in_flight": self.in_flight,
+                "peak_concurrency": self.peak_concurrency,
+                "open_connections": self.open_connections,
+                "outcomes": dict(Counter(request.outcome for request in requests)),
+                "usage": _summed(request.usage for request in requests),
+            }
+
+
+def _asked(reply_function: ReplyFunction, request: SeenRequest) -> Reply | None:
+    try:
+        return reply_function(request)
+    except Exception as exc:
+        logger.exception("the function given to script_by failed for request %d", request.index)
+        message = f"script_by: {type(exc).__name__}: {exc}"
+        raise RejectedError(Rejection(type="api_error", message=message)) from exc
+
+
+def _summed(usages: Iterable[Mapping[str, Any] | None]) -> dict[str, int]:
+    total: Counter[str] = Counter()
+    for usage in usages:
+        total.update({key: count for key, count in (usage or {}).items() if isinstance(count, int)})
+    return dict(total)
