@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from claude_client import ClaudeResponse, Results, Usage, invoke_claude
+from claude_client import ClaudeResponse, Usage, invoke_claude
 from helpers import reply
 
 USED = {
@@ -74,10 +74,3 @@ def test_without_the_extra_a_cost_says_how_to_get_it(answer, monkeypatch):
     monkeypatch.setitem(sys.modules, "genai_prices", None)
     with pytest.raises(ImportError, match=r'pip install "orchestrating-agents\[cost\]"'):
         answer.cost_usd  # noqa: B018
-
-
-def test_results_are_a_list_that_adds_up_its_usage(answer):
-    results = Results([answer, None, answer])
-    assert results == [answer, None, answer]
-    assert results.usage.output_tokens == 200
-    assert results.errors == {}

@@ -2,9 +2,10 @@
 Claude calls, one or many at once, over the official `anthropic` SDK.
 
 - `invoke_claude`, `invoke_claude_streaming`: one call.
-- `invoke_parallel`: many prompts at once, over a shared context.
+- `invoke_parallel`, `invoke_parallel_streaming`, `invoke_parallel_interruptible`: many prompts at once.
+- `InterruptToken`: ends calls from another thread.
 - `ClaudeResponse`, `Results`, `Usage`: what they return.
-- `ClaudeInvocationError`, `ParallelInvocationError`: what they raise.
+- `ClaudeInvocationError`, `ParallelInvocationError`, `ParallelInterrupt`: what they raise.
 - `set_default_client`, `has_credentials`: bring your own SDK client; whether there is a key.
 - `claude_client.simulator`: a stand-in for the API, to rehearse without a key or a bill.
 
@@ -13,10 +14,11 @@ Importing this imports no `anthropic`: that happens at the first call.
 
 from ._client import has_credentials, set_default_client
 from ._errors import ClaudeInvocationError, Kind
+from ._interrupt import InterruptToken
 from ._invoke import invoke_claude, invoke_claude_streaming
-from ._parallel import invoke_parallel
+from ._parallel import invoke_parallel, invoke_parallel_interruptible, invoke_parallel_streaming
 from ._response import ClaudeResponse
-from ._results import ParallelInvocationError, Results
+from ._results import ParallelInterrupt, ParallelInvocationError, Results
 from ._types import ApiParams, Content, PromptSpec, TextCallback
 from ._usage import Usage
 
@@ -25,7 +27,9 @@ __all__ = [
     "ClaudeInvocationError",
     "ClaudeResponse",
     "Content",
+    "InterruptToken",
     "Kind",
+    "ParallelInterrupt",
     "ParallelInvocationError",
     "PromptSpec",
     "Results",
@@ -35,5 +39,7 @@ __all__ = [
     "invoke_claude",
     "invoke_claude_streaming",
     "invoke_parallel",
+    "invoke_parallel_interruptible",
+    "invoke_parallel_streaming",
     "set_default_client",
 ]

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any
 
+from ._client import shared_client
 from ._errors import ClaudeInvocationError
-from ._prompts import plain
+from ._interrupt import InterruptToken, Operation
+from ._prompts import plain, size
+from ._rate_gate import Pass, RateGate, gate_for
 from ._request import Request
 from ._response import ClaudeResponse, text_of, total
 from ._retry import RetryPolicy, next_delay
-from ._transport import Answer, send
+from ._transport import Answer, ended, send
 from ._types import TextCallback
 from ._usage import Usage
 
@@ -22,16 +27,22 @@ MOST_PAUSES = 10
 
 _TRUNCATED = "The answer was cut off (%s, %d output tokens): .truncated is set"
 
+_CHARACTERS_PER_TOKEN = 4  # roughly; the rate gate learns by how much it is wrong
+
 
 class Call:
     """
     Makes one attempt after another until there is a whole answer. Not for use by two threads at once.
 
-    It never waits: `attempt` says how long to wait, and the caller decides how.
+    It never waits: `enter` and `attempt` say how long to wait, and the caller decides how.
     """
 
-    def __init__(self, request: Request, on_text: TextCallback | None = None) -> None:
-        self._request = self._asked = request
+    def __init__(self, request: Request, gate: RateGate, on_text: TextCallback | None = None) -> None:
+        self.request = request
+        self._asked = request
+        self._gate = gate
+        self._passed: Pass | None = None
+        self._headers: Mapping[str, str] = {}
         self._on_text = on_text and self._guarded(on_text)
         self._callbacks_error: BaseException | None = None
         self._policy = RetryPolicy(max_retries=request.max_retries)
@@ -39,7 +50,20 @@ class Call:
         self._turns: list[Answer] = []
         self._used: list[Usage] = []  # by each attempt, whole or not
 
-    def attempt(self) -> ClaudeResponse | float:
+    def enter(self) -> float:
+        """
+        Ask the rate gate to let one attempt pass. Returns 0 if it may be made now, else the seconds to wait.
+
+        Raises:
+            ClaudeInvocationError: If the API wants a longer pause than is waited for.
+        """
+        passed = self._gate.enter(size(self.request.messages, self.request.system) // _CHARACTERS_PER_TOKEN)
+        if isinstance(passed, float):
+            return passed
+        self._passed = passed
+        return 0.0
+
+    def attempt(self, operation: Operation) -> ClaudeResponse | float:
         """
         Make one request. Returns the answer, or else the seconds to wait before the next attempt.
 
@@ -48,18 +72,37 @@ class Call:
                 When there will be no answer. Its `partial_text` and `usage` are those of all turns.
         """
         self._attempt += 1
+        operation.on_headers = self._heard
         try:
-            return self._take(send(self._request, self._on_text))
+            return self._take(send(self.request, self._on_text, operation))
         except ClaudeInvocationError as error:
             if error is self._callbacks_error:
                 raise
             self._used.append(error.usage)
             delay = self._delay_after(error)
             if delay is None:
-                error.usage = total(self._used)
-                error.partial_text = text_of(self._content()) + error.partial_text
+                self.ended_by(error)
                 raise
             return delay
+        finally:
+            if self._passed:
+                self._gate.left(self._passed)  # which knows already where the server has answered
+
+    def ended_by(self, error: ClaudeInvocationError) -> ClaudeInvocationError:
+        """*error* as the end of this call, with all that had been said and used before it."""
+        error.usage = total(self._used)
+        error.partial_text = text_of(self._content()) + error.partial_text
+        return error
+
+    def broken_by(self, exc: BaseException) -> ClaudeInvocationError:
+        """The end of this call where an attempt raised *exc*: its callback did, or the SDK refused the arguments."""
+        callback = exc is self._callbacks_error
+        error = ClaudeInvocationError(
+            f"{'The callback raised' if callback else 'The request could not be made:'} {exc!r}",
+            kind="callback" if callback else "invalid_request",
+        )
+        error.__cause__ = exc
+        return self.ended_by(error)
 
     def _guarded(self, on_text: TextCallback) -> TextCallback:
         """*on_text*, noting what it raises: an error of a nested call must not be taken for one of ours."""
@@ -73,7 +116,14 @@ class Call:
 
         return give
 
+    def _heard(self, status: int, headers: Mapping[str, str]) -> None:
+        self._headers = headers
+        if status != 429 and self._passed:
+            self._gate.heard(self._passed, headers)
+
     def _delay_after(self, error: ClaudeInvocationError) -> float | None:
+        if self._waits_at_the_gate(error):
+            self._attempt = max(1, self._attempt - 1)
         if self._on_text and error.partial_text:  # a callback must not be told the same text twice
             return None
         delay = next_delay(error, self._attempt, self._policy)
@@ -81,9 +131,20 @@ class Call:
             _log.info("Attempt %d failed, the next in %.1f s: %s", self._attempt, delay, error)
         return delay
 
+    def _waits_at_the_gate(self, error: ClaudeInvocationError) -> bool:
+        """Tell the gate how the attempt failed; whether it was only one too many, and costs no retry."""
+        if self._passed is None:
+            return False
+        if error.kind == "rate_limit" and error.status_code == 429:
+            return self._gate.rejected(self._passed, error.retry_after, self._headers)
+        return False
+
     def _take(self, answer: Answer) -> ClaudeResponse | float:
         self._turns.append(answer)
-        self._used.append(answer.usage)
+        used = answer.usage
+        self._used.append(used)
+        if self._passed:
+            self._gate.counted(self._passed, used.input_tokens + used.cache_creation_input_tokens)
         if answer.message.stop_reason == "pause_turn":
             self._continue(answer)
             return 0.0
@@ -99,7 +160,7 @@ class Call:
                 status_code=200,
                 request_id=answer.request_id,
             )
-        self._request = self._asked.continued(plain(self._content()))
+        self.request = self._asked.continued(plain(self._content()))
         self._attempt = 0
 
     def _joined(self) -> ClaudeResponse:
@@ -114,12 +175,31 @@ class Call:
         return [block for turn in self._turns for block in turn.message.content]
 
 
-def run(request: Request, on_text: TextCallback | None = None) -> ClaudeResponse:
-    """The answer to *request*, waiting on this thread between attempts."""
-    call = Call(request, on_text)
-    while isinstance(outcome := call.attempt(), float):
-        time.sleep(outcome)
-    return outcome
+def run(request: Request, on_text: TextCallback | None = None, token: InterruptToken | None = None) -> ClaudeResponse:
+    """
+    The answer to *request*, waiting on this thread before and between attempts.
+
+    Raises:
+        ClaudeInvocationError: If there is none; of kind "interrupted" if *token* ended the call.
+    """
+    with shared_client() as client:
+        call = Call(request, gate_for(client, request.model), on_text)
+    while True:
+        while delay := call.enter():
+            _wait(call, delay, token)
+        operation = Operation()
+        with token.watched_by(operation.end) if token else nullcontext():
+            outcome = call.attempt(operation)
+        if isinstance(outcome, ClaudeResponse):
+            return outcome
+        _wait(call, outcome, token)
+
+
+def _wait(call: Call, seconds: float, token: InterruptToken | None) -> None:
+    if token is None:
+        time.sleep(seconds)
+    elif token.wait(seconds):
+        raise call.ended_by(ended("interrupted"))
 
 
 def _tell(response: ClaudeResponse) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from . import _credentials, _sdk
+from ._interrupt import make_interruptible
 
 
 class NoCredentialsError(ValueError):
@@ -66,6 +67,7 @@ def set_default_client(client: Any | None) -> None:
     create = getattr(getattr(client, "messages", None), "create", None)
     if not callable(create) or isinstance(client, type) or inspect.iscoroutinefunction(getattr(client, "close", None)):
         raise TypeError(f"client must be a synchronous client of the anthropic SDK, got {type(client).__name__}")
+    make_interruptible(client)
     _replace(_Shared(client.with_options(max_retries=0)))
 
 
@@ -150,9 +152,12 @@ def _build() -> _Shared:
 
     environment = _credentials.environment()
     try:
-        return _Shared(_sdk.new_client(**_credentials.find_credentials()), environment, ours=True)
+        built = _Shared(_sdk.new_client(**_credentials.find_credentials()), environment, ours=True)
     except anthropic.AnthropicError as exc:
         refused = exc
+    else:
+        make_interruptible(built.client)
+        return built
     raise no_credentials(refused)
 
 
@@ -172,7 +177,9 @@ def _forked(brought: Any) -> _Shared:
 
     if type(getattr(brought, "_client", None)).__name__ != "SyncHttpxClientWrapper":
         return _Shared(None)
-    return _Shared(brought.copy(http_client=anthropic.DefaultHttpxClient()), ours=True)
+    copy = brought.copy(http_client=anthropic.DefaultHttpxClient())
+    make_interruptible(copy)
+    return _Shared(copy, ours=True)
 
 
 atexit.register(_replace, None)

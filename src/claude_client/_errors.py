@@ -36,6 +36,9 @@ Kind = Literal[
     "invalid_response",
     "refusal",
     "pause_limit",
+    "interrupted",
+    "stalled",
+    "callback",
 ]
 
 #: Kinds that may succeed when sent again unchanged.
@@ -127,6 +130,12 @@ class ClaudeInvocationError(Exception):
         self.partial_text = partial_text
         #: What the failed request is known to have used, as far as the API had said.
         self.usage = usage
+
+    def again(self) -> ClaudeInvocationError:
+        """The same failure for a call that made no request of its own."""
+        copy = ClaudeInvocationError(*self.args, **{**vars(self), "partial_text": "", "usage": Usage()})
+        copy.__cause__ = self.__cause__
+        return copy
 
 
 def from_sdk(

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Unpack
 
 from ._call import run
+from ._interrupt import InterruptToken
 from ._request import DEFAULT_MODEL, build_request, check_callback
 from ._response import ClaudeResponse
 from ._types import ApiParams, Content, TextCallback
@@ -24,6 +25,7 @@ def invoke_claude(
     *,
     max_retries: int = 2,
     timeout: float | None = None,
+    interrupt_token: InterruptToken | None = None,
     **kwargs: Unpack[ApiParams],
 ) -> ClaudeResponse:
     """
@@ -60,6 +62,8 @@ def invoke_claude(
 
         timeout: Seconds without a byte from the server until an attempt counts as failed. None: the SDK's 600.
 
+        interrupt_token: Ends the call when it is interrupted, within 100 ms, with an error of kind "interrupted".
+
         kwargs:
             Everything else the API takes (`tools`, `thinking`, `output_config`, `metadata`, `top_p`, `top_k` ...), and
             `extra_headers`, `extra_query`, `extra_body`, which win over what we set.
@@ -87,7 +91,7 @@ def invoke_claude(
         timeout=timeout,
         **kwargs,
     )
-    return run(request)
+    return run(request, token=interrupt_token)
 
 
 def invoke_claude_streaming(
@@ -103,6 +107,7 @@ def invoke_claude_streaming(
     messages: Sequence[Mapping[str, Any]] | None = None,
     max_retries: int = 2,
     timeout: float | None = None,
+    interrupt_token: InterruptToken | None = None,
     **kwargs: Unpack[ApiParams],
 ) -> ClaudeResponse:
     """
@@ -133,4 +138,4 @@ def invoke_claude_streaming(
         timeout=timeout,
         **kwargs,
     )
-    return run(request, callback)
+    return run(request, callback, interrupt_token)

@@ -1,22 +1,28 @@
-"""Fan-outs: many prompts at once."""
+"""Fan-outs: many prompts at once. Each verb is its policy over one `Run`."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ._call import run
-from ._errors import ClaudeInvocationError
-from ._request import DEFAULT_MODEL, Request, build_requests, whole_number
-from ._response import ClaudeResponse
-from ._results import ParallelInvocationError, Results
-from ._types import Content
+from ._cache_gate import CacheGate, primed_by
+from ._call import Call
+from ._client import shared_client
+from ._dispatch import Job, Outcome, Run
+from ._interrupt import InterruptToken
+from ._prefix import shared_prefixes
+from ._progress import progress_of
+from ._rate_gate import gate_for
+from ._request import DEFAULT_MODEL, Request, build_requests, check_callback, whole_number
+from ._results import ParallelInterrupt, ParallelInvocationError, Results
+from ._types import Content, TextCallback
 
 _log = logging.getLogger("claude_client")
 
 MOST_WORKERS = 10
+
+ResultCallback = Callable[[int, Outcome], object]
 
 
 def invoke_parallel(
@@ -30,11 +36,15 @@ def invoke_parallel(
     max_retries: int = 2,
     timeout: float | None = None,
     return_exceptions: bool = False,
+    interrupt_token: InterruptToken | None = None,
+    on_result: ResultCallback | None = None,
+    progress: bool = False,
 ) -> Results:
     """
     Ask all *prompts* at once and return their answers in the same order.
 
-    One failure never costs another prompt's answer: all are asked to the end.
+    One failure never costs another prompt's answer: all are asked to the end. Only a failure that every other would
+    share (a spend limit, a refused key) stops what has not started, with the same error.
 
     Args:
         prompts:
@@ -47,13 +57,74 @@ def invoke_parallel(
 
         shared_system: A system prompt for all. A prompt's own `system` follows it.
 
-        cache_shared_system: Put a cache breakpoint at the end of *shared_system*.
+        cache_shared_system:
+            Put a cache breakpoint at the end of *shared_system*. One request then goes first, and the others follow
+            as soon as its answer begins, so that the shared part is paid for once and read from the cache after that.
 
         return_exceptions: Put errors into the list, in their prompts' places, instead of raising.
 
+        interrupt_token:
+            Ends the run when it is interrupted, within 100 ms. The answers there are are returned and nothing is
+            raised; the rest has errors of kind "interrupted" in `.errors`, with what had arrived.
+
+        on_result:
+            Called with index and answer (or error) of each prompt as it arrives, on this thread. What it raises is
+            logged.
+
+        progress: Show a bar, with failures, tokens and the share read from the cache. Needs the `progress` extra.
+
     Raises:
         ValueError: For bad input, before any request, naming the prompt (`prompts[2]: ...`) and what was got.
+        ImportError: For *progress* without its extra, before any request.
         ParallelInvocationError: Once all have ended and at least one failed, with `.results` and `.errors`.
+        ParallelInterrupt: On Ctrl-C, a KeyboardInterrupt with `.results`.
+    """
+    results = _fan_out(
+        build_requests(
+            prompts,
+            shared_system=shared_system,
+            cache_shared_system=cache_shared_system,
+            model=model,
+            max_tokens=max_tokens,
+            max_retries=max_retries,
+            timeout=timeout,
+        ),
+        max_workers=max_workers,
+        token=interrupt_token,
+        on_result=on_result,
+        progress=progress,
+    )
+    return results.with_errors() if return_exceptions else _whole(results, interrupt_token)
+
+
+def invoke_parallel_streaming(
+    prompts: Sequence[Mapping[str, Any]],
+    callbacks: Sequence[TextCallback | None] | None = None,
+    model: str = DEFAULT_MODEL,
+    max_tokens: int = 4096,
+    max_workers: int = 5,
+    shared_system: Content | None = None,
+    cache_shared_system: bool = False,
+    *,
+    max_retries: int = 2,
+    timeout: float | None = None,
+    return_exceptions: bool = False,
+    interrupt_token: InterruptToken | None = None,
+    on_result: ResultCallback | None = None,
+    progress: bool = False,
+) -> Results:
+    """
+    Like `invoke_parallel`, and call `callbacks[i]` with each chunk of text of `prompts[i]` as it arrives.
+
+    Args:
+        callbacks:
+            One for each prompt, or None for a prompt nobody listens to. Each is called in order and by one thread at a
+            time, but not by this one, and two of them may run at once. One that raises fails its own prompt only, with
+            an error of kind "callback" whose cause it is. None to stream without looking.
+
+    Raises:
+        ValueError: Also if there are not as many callbacks as prompts.
+        TypeError: If one cannot be called.
     """
     requests = build_requests(
         prompts,
@@ -63,16 +134,109 @@ def invoke_parallel(
         max_tokens=max_tokens,
         max_retries=max_retries,
         timeout=timeout,
+        streaming=True,
     )
-    with ThreadPoolExecutor(_workers(max_workers), thread_name_prefix="claude_client") as pool:
-        outcomes = [*pool.map(_outcome, requests)]
-    errors = {i: outcome for i, outcome in enumerate(outcomes) if isinstance(outcome, ClaudeInvocationError)}
-    if return_exceptions:
-        return Results(outcomes, errors)
-    results = Results([None if i in errors else outcome for i, outcome in enumerate(outcomes)], errors)
-    if errors:
-        raise ParallelInvocationError.of(results) from errors[min(errors)]
+    results = _fan_out(
+        requests,
+        callbacks=_checked_callbacks(callbacks, len(requests)),
+        max_workers=max_workers,
+        token=interrupt_token,
+        on_result=on_result,
+        progress=progress,
+    )
+    return results.with_errors() if return_exceptions else _whole(results, interrupt_token)
+
+
+def invoke_parallel_interruptible(
+    prompts: Sequence[Mapping[str, Any]],
+    interrupt_token: InterruptToken | None = None,
+    model: str = DEFAULT_MODEL,
+    max_tokens: int = 4096,
+    max_workers: int = 5,
+    shared_system: Content | None = None,
+    cache_shared_system: bool = False,
+    *,
+    max_retries: int = 2,
+    timeout: float | None = None,
+    return_exceptions: bool = False,
+    on_result: ResultCallback | None = None,
+    progress: bool = False,
+) -> Results:
+    """
+    Like `invoke_parallel` with an *interrupt_token*: a prompt that is unfinished when it is interrupted gives None.
+
+    From `interrupt()` to the return it takes at most 100 ms, whether requests are queued, connecting, waiting for the
+    first byte, in the middle of a stream or between attempts; the server sees their connections close. Looking up a
+    host's name and callbacks while they run are not reached.
+    """
+    return invoke_parallel(
+        prompts,
+        model=model,
+        max_tokens=max_tokens,
+        max_workers=max_workers,
+        shared_system=shared_system,
+        cache_shared_system=cache_shared_system,
+        max_retries=max_retries,
+        timeout=timeout,
+        return_exceptions=return_exceptions,
+        interrupt_token=interrupt_token,
+        on_result=on_result,
+        progress=progress,
+    )
+
+
+def _fan_out(
+    requests: Sequence[Request],
+    *,
+    max_workers: int,
+    token: InterruptToken | None,
+    on_result: ResultCallback | None,
+    progress: bool,
+    callbacks: Sequence[TextCallback | None] | None = None,
+) -> Results:
+    check_callback("on_result", on_result)
+    workers = _workers(max_workers)
+    prefixes = {i: prefix for i, prefix in enumerate(shared_prefixes(requests)) if prefix}
+    with shared_client() as client, progress_of(len(requests), shown=progress) as move_bar:
+        jobs = [
+            Job(
+                i,
+                Call(request, gate_for(client, request.model), callbacks[i] if callbacks else None),
+                group=(request.model, prefixes.get(i)),
+            )
+            for i, request in enumerate(requests)
+        ]
+
+        def on_outcome(index: int, outcome: Outcome) -> None:
+            move_bar(outcome)
+            if on_result:
+                on_result(index, outcome)
+
+        run = Run(jobs, max_workers=workers, gates=[CacheGate(prefixes, primed_by(client))], on_outcome=on_outcome)
+        try:
+            run.to_the_end(token)
+        except KeyboardInterrupt as interrupt:
+            raise ParallelInterrupt(*interrupt.args, results=Results.of(run.outcomes)) from None
+    return Results.of(run.outcomes)
+
+
+def _whole(results: Results, token: InterruptToken | None) -> Results:
+    """*results*, unless a prompt failed of itself."""
+    interrupted = any(error.kind == "interrupted" for error in results.errors.values())
+    if results.errors and not (token and interrupted):
+        raise ParallelInvocationError.of(results) from results.errors[min(results.errors)]
     return results
+
+
+def _checked_callbacks(callbacks: Any, prompts: int) -> Sequence[TextCallback | None] | None:
+    if callbacks is None:
+        return None
+    if not isinstance(callbacks, Sequence) or len(callbacks) != prompts:
+        got = f"{len(callbacks)}" if isinstance(callbacks, Sequence) else f"a {type(callbacks).__name__}"
+        raise ValueError(f"callbacks must be a list of one for each of the {prompts} prompts, got {got}")
+    for i, callback in enumerate(callbacks):
+        check_callback(f"callbacks[{i}]", callback)
+    return callbacks
 
 
 def _workers(asked: int) -> int:
@@ -80,10 +244,3 @@ def _workers(asked: int) -> int:
         return asked
     _log.warning("max_workers=%d is more than the %d allowed: working with %d", asked, MOST_WORKERS, MOST_WORKERS)
     return MOST_WORKERS
-
-
-def _outcome(request: Request) -> ClaudeResponse | ClaudeInvocationError:
-    try:
-        return run(request)
-    except ClaudeInvocationError as error:
-        return error

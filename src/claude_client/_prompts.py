@@ -66,6 +66,19 @@ def count_breakpoints(*parts: Any) -> int:
     return sum(_breakpoints_in(part) for part in parts)
 
 
+def size(*parts: Any) -> int:
+    """The characters of all text in *parts*, nested blocks included."""
+    return sum(_size_of(part) for part in parts)
+
+
+def _size_of(part: Any) -> int:
+    if isinstance(part, str):
+        return len(part)
+    if isinstance(part, dict):
+        return sum(map(_size_of, part.values()))
+    return sum(map(_size_of, part)) if isinstance(part, list) else 0
+
+
 def _may_be_marked(block: Block) -> bool:
     if block.get("type") in _NEVER_MARKED:
         return False

@@ -40,6 +40,8 @@ class Request:
     timeout: Any = None
     max_retries: int = 2
     streaming: bool = False
+    #: How many of the first blocks of `system` are shared with other requests.
+    shared_blocks: int = 0
     task_id: str | None = None
     category: str | None = None
 
@@ -126,6 +128,7 @@ def build_request(
         timeout=_timeout(timeout),
         max_retries=whole_number("max_retries", max_retries, 0),
         streaming=bool(streaming),
+        shared_blocks=len(shared_system),
         task_id=task_id,
         category=category,
     )

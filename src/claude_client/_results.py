@@ -1,7 +1,8 @@
-"""What a fan-out ends with: the list of its answers, and the error that carries it where a prompt failed."""
+"""What a fan-out ends with: the list of its answers, and the errors that carry it where it did not end well."""
 
 from __future__ import annotations
 
+import html
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -9,24 +10,81 @@ from ._errors import ClaudeInvocationError
 from ._response import ClaudeResponse, total
 from ._usage import Usage
 
+Item = ClaudeResponse | ClaudeInvocationError | None
 
-class Results(list["ClaudeResponse | ClaudeInvocationError | None"]):
+_COLUMNS = ("", "in", "of it cached", "out", "answer")
+_SHOWN = 80  # characters of an answer in a table
+
+
+class Results(list["Item"]):
     """The answers of a fan-out in prompt order; None, or with `return_exceptions` the error, where a prompt failed."""
 
-    def __init__(
-        self,
-        answers: Iterable[ClaudeResponse | ClaudeInvocationError | None] = (),
-        errors: Mapping[int, ClaudeInvocationError] | None = None,
-    ) -> None:
+    def __init__(self, answers: Iterable[Item] = (), errors: Mapping[int, ClaudeInvocationError] | None = None) -> None:
         super().__init__(answers)
-        #: The error of each failed prompt, by its index.
+        #: The error of each prompt without an answer, by its index.
         self.errors: dict[int, ClaudeInvocationError] = dict(errors or {})
+
+    @classmethod
+    def of(cls, outcomes: Mapping[int, ClaudeResponse | ClaudeInvocationError]) -> Results:
+        """The results with None for every error among *outcomes*."""
+        errors = {i: outcome for i, outcome in sorted(outcomes.items()) if isinstance(outcome, ClaudeInvocationError)}
+        return cls([None if i in errors else outcomes[i] for i in sorted(outcomes)], errors)
+
+    def with_errors(self) -> Results:
+        """The same with the errors in the places of their prompts."""
+        return Results([self.errors.get(i, answer) for i, answer in enumerate(self)], self.errors)
 
     @property
     def usage(self) -> Usage:
-        """Tokens used by all answers and, as far as the API had said, by the failed ones."""
-        answered = [answer.usage for answer in self if isinstance(answer, ClaudeResponse)]
-        return total([*answered, *(error.usage for error in self.errors.values())])
+        """Tokens used by all prompts, answered or not, as far as the API had said; failed attempts included."""
+        return total(self._usage_of(i) for i in range(len(self)))
+
+    @property
+    def cost_usd(self) -> float | None:
+        """
+        The price of all answers in dollars, by the list prices of genai-prices; None if it does not know a model.
+
+        What failed prompts have used is in `usage`, but not here: their model's answer never said what it was.
+
+        Raises:
+            ImportError: Without the `cost` extra.
+        """
+        costs = [answer.cost_usd for answer in self if isinstance(answer, ClaudeResponse)]
+        return None if None in costs else sum(cost for cost in costs if cost is not None)
+
+    @property
+    def cache_share(self) -> float:
+        """The part of all input tokens that was read from the cache, 0 to 1."""
+        used = self.usage
+        return used.cache_read_input_tokens / used.total_input_tokens if used.total_input_tokens else 0.0
+
+    def summary(self) -> str:
+        """A table for a terminal: a line for each prompt, and the sums."""
+        rows = [_COLUMNS, *self._rows()]
+        widths = [max(len(row[column]) for row in rows) for column in range(len(_COLUMNS) - 1)]
+        return "\n".join(
+            "  ".join([*(cell.rjust(width) for cell, width in zip(row, widths, strict=False)), row[-1]]).rstrip()
+            for row in rows
+        )
+
+    def _repr_html_(self) -> str:
+        head, *body = ["".join(f"<td>{html.escape(cell)}</td>" for cell in row) for row in (_COLUMNS, *self._rows())]
+        rows = "".join(f"<tr>{row}</tr>" for row in body)
+        return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+
+    def _rows(self) -> list[tuple[str, ...]]:
+        rows = [_row(str(i), self._usage_of(i), self._shown(i)) for i in range(len(self))]
+        failed = f", {len(self.errors)} failed" if self.errors else ""
+        return [*rows, _row("all", self.usage, f"{len(self) - len(self.errors)} answered{failed}")]
+
+    def _usage_of(self, index: int) -> Usage:
+        item = self.errors.get(index, self[index])
+        return Usage() if item is None else item.usage
+
+    def _shown(self, index: int) -> str:
+        error = self.errors.get(index)
+        text = " ".join(str(self[index] if error is None else f"{error.kind}: {error}").split())
+        return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "\u2026"
 
 
 class ParallelInvocationError(ClaudeInvocationError):
@@ -52,3 +110,17 @@ class ParallelInvocationError(ClaudeInvocationError):
             results=results,
             **vars(first),
         )
+
+
+class ParallelInterrupt(KeyboardInterrupt):  # noqa: N818 - named like what it is
+    """Ctrl-C ended a fan-out, or the main thread ended before it."""
+
+    def __init__(self, *args: object, results: Results | None = None) -> None:
+        super().__init__(*args)
+        #: What was answered until then, in prompt order; the rest is None, with errors of kind "interrupted".
+        self.results = Results() if results is None else results
+
+
+def _row(name: str, used: Usage, text: str) -> tuple[str, ...]:
+    numbers = (used.total_input_tokens, used.cache_read_input_tokens, used.output_tokens)
+    return (name, *(f"{number:,}" for number in numbers), text)

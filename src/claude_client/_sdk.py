@@ -22,9 +22,8 @@ def new_client(*, api_key: str | None = None, auth_token: str | None = None) -> 
     """A client with the SDK's own defaults, but no retries: those are ours."""
     import anthropic
 
-    client = anthropic.Anthropic(
-        api_key=api_key, auth_token=auth_token, http_client=anthropic.DefaultHttpxClient(), max_retries=0
-    )
+    http_client = anthropic.DefaultHttpxClient()
+    client = anthropic.Anthropic(api_key=api_key, auth_token=auth_token, http_client=http_client, max_retries=0)
     if client.auth_token:  # SDKs before 2.x read it from the environment beside a key
         client.auth_token = client.auth_token.strip()
     return client

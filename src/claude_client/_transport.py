@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from . import _errors
 from ._client import forget_credentials, no_credentials, shared_client
 from ._errors import ClaudeInvocationError
+from ._interrupt import Ending, Operation
 from ._request import Request
 from ._response import text_of
 from ._stream import StreamedMessage
@@ -36,9 +38,9 @@ class Answer:
         return Usage.of(self.message.usage)
 
 
-def send(request: Request, on_text: TextCallback | None = None) -> Answer:
+def send(request: Request, on_text: TextCallback | None, operation: Operation) -> Answer:
     """
-    Make *request* once and return the whole message.
+    Make *request* once, as *operation*, and return the whole message.
 
     *on_text* gets each chunk of text on this thread. What it raises ends the stream and comes out unchanged.
 
@@ -46,35 +48,103 @@ def send(request: Request, on_text: TextCallback | None = None) -> Answer:
         ClaudeInvocationError: If there is no whole answer; a refusal is one.
         ValueError: If there are no credentials.
     """
-    with shared_client() as client:
-        params = request.to_params()
-        if on_text is None and not request.streaming:
-            answer = _create(client, params)
+    with shared_client() as client, operation.current():
+        exchange = _Exchange(client, request.to_params(), operation)
+        if on_text is None and not request.streaming and not operation.must_stream:
+            answer = exchange.create()
             if answer is not None:
                 return answer
-        return _stream(client, params, on_text)
+        return exchange.stream(on_text)
 
 
-def _create(client: Any, params: dict[str, Any]) -> Answer | None:
-    """The answer in one piece; None where the SDK, before sending, says that it takes a stream."""
-    try:
-        response = _sent(client, params, client.messages.with_raw_response.create)
-    except ValueError as refused:
-        if "Streaming is required" in str(refused):
-            return None
-        raise
-    return _whole(_translated(client, params, response.parse), response.headers.get("request-id"))
+@dataclass(frozen=True, slots=True)
+class _Exchange:
+    """One request and its answer on one client."""
 
+    client: Any
+    params: dict[str, Any]
+    operation: Operation
 
-def _stream(client: Any, params: dict[str, Any], on_text: TextCallback | None) -> Answer:
-    streamed = StreamedMessage()
-    with _sent(client, {**params, "stream": True}, client.messages.create) as stream:
-        request_id = stream.response.headers.get("request-id")
-        for text in _texts(client, params, stream, streamed):
-            if text and on_text:
-                on_text(text)
-    if not streamed.complete:
-        raise ClaudeInvocationError(
+    def create(self) -> Answer | None:
+        """The answer in one piece; None where the SDK, before sending, says that it takes a stream."""
+        try:
+            response = self._sent(self.client.messages.with_raw_response.create)
+        except ValueError as refused:
+            if "Streaming is required" in str(refused):
+                return None
+            raise
+        self._heard(response.http_response)
+        self._begun()
+        return _whole(self._translated(response.parse), response.headers.get("request-id"))
+
+    def stream(self, on_text: TextCallback | None) -> Answer:
+        """The answer piece by piece."""
+        streamed = StreamedMessage()
+        self.params["stream"] = True
+        with closing(self._sent(self.client.messages.create)) as stream:
+            self._heard(stream.response)
+            request_id = stream.response.headers.get("request-id")
+            for text in self._texts(stream, streamed):
+                if text and on_text:
+                    on_text(text)
+        if not streamed.complete:
+            raise self._ended_early(streamed, request_id)
+        return _whole(self._translated(streamed.message), request_id)
+
+    def _texts(self, stream: Any, streamed: StreamedMessage) -> Iterator[str]:
+        """The text of each event. Only reading is covered here: a callback's own errors stay what they are."""
+        try:
+            for event in stream:
+                yield streamed.add(event)
+                if event.type == "message_start":
+                    self._begun()
+        except Exception as exc:  # noqa: BLE001 - whatever reading raises, the answer cannot be read
+            error = self._failure(exc, streamed)
+        else:
+            return
+        raise error from error.__cause__
+
+    def _sent(self, create: Callable[..., _T]) -> _T:
+        """The response. An error that is not the API's or the network's is the SDK refusing the arguments."""
+        try:
+            return create(**self.params)
+        except TypeError as exc:
+            if "Could not resolve authentication method" not in str(exc):
+                raise
+            error: Exception = no_credentials(exc)
+        except Exception as exc:
+            if _is_missing_credentials(exc):
+                error = no_credentials(exc)
+            elif _is_about_the_exchange(exc) or _errors.shows(exc, self._secrets(exc)):
+                error = self._failure(exc)
+            else:
+                raise
+        raise error from error.__cause__
+
+    def _translated(self, read: Callable[[], _T]) -> _T:
+        """What *read* makes of an answer that has arrived; whatever it raises, the answer cannot be read."""
+        try:
+            return read()
+        except Exception as exc:  # noqa: BLE001
+            error = self._failure(exc)
+        raise error from error.__cause__
+
+    def _failure(self, exc: Exception, streamed: StreamedMessage | None = None) -> ClaudeInvocationError:
+        arrived: dict[str, Any] = {"partial_text": streamed.text, "usage": streamed.usage} if streamed else {}
+        if self.operation.ended:
+            return ended(self.operation.ended, **arrived)
+        response = getattr(exc, "response", None)
+        if response is not None and streamed is None:
+            self._heard(response)
+        error = _errors.from_sdk(exc, self._secrets(exc), **arrived)
+        if error.kind == "authentication":
+            forget_credentials()
+        return error
+
+    def _ended_early(self, streamed: StreamedMessage, request_id: str | None) -> ClaudeInvocationError:
+        if self.operation.ended:
+            return ended(self.operation.ended, partial_text=streamed.text, usage=streamed.usage)
+        return ClaudeInvocationError(
             "The stream ended early: the answer is not whole"
             if streamed.begun
             else "The stream ended without an answer",
@@ -85,48 +155,28 @@ def _stream(client: Any, params: dict[str, Any], on_text: TextCallback | None) -
             partial_text=streamed.text,
             usage=streamed.usage,
         )
-    return _whole(_translated(client, params, streamed.message), request_id)
+
+    def _heard(self, response: Any) -> None:
+        if self.operation.on_headers:
+            self.operation.on_headers(response.status_code, response.headers)
+
+    def _begun(self) -> None:
+        if self.operation.on_begin:
+            self.operation.on_begin()
+
+    def _secrets(self, exc: Exception) -> list[str]:
+        """Every credential that the text of *exc* could show: the client's, and those of the request as it was sent."""
+        found = [getattr(self.client, name, None) for name in _SECRET_ATTRIBUTES]
+        request = vars(exc).get("request") or vars(exc).get("_request")  # httpx's property raises where it is unset
+        sent = getattr(request, "headers", {})
+        for headers in (sent, getattr(self.client, "_custom_headers", {}), self.params.get("extra_headers", {})):
+            found += [value for name, value in headers.items() if name.lower() in _SECRET_HEADERS]
+        return [secret.removeprefix("Bearer ") for secret in found if isinstance(secret, str) and secret]
 
 
-def _texts(client: Any, params: dict[str, Any], stream: Any, streamed: StreamedMessage) -> Iterator[str]:
-    """The text of each event. Only reading is covered here, so that a callback's own errors stay what they are."""
-    try:
-        for event in stream:
-            yield streamed.add(event)
-    except Exception as exc:  # noqa: BLE001 - whatever reading raises, the answer cannot be read
-        error = _errors.from_sdk(exc, _secrets(client, params, exc), partial_text=streamed.text, usage=streamed.usage)
-    else:
-        return
-    raise error from error.__cause__
-
-
-def _sent(client: Any, params: dict[str, Any], create: Callable[..., _T]) -> _T:
-    """The response to *params*. An error that is not the API's or the network's is the SDK refusing them."""
-    try:
-        return create(**params)
-    except TypeError as exc:
-        if "Could not resolve authentication method" not in str(exc):
-            raise
-        error: Exception = no_credentials(exc)
-    except Exception as exc:
-        if _is_missing_credentials(exc):
-            error = no_credentials(exc)
-        elif _is_from_sdk(exc) or _errors.shows(exc, _secrets(client, params, exc)):
-            error = _errors.from_sdk(exc, _secrets(client, params, exc))
-        else:
-            raise
-    if isinstance(error, ClaudeInvocationError) and error.kind == "authentication":
-        forget_credentials()
-    raise error from error.__cause__
-
-
-def _translated(client: Any, params: dict[str, Any], read: Callable[[], _T]) -> _T:
-    """What *read* makes of an answer that has arrived; whatever it raises, the answer cannot be read."""
-    try:
-        return read()
-    except Exception as exc:  # noqa: BLE001
-        error = _errors.from_sdk(exc, _secrets(client, params, exc))
-    raise error from error.__cause__
+def ended(how: Ending, **arrived: Any) -> ClaudeInvocationError:
+    """The error for an operation that was ended from outside."""
+    return ClaudeInvocationError(f"The call was {how}", kind=how, retryable=how == "stalled", **arrived)
 
 
 def _whole(message: Any, request_id: str | None) -> Answer:
@@ -163,20 +213,11 @@ def _refusal(details: Any) -> str:
     return "The model refused" + (f" ({category})" if category else "") + (f": {explanation}" if explanation else "")
 
 
-def _is_from_sdk(exc: Exception) -> bool:
-    """Whether the SDK or its httpx raised *exc* about the exchange, rather than about the arguments."""
-    return any(cls.__name__ in ("AnthropicError", "HTTPError", "StreamError") for cls in type(exc).__mro__)
+def _is_about_the_exchange(exc: Exception) -> bool:
+    """Whether the SDK, its httpx or the end of the operation raised *exc*, rather than a check of the arguments."""
+    names = {cls.__name__ for cls in type(exc).__mro__}
+    return bool(names & {"AnthropicError", "HTTPError", "StreamError", "EndedError"})
 
 
 def _is_missing_credentials(exc: Exception) -> bool:
     return any(cls.__name__ == "CredentialsError" for cls in type(exc).__mro__)
-
-
-def _secrets(client: Any, params: dict[str, Any], exc: Exception) -> list[str]:
-    """Every credential that the text of *exc* could show: the client's, and those of the request as it was sent."""
-    found = [getattr(client, name, None) for name in _SECRET_ATTRIBUTES]
-    request = vars(exc).get("request") or vars(exc).get("_request")  # httpx's property raises where it is unset
-    sent = getattr(request, "headers", {})
-    for headers in (sent, getattr(client, "_custom_headers", {}), params.get("extra_headers", {})):
-        found += [value for name, value in headers.items() if name.lower() in _SECRET_HEADERS]
-    return [secret.removeprefix("Bearer ") for secret in found if isinstance(secret, str) and secret]

@@ -1,0 +1,295 @@
+"""
+The one engine for many calls at once.
+
+The thread that runs a `Run` is its loop: it decides what may start, and waits for what has happened. The pool's
+threads only ever make attempts. A job that waits, for a worker, for its time to try again or at a gate, holds no
+thread and no place at any gate.
+"""
+
+from __future__ import annotations
+
+import heapq
+import logging
+import math
+import os
+import threading
+import time
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from contextvars import Context, copy_context
+from dataclasses import dataclass, field
+from queue import Empty, SimpleQueue
+from typing import Protocol
+
+from ._call import Call
+from ._errors import ClaudeInvocationError, Kind
+from ._interrupt import InterruptToken, Operation
+from ._response import ClaudeResponse
+from ._transport import ended
+
+_log = logging.getLogger("claude_client")
+
+Outcome = ClaudeResponse | ClaudeInvocationError
+
+#: Failures that every other call would share: what has not started is not asked.
+STOPPING: frozenset[Kind] = frozenset({"spend_limit", "billing", "authentication"})
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """A call in a run, and the attempt that is being made or comes next."""
+
+    index: int
+    call: Call
+    #: Jobs of one group wait for the same things: where the first may not start, none of them may.
+    group: Hashable = None
+    operation: Operation = field(default_factory=Operation)
+    #: The caller's context variables, so that traces and log bindings follow into the pool's threads.
+    context: Context = field(default_factory=copy_context)
+
+    def __lt__(self, other: Job) -> bool:
+        return self.index < other.index
+
+
+class Gate(Protocol):
+    """Says whether a job may start now. Asked by the thread of the run, which it must not keep waiting."""
+
+    def enter(self, job: Job) -> float:
+        """Let *job* in and return 0, or else the seconds until it is worth asking again; inf: until woken."""
+
+    def leave(self, job: Job) -> None:
+        """*job*, which was let in, has ended its attempt or does not begin it."""
+
+    def waking(self, wake: Callable[[], None]) -> AbstractContextManager[object]:
+        """For the length of a run: call *wake*, from any thread, whenever asking again may be worth it."""
+
+
+class Run:
+    """
+    Runs *jobs* to their ends, lowest index first.
+
+    Args:
+        max_workers: Most attempts under way at once.
+
+        gates: What a job must pass to start; it enters all of them or none.
+
+        on_outcome: Called with index and outcome of each job as it ends, on the thread of the run. What it raises is
+            logged.
+    """
+
+    def __init__(
+        self,
+        jobs: Sequence[Job],
+        *,
+        max_workers: int,
+        gates: Sequence[Gate] = (),
+        on_outcome: Callable[[int, Outcome], object] | None = None,
+    ) -> None:
+        #: What became of each job, by index.
+        self.outcomes: dict[int, Outcome] = {}
+        self._jobs = jobs
+        self._max_workers = max_workers
+        self._gates = gates
+        self._on_outcome = on_outcome
+        self._ready: dict[Hashable, list[Job]] = {}
+        self._due: list[tuple[float, Job]] = []
+        self._happened: SimpleQueue[tuple[Job, Outcome | float] | None] = SimpleQueue()
+        # Guards the two below. Reentrant, as a signal handler may interrupt the thread of the run itself.
+        self._lock = threading.RLock()
+        self._running: set[Job] = set()
+        self._interrupted = False
+        self._main_thread_ended = False
+
+    def to_the_end(self, token: InterruptToken | None = None) -> None:
+        """
+        Run until every job has an outcome. *token* ends the run: what is left then has an error of kind "interrupted".
+
+        Raises:
+            KeyboardInterrupt: On Ctrl-C, or where the main thread ends before the run; every job has its outcome then.
+        """
+        for job in self._jobs:
+            self._make_ready(job)
+        with ExitStack() as stack:
+            stack.enter_context(_ending_with_the_main_thread(self))
+            for gate in self._gates:
+                stack.enter_context(gate.waking(self.wake))
+            pool = stack.enter_context(ThreadPoolExecutor(self._max_workers, thread_name_prefix="claude_client"))
+            try:
+                if token:
+                    stack.enter_context(token.watched_by(self.interrupt))
+                self._loop(pool)
+            except BaseException:
+                self.interrupt()
+                self._loop(pool)
+                raise
+        if self._main_thread_ended:
+            raise KeyboardInterrupt("the main thread has ended")
+
+    def interrupt(self) -> None:
+        """End every attempt under way, and start no other. From any thread."""
+        with self._lock:
+            self._interrupted = True
+            for job in self._running:
+                job.operation.end()
+        self.wake()
+
+    def end_with_main_thread(self) -> None:
+        """Interrupt the run as Ctrl-C would. From any thread."""
+        self._main_thread_ended = True
+        self.interrupt()
+
+    def wake(self) -> None:
+        """Have the gates asked again. From any thread."""
+        self._happened.put(None)
+
+    def _loop(self, pool: ThreadPoolExecutor) -> None:
+        while len(self.outcomes) < len(self._jobs):
+            for happened in self._what_happens_in(self._start_what_may(pool)):
+                if happened:
+                    self._finish(*happened)
+            if self._interrupted:
+                self._end_waiting(ended("interrupted"))
+
+    def _what_happens_in(self, seconds: float) -> Iterator[tuple[Job, Outcome | float] | None]:
+        """Wait for something, at most *seconds*, and give all there is."""
+        try:
+            yield self._happened.get(timeout=None if seconds == math.inf else seconds)
+            while True:
+                yield self._happened.get_nowait()
+        except Empty:
+            return
+
+    def _start_what_may(self, pool: ThreadPoolExecutor) -> float:
+        """Start jobs until no other may; the seconds until one may without anything happening."""
+        now = time.monotonic()
+        while self._due and self._due[0][0] <= now:
+            self._make_ready(heapq.heappop(self._due)[1])
+        soonest = self._due[0][0] - now if self._due else math.inf
+        if self._interrupted:
+            return 0.0 if self._ready else soonest
+        while len(self._running) < self._max_workers:
+            job, wait = self._next()
+            if job is None:
+                return min(soonest, wait)
+            self._start(job, pool)
+        return soonest
+
+    def _next(self) -> tuple[Job | None, float]:
+        """The first job that may start, which has entered all gates; else the seconds to wait for one."""
+        soonest = math.inf
+        for waiting in sorted(self._ready.values()):
+            job = waiting[0]
+            try:
+                wait = self._enter(job)
+            except ClaudeInvocationError as closed:
+                self._pop_ready(job)
+                self._end(job, job.call.ended_by(closed))
+                return self._next()
+            if not wait:
+                self._pop_ready(job)
+                return job, 0.0
+            soonest = min(soonest, wait)
+        return None, soonest
+
+    def _enter(self, job: Job) -> float:
+        """Let *job* into all gates and return 0, or into none and return the seconds until asking again."""
+        for i, gate in enumerate(self._gates):
+            if wait := gate.enter(job):
+                self._leave(job, self._gates[:i])
+                return wait
+        try:
+            wait = job.call.enter()
+        except ClaudeInvocationError:
+            self._leave(job, self._gates)
+            raise
+        if wait:
+            self._leave(job, self._gates)
+        return wait
+
+    def _leave(self, job: Job, gates: Sequence[Gate]) -> None:
+        for gate in reversed(gates):
+            gate.leave(job)
+
+    def _start(self, job: Job, pool: ThreadPoolExecutor) -> None:
+        with self._lock:
+            self._running.add(job)
+            if self._interrupted:
+                job.operation.end()
+        try:
+            pool.submit(self._attempt, job)
+        except RuntimeError:  # the interpreter is ending, and starts no more threads
+            self._happened.put((job, ended("interrupted")))
+
+    def _attempt(self, job: Job) -> None:
+        """On a thread of the pool."""
+        try:
+            outcome: Outcome | float = job.context.run(job.call.attempt, job.operation)
+        except ClaudeInvocationError as error:
+            outcome = error
+        except BaseException as exc:  # noqa: BLE001 - a callback's error is its own prompt's only
+            outcome = job.call.broken_by(exc)
+        self._happened.put((job, outcome))
+
+    def _finish(self, job: Job, outcome: Outcome | float) -> None:
+        with self._lock:
+            self._running.discard(job)
+        self._leave(job, self._gates)
+        job.operation = Operation()
+        if isinstance(outcome, float):
+            heapq.heappush(self._due, (time.monotonic() + outcome, job))
+        else:
+            self._end(job, outcome)
+
+    def _end(self, job: Job, outcome: Outcome) -> None:
+        self.outcomes[job.index] = outcome
+        if self._on_outcome:
+            try:
+                self._on_outcome(job.index, outcome)
+            except Exception:  # noqa: BLE001 - a user's callback
+                _log.exception("A callback for prompts[%d] failed; its outcome is kept", job.index)
+        if isinstance(outcome, ClaudeInvocationError) and outcome.kind in STOPPING:
+            self._end_waiting(outcome)
+
+    def _end_waiting(self, error: ClaudeInvocationError) -> None:
+        """Give every job that is not under way *error* as its outcome."""
+        waiting = sorted([job for jobs in self._ready.values() for job in jobs] + [job for _, job in self._due])
+        self._ready.clear()
+        self._due.clear()
+        for job in waiting:
+            self._end(job, job.call.ended_by(error.again()))
+
+    def _make_ready(self, job: Job) -> None:
+        heapq.heappush(self._ready.setdefault(job.group, []), job)
+
+    def _pop_ready(self, job: Job) -> None:
+        waiting = self._ready[job.group]
+        heapq.heappop(waiting)
+        if not waiting:
+            del self._ready[job.group]
+
+
+# A run in another thread ends with the main thread. The hook runs before that of concurrent.futures, as it is
+# registered later; that one joins the pool's threads, whatever they are waiting for, and comes before the main thread
+# counts as ended, so a thread that joins the main thread would notice too late.
+_runs: set[Run] = set()
+
+
+@contextmanager
+def _ending_with_the_main_thread(run: Run) -> Iterator[None]:
+    _runs.add(run)
+    try:
+        yield
+    finally:
+        _runs.discard(run)
+
+
+def _end_runs() -> None:
+    for run in [*_runs]:
+        run.end_with_main_thread()
+
+
+with suppress(AttributeError, RuntimeError):  # a private name; and too late where the interpreter is ending already
+    threading._register_atexit(_end_runs)  # type: ignore[attr-defined]  # noqa: SLF001
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_runs.clear)  # the runs are the parent's, and so are their sockets

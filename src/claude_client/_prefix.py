@@ -1,0 +1,97 @@
+"""Which calls share a prompt prefix that one of them writes to the cache for all. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ._prompts import count_breakpoints
+from ._request import Request
+
+# The fewest tokens that are cached, by the start of the model's name; the longest start counts. A model that is not
+# here is taken to cache anything.
+_MINIMUM_TOKENS = {
+    "claude-opus-5": 512,
+    "claude-fable-5": 512,
+    "claude-mythos-5": 512,
+    "claude-opus-4-8": 1024,
+    "claude-sonnet-5": 1024,
+    "claude-sonnet-4-6": 1024,
+    "claude-sonnet-4-5": 1024,
+    "claude-opus-4-7": 2048,
+    "claude-mythos-preview": 2048,
+    "claude-opus-4-6": 4096,
+    "claude-opus-4-5": 4096,
+    "claude-haiku-4-5": 4096,
+}
+# Newer models under the same start, of which it is not known.
+_UNKNOWN = ("claude-opus-5-5", "claude-sonnet-5-5", "claude-fable-5-2", "claude-mythos-5-2")
+
+# What else, beside model, tools and system, makes another cache entry.
+_PARAMS = ("thinking", "output_config", "tool_choice", "speed")
+_SAMPLING = ("temperature", "top_p", "top_k")
+
+_LIFETIMES = {"5m": 300.0, "1h": 3600.0}
+
+
+@dataclass(frozen=True, slots=True)
+class Prefix:
+    """A prompt prefix that ends in a cache breakpoint. Equal prefixes share one cache entry."""
+
+    digest: bytes
+    #: Seconds that the API keeps the entry after each use.
+    lifetime: float
+
+
+def shared_prefixes(requests: Sequence[Request]) -> list[Prefix | None]:
+    """
+    For each of *requests* the prefix that ends with the shared part of its system prompt.
+
+    None where waiting for another call to write it cannot pay: nothing is marked, it is certainly too short to be
+    cached, or no other request shares it.
+    """
+    prefixes = [_prefix(request) for request in requests]
+    shared_by = Counter(prefixes)
+    return [prefix if shared_by[prefix] > 1 else None for prefix in prefixes]
+
+
+def _prefix(request: Request) -> Prefix | None:
+    shared = request.system[: request.shared_blocks] if isinstance(request.system, list) else []
+    if not count_breakpoints(shared):
+        return None
+    tools = request.params.get("tools") or []
+    if _most_tokens(tools, shared) < _minimum_tokens(request.model):
+        return None
+    text = json.dumps([tools, shared], default=str)
+    return Prefix(_digest(text, request), _LIFETIMES.get(_mark(shared).get("ttl", "5m"), 300.0))
+
+
+def _digest(text: str, request: Request) -> bytes:
+    parameters = [request.params.get(name) for name in _PARAMS]
+    old_version = any(name in request.params for name in _SAMPLING)
+    others = [request.model, parameters, old_version, [*request.extra_headers.items()], request.extra_body]
+    return hashlib.sha256(f"{text}\0{json.dumps(others, default=str, sort_keys=True)}".encode()).digest()
+
+
+def _mark(blocks: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    marks: list[Mapping[str, Any]] = [block["cache_control"] for block in blocks if block.get("cache_control")]
+    return marks[-1]
+
+
+def _most_tokens(tools: Sequence[Any], shared: Sequence[Mapping[str, Any]]) -> float:
+    """No text has more tokens than UTF-8 bytes; of an image or a document it is not known."""
+    if any(block["type"] != "text" for block in shared):
+        return math.inf
+    return sum(len(str(part).encode()) for part in (*tools, *(block["text"] for block in shared)))
+
+
+def _minimum_tokens(model: str) -> int:
+    if model.startswith(_UNKNOWN):
+        return 0
+    starts = [start for start in _MINIMUM_TOKENS if model.startswith(start)]
+    return _MINIMUM_TOKENS[max(starts, key=len)] if starts else 0

@@ -1,0 +1,57 @@
+"""A progress bar for a fan-out, of tqdm: right in a terminal and in a notebook."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from types import TracebackType
+from typing import Any
+
+from ._errors import ClaudeInvocationError
+from ._response import ClaudeResponse
+from ._usage import Usage
+
+Outcome = ClaudeResponse | ClaudeInvocationError
+
+
+def progress_of(prompts: int, *, shown: bool) -> AbstractContextManager[Callable[[Outcome], object]]:
+    """
+    What to call with each outcome to move a bar on; the bar is closed with the context.
+
+    Raises:
+        ImportError: If it is to be *shown*, without the `progress` extra.
+    """
+    return _Bar(prompts) if shown else nullcontext(lambda _: None)
+
+
+class _Bar:
+    def __init__(self, prompts: int) -> None:
+        try:
+            from tqdm.auto import tqdm
+        except ImportError as missing:
+            raise ImportError('progress=True needs an extra: pip install "orchestrating-agents[progress]"') from missing
+        self._bar: Any = tqdm(total=prompts, unit="prompt")
+        self._failed = 0
+        self._used = Usage()
+
+    def __enter__(self) -> Callable[[Outcome], object]:
+        return self._move
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.close()
+
+    def _move(self, outcome: Outcome) -> None:
+        self._failed += isinstance(outcome, ClaudeInvocationError)
+        self._used += outcome.usage
+        tokens = self._used.total_input_tokens
+        self._bar.set_postfix(
+            {
+                "failed": self._failed,
+                "tokens": f"{tokens + self._used.output_tokens:,}",
+                "cached": f"{self._used.cache_read_input_tokens / tokens:.0%}" if tokens else "0%",
+            },
+            refresh=False,
+        )
+        self._bar.update()

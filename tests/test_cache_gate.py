@@ -1,0 +1,221 @@
+"""Of the calls that share a cached prefix one goes first, and the others read what it wrote."""
+
+import threading
+
+import pytest
+
+import claude_client
+from claude_client import Results, invoke_parallel, invoke_parallel_streaming
+from claude_client._cache_gate import Primed
+from claude_client._prefix import Prefix, shared_prefixes
+from claude_client._request import build_requests
+from claude_client.simulator import Reply, Simulator
+
+CONTEXT = "some code " * 1000  # 2,500 tokens, as the simulator counts
+
+
+@pytest.fixture
+def sim(monkeypatch):
+    with Simulator() as simulator:
+        monkeypatch.setenv("ANTHROPIC_BASE_URL", simulator.base_url)
+        yield simulator
+        claude_client.set_default_client(None)
+
+
+def prompts(count, **options):
+    return [{"prompt": f"prompt {i}.", **options} for i in range(count)]
+
+
+def fan_out(count=6, call=invoke_parallel, **options) -> Results:
+    return call(prompts(count), shared_system=CONTEXT, cache_shared_system=True, max_workers=10, **options)
+
+
+@pytest.mark.parametrize("call", [invoke_parallel, invoke_parallel_streaming])
+def test_the_shared_context_is_written_once_and_read_by_all_others(sim, call):
+    used = fan_out(30, call).usage
+    assert used.cache_creation_input_tokens == 2500
+    assert used.cache_read_input_tokens == 29 * 2500
+
+
+def test_the_first_goes_as_a_stream_and_the_others_as_asked(sim):
+    fan_out()
+    assert [request.stream for request in sim.requests] == [True] + [False] * 5
+
+
+def test_the_others_go_when_the_first_answer_begins_not_when_it_ends(sim):
+    rest = threading.Event()
+    sim.script(Reply(text="one two three", after_chunks=1, pause=rest))
+    run = threading.Thread(target=fan_out, args=[6])
+    run.start()
+    sim.wait_for(lambda s: len(s.requests) == 6)
+    rest.set()
+    run.join(20)
+    assert sum(request.usage["cache_read_input_tokens"] > 0 for request in sim.requests) == 5
+
+
+def test_nobody_goes_before_the_first_answer_begins(sim):
+    held = threading.Event()
+    sim.script(Reply(until=held))
+    run = threading.Thread(target=fan_out, args=[6])
+    run.start()
+    sim.wait_for(lambda s: s.in_flight == 1)
+    assert len(sim.requests) == 1
+    held.set()
+    run.join(20)
+    assert sim.requests[0].usage["cache_creation_input_tokens"] == 2500
+
+
+@pytest.mark.parametrize("fault", ["overloaded", "cut_before_headers", "not_found", "early_end_empty"])
+def test_a_first_that_fails_is_replaced_by_the_next(sim, fault):
+    sim.script(Reply(fault=fault, retry_after=1.0 if fault == "overloaded" else None))
+    results = fan_out(return_exceptions=True)
+    assert [request.stream for request in sim.requests][:3] == [True, True, False]
+    assert results.usage.cache_creation_input_tokens == 2500
+    assert len([r for r in results if isinstance(r, str)]) == (5 if fault == "not_found" else 6)
+
+
+def test_a_first_whose_callback_raises_has_still_written_the_cache(sim):
+    callbacks = [lambda _: 1 / 0, None, None]
+    results = invoke_parallel_streaming(
+        prompts(3), callbacks, shared_system=CONTEXT, cache_shared_system=True, return_exceptions=True
+    )
+    assert results.errors.keys() == {0}
+    assert sum(answer.usage.cache_read_input_tokens for answer in results[1:]) == 5000
+
+
+def test_different_prefixes_go_first_side_by_side(sim):
+    held = threading.Event()
+    sim.script(*[Reply(until=held)] * 2)
+    mixed = [*prompts(2), *prompts(2, model="claude-opus-5")]
+    run = threading.Thread(
+        target=invoke_parallel, args=[mixed], kwargs={"shared_system": CONTEXT, "cache_shared_system": True}
+    )
+    run.start()
+    sim.wait_for(lambda s: s.in_flight == 2)
+    assert {request.body["model"] for request in sim.requests} == {"claude-sonnet-4-6", "claude-opus-5"}
+    held.set()
+    run.join(20)
+    assert len(sim.requests) == 4
+
+
+def test_a_prefix_that_was_just_written_is_not_waited_for_again(sim):
+    fan_out()
+    held = threading.Event()
+    sim.script(*[Reply(until=held)] * 6)
+    run = threading.Thread(target=fan_out, args=[6])
+    run.start()
+    sim.wait_for(lambda s: s.in_flight == 6)
+    held.set()
+    run.join(20)
+    assert not any(request.stream for request in sim.requests[6:])
+
+
+def test_two_runs_at_once_write_a_common_prefix_once(sim):
+    held = threading.Event()
+    sim.script(Reply(until=held))
+    runs = [threading.Thread(target=fan_out, args=[4]) for _ in range(2)]
+    for run in runs:
+        run.start()
+    sim.wait_for(lambda s: s.in_flight == 1)
+    held.set()
+    for run in runs:
+        run.join(20)
+    assert sum(request.usage["cache_creation_input_tokens"] for request in sim.requests) == 2500
+
+
+def test_without_cache_shared_system_nobody_waits(sim):
+    held = threading.Event()
+    sim.script(*[Reply(until=held)] * 4)
+    run = threading.Thread(target=invoke_parallel, args=[prompts(4)], kwargs={"shared_system": CONTEXT})
+    run.start()
+    sim.wait_for(lambda s: s.in_flight == 4)
+    held.set()
+    run.join(20)
+    assert len(sim.requests) == 4
+
+
+def prefixes(specs, context=CONTEXT, **options):
+    return shared_prefixes(build_requests(specs, shared_system=context, cache_shared_system=True, **options))
+
+
+def test_a_prompts_own_system_and_messages_do_not_change_the_prefix():
+    assert len({*prefixes([{"prompt": "a", "system": "x"}, {"prompt": "b", "max_tokens": 5}])}) == 1
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"model": "claude-opus-5"},
+        {"tools": [{"name": "t", "input_schema": {}}]},
+        {"thinking": {"type": "adaptive"}},
+        {"output_config": {"effort": "low"}},
+        {"tool_choice": {"type": "none"}},
+        {"speed": "fast"},
+        {"temperature": 0.5},
+        {"extra_headers": {"anthropic-version": "2023-06-01"}},
+    ],
+)
+def test_what_makes_another_cache_entry_makes_another_prefix(other):
+    found = prefixes([{"prompt": "a"}, {"prompt": "b"}, {"prompt": "c", **other}, {"prompt": "d", **other}])
+    assert found[0] == found[1] != found[2] == found[3]
+    assert None not in found
+
+
+def test_waiting_that_cannot_pay_is_not_done():
+    assert prefixes(prompts(1)) == [None]
+    assert prefixes(prompts(2), "x" * 1023) == [None, None]
+    assert None not in prefixes(prompts(2), "x" * 1024)
+    assert prefixes(prompts(2), "x" * 4000, model="claude-haiku-4-5") == [None, None]
+    assert None not in prefixes(prompts(2), "x" * 600, model="claude-opus-5")
+    assert None not in prefixes(prompts(2), "x", model="claude-from-the-future")
+    assert None not in prefixes(prompts(2), "x", model="claude-sonnet-5-5")
+
+
+def test_an_hours_mark_lives_an_hour():
+    hour = [{"type": "text", "text": CONTEXT, "cache_control": {"type": "ephemeral", "ttl": "1h"}}]
+    assert prefixes(prompts(2), hour)[0].lifetime == 3600
+    assert prefixes(prompts(2))[0].lifetime == 300
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+def test_a_prefix_is_written_again_once_its_lifetime_is_over_and_each_use_renews_it():
+    clock = Clock()
+    primed = Primed(clock)
+    prefix = Prefix(b"p", 300.0)
+    assert primed.may_go(prefix, "first")
+    assert not primed.may_go(prefix, "second")
+    primed.begun(prefix, since=0.0)
+    clock.now = 280.0
+    assert primed.may_go(prefix, "second")
+    clock.now = 560.0
+    assert primed.may_go(prefix, "third")
+    clock.now = 900.0
+    assert primed.may_go(prefix, "fourth")
+    assert not primed.may_go(prefix, "fifth")
+
+
+def test_a_lifetime_counts_from_the_start_of_the_request_not_from_its_answer():
+    clock = Clock()
+    primed = Primed(clock)
+    prefix = Prefix(b"p", 300.0)
+    primed.may_go(prefix, "first")
+    clock.now = 295.0
+    primed.begun(prefix, since=0.0)
+    assert primed.may_go(prefix, "second")
+    assert not primed.may_go(prefix, "third")
+
+
+def test_only_the_one_who_was_to_write_makes_room_by_going():
+    primed = Primed()
+    prefix = Prefix(b"p", 300.0)
+    primed.may_go(prefix, "first")
+    primed.gone(prefix, "second")
+    assert not primed.may_go(prefix, "second")
+    primed.gone(prefix, "first")
+    assert primed.may_go(prefix, "second")
