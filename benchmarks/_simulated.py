@@ -26,6 +26,23 @@ def simulator(*arguments: str) -> Iterator[str]:
 
 def script(base_url: str, *replies: dict[str, Any]) -> None:
     """Let *replies*, in the JSON form of `Reply`, answer the next requests."""
-    body = json.dumps({"replies": replies}).encode()
-    request = urllib.request.Request(f"{base_url}/simulator/script", body, {"content-type": "application/json"})
-    urllib.request.urlopen(request).close()
+    _ask(base_url, "script", {"replies": replies})
+
+
+def reset(base_url: str) -> None:
+    """Have the simulator forget what it has seen."""
+    _ask(base_url, "reset", {})
+
+
+def seen(base_url: str) -> list[dict[str, Any]]:
+    """What the simulator was asked for messages, in order."""
+    requests: list[dict[str, Any]] = _ask(base_url, "requests", None)
+    return requests
+
+
+def _ask(base_url: str, what: str, body: dict[str, Any] | None) -> Any:
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(f"{base_url}/simulator/{what}", data, {"content-type": "application/json"})
+    with urllib.request.urlopen(request) as response:
+        text = response.read()
+    return json.loads(text) if text else None

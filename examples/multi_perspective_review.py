@@ -3,7 +3,7 @@ Review a source file from three perspectives at once, over the file as shared, c
 
     uv run examples/multi_perspective_review.py [FILE]
 
-Without credentials the answers come from the simulator.
+The reviews stream: a line tells what each is writing. Without credentials the answers come from the simulator.
 """
 
 from __future__ import annotations
@@ -12,12 +12,19 @@ import argparse
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import anthropic
 
-from claude_client import ClaudeResponse, ParallelInvocationError, has_credentials, invoke_parallel, set_default_client
+from claude_client import (
+    ClaudeInvocationError,
+    ClaudeResponse,
+    Results,
+    has_credentials,
+    invoke_parallel_streaming,
+    set_default_client,
+)
 from claude_client.simulator import Simulator
 
 DEFAULT_FILE = Path(__file__).parent.parent / "src" / "claude_client" / "_request.py"
@@ -37,19 +44,25 @@ def main() -> int:
         {"prompt": TASK.format(perspective.lower()), "system": role} for perspective, role in PERSPECTIVES.items()
     ]
     print(f"Reviewing {path} ({len(source):,} characters) from {len(prompts)} perspectives.")
-    with simulator_without_credentials():
+    try:
+        credentials = has_credentials()
+    except ValueError as malformed:
+        print(malformed, file=sys.stderr)
+        return 2
+    with nullcontext() if credentials else simulated_answers():
         started = time.perf_counter()
-        try:
-            results = invoke_parallel(
-                prompts, shared_system=f"<file name={path.name!r}>\n{source}\n</file>", cache_shared_system=True
-            )
-        except ParallelInvocationError as failed:
-            results = failed.results
+        results = invoke_parallel_streaming(
+            prompts,
+            callbacks=[Headline(perspective) for perspective in PERSPECTIVES],
+            shared_system=f"<file name={path.name!r}>\n{source}\n</file>",
+            cache_shared_system=True,
+            return_exceptions=True,
+            progress=True,
+        )
         seconds = time.perf_counter() - started
-    for index, perspective in enumerate(PERSPECTIVES):
-        show(perspective, results[index] or results.errors[index])
-    used = results.usage
-    print(f"\nTogether: {used.total_input_tokens:,} tokens in, {used.output_tokens:,} out, {seconds:.1f} s")
+    for perspective, result in zip(PERSPECTIVES, results, strict=True):
+        show(perspective, result)
+    show_sums(results, seconds)
     return 1 if results.errors else 0
 
 
@@ -63,21 +76,42 @@ def file_to_review() -> Path:
 
 
 @contextmanager
-def simulator_without_credentials() -> Iterator[None]:
-    """Answers from the simulator, and a line that says so, where there is no key to ask the API with."""
-    if has_credentials():
-        yield
-        return
+def simulated_answers() -> Iterator[None]:
+    """Answers from the simulator, and a line that says so."""
     print("No credentials found: the answers below are simulated.")
-    with Simulator(latency=0.5) as simulator, anthropic.Anthropic(api_key="any", base_url=simulator.base_url) as client:
+    with (
+        Simulator(latency=0.5, tokens_per_second=30) as simulator,
+        anthropic.Anthropic(api_key="any", base_url=simulator.base_url) as client,
+    ):
         set_default_client(client)
         yield
 
 
-def show(perspective: str, result: ClaudeResponse | Exception) -> None:
+class Headline:
+    """Tells the first line of a review as soon as it has streamed in, long before the review is whole."""
+
+    def __init__(self, perspective: str) -> None:
+        self._perspective = perspective
+        self._line = ""
+        self._told = False
+
+    def __call__(self, chunk: str) -> None:
+        self._line += chunk
+        if not self._told and (len(self._line) > 60 or "\n" in self._line):
+            self._told = True
+            print(f"[{self._perspective}] {self._line.splitlines()[0][:60]} ...", flush=True)
+
+
+def show(perspective: str, result: ClaudeResponse | ClaudeInvocationError | None) -> None:
     print(f"\n=== {perspective} ===\n{result}")
     if isinstance(result, ClaudeResponse):
         print(f"[{result.usage.total_input_tokens:,} tokens in, {result.usage.output_tokens:,} out]")
+
+
+def show_sums(results: Results, seconds: float) -> None:
+    used = results.usage
+    print(f"\nTogether: {used.total_input_tokens:,} tokens in, {used.output_tokens:,} out, {seconds:.1f} s")
+    print(f"{results.cache_share:.0%} of the input was read from the cache.")
 
 
 if __name__ == "__main__":

@@ -130,6 +130,13 @@ def test_a_forked_child_has_connections_of_its_own(api, brought):
         mine.close()
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_a_grandchild_has_connections_of_its_own_too(api):
+    with anthropic.Anthropic(api_key=KEY) as mine:
+        claude_client.set_default_client(mine)
+        assert in_child(lambda: current() is not None and in_child(lambda: current()._client is not mine._client))
+
+
 def test_a_fork_while_another_thread_holds_the_lock_does_not_hang_the_child(api):
     with _client._lock:
         assert in_child(lambda: current() is not None)
@@ -237,6 +244,38 @@ def test_has_credentials_tells_without_sending(api, monkeypatch):
     monkeypatch.setenv("ANTHROPIC_AUTH_TOKEN", "token")
     assert claude_client.has_credentials()
     assert not api.requests
+
+
+def test_a_client_that_signs_each_request_counts_as_having_credentials(monkeypatch):
+    monkeypatch.delenv("ANTHROPIC_API_KEY")
+
+    class AnthropicGateway(anthropic.Anthropic):
+        pass
+
+    with AnthropicGateway(api_key=None) as mine:
+        claude_client.set_default_client(mine)
+        assert claude_client.has_credentials()
+
+
+def test_a_refused_key_does_not_replace_a_client_that_was_brought_meanwhile(api):
+    with anthropic.Anthropic(api_key=KEY) as mine:
+
+        def refuse(_):
+            claude_client.set_default_client(mine)
+            return error(401, "authentication_error")
+
+        api.always(refuse)
+        with pytest.raises(claude_client.ClaudeInvocationError):
+            invoke_claude("hi")
+        assert current()._client is mine._client
+
+
+def test_headers_that_change_in_the_environment_are_used_from_then_on(api, monkeypatch):
+    api.always(lambda _: reply())
+    invoke_claude("hi")
+    monkeypatch.setenv("ANTHROPIC_CUSTOM_HEADERS", "X-Team: ours")
+    invoke_claude("hi")
+    assert [request.headers.get("x-team") for request in api.requests] == [None, "ours"]
 
 
 def test_has_credentials_counts_a_header_that_authenticates(monkeypatch):

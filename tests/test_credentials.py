@@ -15,6 +15,7 @@ MALFORMED = {
     "newline inside": "sk-ant-secret\npart2-secret",
     "control character": "sk-ant-secret\x07part2-secret",
     "not ASCII": "sk-ant-secret\u20acpart2-secret",
+    "delete": "sk-ant-secret\x7fpart2-secret",
 }
 
 
@@ -79,6 +80,13 @@ def test_a_key_beside_a_token_is_the_one_that_counts(monkeypatch):
 def test_a_profile_named_in_the_environment_goes_before_files(no_key, monkeypatch):
     Path("ANTHROPIC_API_KEY.txt").write_text("sk-from-file")
     monkeypatch.setenv("ANTHROPIC_PROFILE", "work")
+    assert find_credentials() == {}
+
+
+def test_a_workload_identity_goes_before_files(no_key, monkeypatch):
+    Path("ANTHROPIC_API_KEY.txt").write_text("sk-from-file")
+    for name in ("FEDERATION_RULE_ID", "ORGANIZATION_ID", "IDENTITY_TOKEN"):
+        monkeypatch.setenv(f"ANTHROPIC_{name}", "x")
     assert find_credentials() == {}
 
 
@@ -201,6 +209,26 @@ def test_a_malformed_key_in_extra_headers_is_never_shown(no_key, monkeypatch, un
     headers = {"Authorization": f"Bearer {MALFORMED['control character']}"}
     with pytest.raises(ClaudeInvocationError) as caught:
         invoke_claude("hi", max_retries=0, extra_headers=headers)
+    assert "secret" not in shown(caught.value)
+
+
+@pytest.mark.parametrize("name", ["x-goog-api-key", "Ocp-Apim-Subscription-Key", "cf-aig-authorization", "X-Other"])
+@pytest.mark.parametrize("value", [MALFORMED["newline inside"], MALFORMED["not ASCII"]], ids=["newline", "not ASCII"])
+def test_a_malformed_header_of_a_gateway_is_never_shown(monkeypatch, unanswered, name, value):
+    with anthropic.Anthropic(base_url=unanswered, default_headers={name: value}) as client:
+        claude_client.set_default_client(client)
+        with pytest.raises(ClaudeInvocationError) as caught:
+            invoke_claude("hi", max_retries=0)
+    assert "secret" not in shown(caught.value)
+
+
+def test_a_malformed_token_of_a_provider_is_never_shown(no_key, unanswered):
+    token = MALFORMED["not ASCII"]
+    provided = lambda **_: anthropic.AccessToken(token=token)  # noqa: E731
+    with anthropic.Anthropic(credentials=provided, base_url=unanswered) as client:
+        claude_client.set_default_client(client)
+        with pytest.raises(ClaudeInvocationError) as caught:
+            invoke_claude("hi", max_retries=0)
     assert "secret" not in shown(caught.value)
 
 

@@ -154,6 +154,12 @@ def test_a_refused_key_is_looked_for_again(api, monkeypatch):
     assert "sk-right-key" in str(api.requests[-1].headers.raw)
 
 
+def test_a_note_on_an_error_does_not_get_in_the_way():
+    failed = ClaudeInvocationError("m", kind="overloaded")
+    failed.add_note("look here")
+    assert ParallelInvocationError.of(Results([None], {0: failed})).kind == "overloaded"
+
+
 def test_errors_survive_pickling():
     failed = ClaudeInvocationError("m", kind="overloaded", status_code=529, usage=Usage(1, 2), partial_text="p")
     whole = ParallelInvocationError.of(Results([None, None], {1: failed}))

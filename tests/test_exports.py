@@ -22,6 +22,8 @@ CONTRACT = {
     "invoke_claude": {**PROMPT, **MODEL, **CALL, "streaming": False, **CACHE, "messages": None},
     "invoke_claude_streaming": {**PROMPT, "callback": None, **MODEL, **CALL, **CACHE},
     "invoke_parallel": FAN_OUT,
+    "invoke_parallel_streaming": {"prompts": FAN_OUT["prompts"], "callbacks": None, **FAN_OUT},
+    "invoke_parallel_interruptible": {"prompts": FAN_OUT["prompts"], "interrupt_token": None, **FAN_OUT},
 }
 
 

@@ -119,6 +119,18 @@ def test_a_failure_after_a_pause_keeps_the_text_and_the_usage_of_the_earlier_tur
     assert (caught.value.partial_text, caught.value.usage.output_tokens) == ("so far", 5)
 
 
+def test_each_turn_of_a_paused_answer_has_retries_of_its_own(api, slept):
+    api.answers(error(500), error(500), reply("a", stop_reason="pause_turn"), error(500), error(500), reply("b"))
+    assert invoke_claude("hi") == "ab"
+
+
+def test_a_turn_that_breaks_after_text_keeps_that_of_the_earlier_turns_too(api):
+    api.answers(streamed("one ", stop_reason="pause_turn"), stream(start(), *text_block("two")))
+    with pytest.raises(ClaudeInvocationError) as caught:
+        invoke_claude_streaming("hi", lambda _: None)
+    assert caught.value.partial_text == "one two"
+
+
 def test_streaming_gives_the_same_answer(api):
     api.answers(streamed("Hel", "lo"))
     answer = invoke_claude("hi", streaming=True)
@@ -126,10 +138,19 @@ def test_streaming_gives_the_same_answer(api):
     assert api.body["stream"] is True
 
 
-def test_more_tokens_than_fit_in_one_piece_are_streamed(api):
-    api.answers(streamed("long"))
-    assert invoke_claude("hi", max_tokens=64_000) == "long"
-    assert api.body["stream"] is True
+@pytest.mark.parametrize("timeout", [None, 120])
+def test_more_tokens_than_fit_in_one_piece_are_streamed(api, timeout):
+    api.answers(reply("short"), streamed("long"))
+    assert invoke_claude("hi", max_tokens=21_333, timeout=timeout) == "short"
+    assert invoke_claude("hi", max_tokens=21_334, timeout=timeout) == "long"
+    assert [body.get("stream") for body in api.bodies] == [None, True]
+
+
+def test_a_refusal_with_details_of_another_kind_is_a_refusal_all_the_same(api):
+    api.answers(reply(stop_reason="refusal", stop_details="because"))
+    with pytest.raises(ClaudeInvocationError) as caught:
+        invoke_claude("hi")
+    assert caught.value.kind == "refusal"
 
 
 UNREADABLE = {
@@ -141,6 +162,10 @@ UNREADABLE = {
     "null": httpx.Response(200, content=b"null", headers={"content-type": "application/json"}),
     "no content": httpx.Response(200, json={**message(), "content": None}),
     "no stop reason": httpx.Response(200, json=message(stop_reason=None)),
+    "a block that is a number": httpx.Response(200, json=message(content=[1])),
+    "a block that is null": httpx.Response(200, json=message(content=[None])),
+    "a text that is a number": httpx.Response(200, json=message(content=[{"type": "text", "text": 5}])),
+    "a text that is a list": httpx.Response(200, json=message(content=[{"type": "text", "text": ["a"]}])),
 }
 
 

@@ -5,7 +5,7 @@ import pytest
 
 from claude_client import invoke_claude, invoke_claude_streaming, invoke_parallel
 from claude_client._request import build_request, build_requests
-from helpers import SDK_MAJOR, reply, streamed
+from helpers import SDK_MAJOR, error, reply, streamed
 
 CACHED = {"type": "ephemeral"}
 
@@ -42,7 +42,16 @@ def test_a_blank_prompt_is_refused(api, prompt):
         ({"messages": "hi"}, "messages must be a list of dicts, got a str"),
         ({"messages": [{"role": "user"}]}, r"messages\[0\] has no 'content'"),
         ({"messages": ["hi"]}, r"messages\[0\] is a str"),
+        ({"messages": [{"role": "user", "content": 5}]}, r"messages\[0\]\['content'\] must be a str or a list"),
+        ({"messages": [{"role": "user", "content": ["hi"]}]}, "must be a content block, .* got 'hi'"),
+        ({"temperature": True}, "temperature .* got True"),
+        ({"max_retries": True}, "max_retries .* got True"),
+        ({"timeout": float("inf")}, "timeout .* got inf"),
+        ({"system": "a \udcff"}, "a text has a lone surrogate at position 2"),
+        ({"metadata": {"user_id": "\ud800"}}, "a text has a lone surrogate at position 0"),
         ({"extra_headers": "x"}, "extra_headers must be a dict, got a str"),
+        ({"extra_headers": {1: "x"}}, "extra_headers must have texts as names and values, got a str for 1"),
+        ({"extra_headers": {"x": 5}}, "extra_headers must have texts as names and values, got a int for 'x'"),
         ({"extra_body": {"stream": True}}, "extra_body must not set 'stream'"),
     ],
 )
@@ -251,6 +260,42 @@ def test_more_than_four_breakpoints_are_refused_wherever_they_are():
         build_request(prompt=[result], system=marked, tools=[tool])
     with pytest.raises(ValueError, match="got 5"):
         build_request(prompt=[result], system=marked, cache_control=CACHED)
+
+
+def test_a_breakpoint_in_the_extra_body_counts_too():
+    marked = [text(str(i), cache_control=CACHED) for i in range(4)]
+    with pytest.raises(ValueError, match="got 5"):
+        build_request(prompt=marked, extra_body={"cache_control": CACHED})
+
+
+def test_shared_breakpoints_count_with_a_prompts_own():
+    marked = [text(str(i), cache_control=CACHED) for i in range(3)]
+    with pytest.raises(ValueError, match=r"prompts\[1\]: at most 4 cache breakpoints are allowed, got 5"):
+        build_requests([{"prompt": "a"}, {"prompt": marked}], shared_system=marked[:2])
+
+
+def test_shared_system_is_for_fan_outs_only():
+    with pytest.raises(TypeError, match="unknown parameter 'shared_system'"):
+        invoke_claude("hi", shared_system="x")
+
+
+def test_an_open_file_is_sent_in_base64_and_again_with_every_attempt(api, slept):
+    import io
+
+    image = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": io.BytesIO(b"png")}}
+    api.answers(error(529), reply())
+    invoke_claude([image])
+    assert [body["messages"][0]["content"][0]["source"]["data"] for body in api.bodies] == ["cG5n"] * 2
+
+
+def test_an_extra_query_is_sent(api):
+    api.answers(reply())
+    invoke_claude("hi", extra_query={"beta": "true"})
+    assert api.requests[0].url.params["beta"] == "true"
+
+
+def test_a_request_does_not_show_its_extra_headers():
+    assert "sk-secret" not in repr(build_request(prompt="hi", extra_headers={"x-goog-api-key": "sk-secret"}))
 
 
 def test_callers_objects_are_never_changed(api):

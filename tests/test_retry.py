@@ -28,6 +28,12 @@ def test_no_delay_is_above_its_cap_and_jitter_only_adds(attempt, base, cap, shar
     assert compute_backoff_delay(attempt, base_ms=base, max_ms=cap) <= delay <= cap / 1000
 
 
+def test_a_call_without_other_word_waits_half_a_second_first_and_a_little_more():
+    delays = {next_delay(failed(), 1, RetryPolicy()) for _ in range(20)}
+    assert len(delays) > 1
+    assert all(0.5 <= delay <= 0.625 for delay in delays)
+
+
 def test_retry_after_goes_before_the_policy():
     assert next_delay(failed(retry_after=42.0), 1, RetryPolicy()) == 42.0
 

@@ -351,6 +351,13 @@ class TestCommandLine:
             assert process.communicate(timeout=10) == ("", "")
         assert (process.returncode, ca_file.exists()) == (0, False)
 
+    def test_says_what_is_wrong_with_its_options(self):
+        with run("-m", "claude_client.simulator", "--latency", "-1") as process:
+            out, error = process.communicate(timeout=60)
+        assert (process.returncode, out) == (2, "")
+        assert "latency" in error
+        assert "Traceback" not in error
+
     def test_keeps_the_limits_it_is_given(self):
         limits = ["--requests-per-second", "0.001", "--burst", "1", "--no-limit-headers", "--no-retry-after"]
         with run("-m", "claude_client.simulator", "--port", "0", *limits) as process:

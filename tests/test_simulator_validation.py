@@ -201,7 +201,7 @@ class TestModels:
     def test_some_refuse_a_forced_tool(self, post, model, status):
         assert post(asking(model=model, tool_choice={"type": "any"}))[0] == status
 
-    @pytest.mark.parametrize(("model", "status"), [("claude-fable-5", 400), ("claude-sonnet-5-5", 200)])
+    @pytest.mark.parametrize(("model", "status"), [("claude-fable-5", 400), ("claude-sonnet-5-5", 400)])
     def test_some_refuse_to_do_without_thinking(self, post, model, status):
         assert post(asking(model=model, thinking={"type": "disabled"}))[0] == status
 
@@ -251,3 +251,26 @@ def test_the_sdk_raises_what_was_refused(sim):
     client = anthropic.Anthropic(api_key="any", base_url=sim.base_url, max_retries=0)
     with client, pytest.raises(anthropic.BadRequestError, match="text content blocks must be non-empty"):
         client.messages.create(**asking(messages=user(text(""))))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"tools": [5]},
+        {"system": [{"type": "text", "text": 5}]},
+        {"messages": user(text(cache_control="x"))},
+        {"messages": user(5)},
+        {"messages": user(text(5))},
+        {"temperature": 5},
+        {"top_p": -1},
+    ],
+)
+def test_values_of_the_wrong_kind_are_a_400(post, fields):
+    status, _ = post(asking(**fields), version=OLD)
+    assert status == 400
+
+
+def test_what_it_cannot_make_sense_of_is_its_own_error_in_the_apis_form(post):
+    status, message = post(json.dumps(asking(system="\ud800")).encode())
+    assert status == 500
+    assert "the simulator failed" in message

@@ -58,6 +58,7 @@ def test_a_callback_that_raises_ends_the_stream_and_comes_out_unchanged(api, sle
 
 BROKEN = {
     "early end": (lambda: stream(start(), *text_block("half")), "incomplete_stream"),
+    "no message_stop": (lambda: stream(start(), *text_block("half"), *end()[:1]), "incomplete_stream"),
     "no stop reason": (lambda: stream(start(), *text_block("half"), event("message_stop")), "incomplete_stream"),
     "cut": (lambda: stream(start(), *text_block("half"), core.RemoteProtocolError("cut")), "connection"),
     "silence": (lambda: stream(start(), *text_block("half"), core.ReadTimeout("silence")), "timeout"),
@@ -69,6 +70,15 @@ BROKEN = {
     ),
     "broken event": (
         lambda: stream(start(), *text_block("half"), b"event: message_stop\ndata: {no\n\n"),
+        "invalid_response",
+    ),
+    "text out of nowhere": (
+        lambda: stream(
+            start(),
+            *text_block("half"),
+            event("content_block_delta", index=9, delta={"type": "text_delta", "text": "more"}),
+            *end(),
+        ),
         "invalid_response",
     ),
     "delta out of nowhere": (
@@ -111,6 +121,22 @@ def test_a_stream_that_breaks_before_any_text_is_tried_again_with_the_callback(a
     chunks = []
     assert invoke_claude_streaming("hi", chunks.append) == "whole"
     assert chunks == ["whole"]
+
+
+def test_what_comes_after_the_end_is_not_part_of_the_answer(api):
+    late = event("content_block_delta", index=0, delta={"type": "text_delta", "text": "late"})
+    api.answers(stream(start(), *text_block("whole"), *end(), late))
+    chunks = []
+    assert invoke_claude_streaming("hi", chunks.append) == "whole"
+    assert chunks == ["whole"]
+
+
+def test_a_streamed_answer_has_its_request_id(api):
+    api.answers(streamed("a"), stream(start()))
+    assert invoke_claude_streaming("hi").request_id == "req_1"
+    with pytest.raises(ClaudeInvocationError) as caught:
+        invoke_claude("hi", streaming=True, max_retries=0)
+    assert caught.value.request_id == "req_1"
 
 
 def test_an_empty_stream_is_an_error(api):

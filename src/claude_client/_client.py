@@ -8,7 +8,7 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from . import _credentials, _sdk
@@ -23,21 +23,22 @@ class NoCredentialsError(ValueError):
 class _Shared:
     """A client and how many calls are using it."""
 
-    #: None for a client that was brought before a fork and cannot be used after it.
     client: Any
     #: What a client of our own was built from; None for one that was brought.
-    built_from: tuple[str | None, ...] | None = None
+    built_from: tuple[Any, ...] | None = None
     #: Whether its connections are ours to close, once it is replaced and its last call has ended.
     ours: bool = False
     calls: int = 0
     replaced: bool = False
+    #: The process its connections belong to.
+    process: int = field(default_factory=os.getpid)
 
     def up_to_date(self) -> bool:
-        return self.built_from is None or self.built_from == _credentials.environment()
+        return self.process == os.getpid() and self.built_from in {None, _credentials.environment()}
 
     def close_if_finished(self) -> None:
         """To be called without the lock: nobody takes a replaced client any more."""
-        if self.ours and self.replaced and not self.calls:
+        if self.ours and self.replaced and not self.calls and self.process == os.getpid():
             self.client.close()
 
 
@@ -64,8 +65,9 @@ def set_default_client(client: Any | None) -> None:
     if client is None:
         _replace(None)
         return
-    create = getattr(getattr(client, "messages", None), "create", None)
-    if not callable(create) or isinstance(client, type) or inspect.iscoroutinefunction(getattr(client, "close", None)):
+    needed = (getattr(getattr(client, "messages", None), "create", None), getattr(client, "with_options", None))
+    asynchronous = inspect.iscoroutinefunction(getattr(client, "close", None))
+    if not all(map(callable, needed)) or isinstance(client, type) or asynchronous:
         raise TypeError(f"client must be a synchronous client of the anthropic SDK, got {type(client).__name__}")
     make_interruptible(client)
     _replace(_Shared(client.with_options(max_retries=0)))
@@ -81,7 +83,9 @@ def has_credentials() -> bool:
     try:
         with shared_client() as client:
             headers = {name.lower() for name in client.default_headers}
-            return getattr(client, "credentials", None) is not None or not headers.isdisjoint(_AUTHENTICATING)
+            of_its_own = type(client).__name__ != "Anthropic"  # Bedrock, Vertex ... sign each request as it is sent
+            found = getattr(client, "credentials", None) is not None or not headers.isdisjoint(_AUTHENTICATING)
+            return of_its_own or found
     except NoCredentialsError:
         return False
 
@@ -93,7 +97,7 @@ def shared_client() -> Iterator[Any]:
 
     Raises:
         ValueError: If there are no credentials anywhere, naming every place looked at, or if they are malformed.
-        RuntimeError: If the default client was set before this process was forked and cannot work here.
+        RuntimeError: If the default client was brought before this process was forked, and cannot work here.
     """
     used = _take()
     try:
@@ -104,10 +108,16 @@ def shared_client() -> Iterator[Any]:
         used.close_if_finished()
 
 
-def forget_credentials() -> None:
-    """Have the next call look for credentials anew: those of our own client were refused, and may be mended."""
-    if (current := _current) and current.built_from is not None:
-        _replace(None)
+def forget_credentials(client: Any) -> None:
+    """Have the next call look for credentials anew, if *client* is our own: it was refused, and they may be mended."""
+    global _current  # noqa: PLW0603 - the one client of the process
+    with _lock:
+        refused = _current
+        if refused is None or refused.client is not client or refused.built_from is None:
+            return
+        _current = None
+        refused.replaced = True
+    refused.close_if_finished()
 
 
 def no_credentials(exc: Exception) -> NoCredentialsError:
@@ -122,13 +132,9 @@ def _take() -> _Shared:
     outdated = None
     with _lock:
         if _current is None or not _current.up_to_date():
-            built = _build()
+            built = _rebuilt(_current)
             outdated, _current = _current, built
         taken = _current
-        if taken.client is None:
-            raise RuntimeError(
-                "the client given to set_default_client() belongs to the process that was forked; set one made here"
-            )
         taken.calls += 1
         if outdated:
             outdated.replaced = True
@@ -147,6 +153,13 @@ def _replace(shared: _Shared | None) -> None:
         outdated.close_if_finished()
 
 
+def _rebuilt(outdated: _Shared | None) -> _Shared:
+    """One that is up to date."""
+    if outdated is None or outdated.built_from is not None:
+        return _build()
+    return _in_this_process(outdated)
+
+
 def _build() -> _Shared:
     import anthropic
 
@@ -161,25 +174,27 @@ def _build() -> _Shared:
     raise no_credentials(refused)
 
 
-def _after_fork_in_child() -> None:
-    """Leave the parent's lock and connections alone: other threads of it may be in the middle of a call."""
-    global _lock, _current  # noqa: PLW0603 - a copy of the parent's lock may be held for ever
-    _lock = threading.Lock()
-    if _current is None:
-        return
-    _left_by_parent.append(_current)
-    _current = _forked(_current.client) if _current.built_from is None else None
-
-
-def _forked(brought: Any) -> _Shared:
-    """*brought* on connections of its own, if they were the SDK's to make."""
+def _in_this_process(brought: _Shared) -> _Shared:
+    """The client of a parent process on connections of its own, if they are of the SDK's making or ours."""
     import anthropic
 
-    if type(getattr(brought, "_client", None)).__name__ != "SyncHttpxClientWrapper":
-        return _Shared(None)
-    copy = brought.copy(http_client=anthropic.DefaultHttpxClient())
+    made_by = type(getattr(brought.client, "_client", None)).__name__
+    if not brought.ours and made_by != "SyncHttpxClientWrapper":
+        raise RuntimeError(
+            "the client given to set_default_client() has an http_client of the process that was forked; "
+            "set one made here"
+        )
+    copy = brought.client.copy(http_client=anthropic.DefaultHttpxClient())
     make_interruptible(copy)
     return _Shared(copy, ours=True)
+
+
+def _after_fork_in_child() -> None:
+    """Leave the parent's lock and connections alone: other threads of it may be in the middle of a call."""
+    global _lock  # noqa: PLW0603 - a copy of the parent's lock may be held for ever
+    _lock = threading.Lock()
+    if _current is not None:
+        _left_by_parent.append(_current)
 
 
 atexit.register(_replace, None)

@@ -27,11 +27,17 @@ _READ = (
     "ANTHROPIC_BASE_URL",
     "ANTHROPIC_CONFIG_DIR",
     "ANTHROPIC_CUSTOM_HEADERS",
+    "HTTPS_PROXY",
+    "HTTP_PROXY",
+    "SSL_CERT_FILE",
 )
+_READ_AS_BYTES = tuple(map(os.fsencode, _READ))
 
 
-def environment() -> tuple[str | None, ...]:
+def environment() -> tuple[Any, ...]:
     """The part of the environment that a client is built from, to notice when it changes."""
+    if os.supports_bytes_environ:  # asked for every call, and several times as fast
+        return tuple(map(os.environb.get, _READ_AS_BYTES))
     return tuple(map(os.environ.get, _READ))
 
 

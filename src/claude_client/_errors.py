@@ -131,11 +131,27 @@ class ClaudeInvocationError(Exception):
         #: What the failed request is known to have used, as far as the API had said.
         self.usage = usage
 
+    def fields(self) -> dict[str, Any]:
+        """Everything about the failure but its message, as the constructor takes it."""
+        return {name: getattr(self, name) for name in _FIELDS}
+
     def again(self) -> ClaudeInvocationError:
         """The same failure for a call that made no request of its own."""
-        copy = ClaudeInvocationError(*self.args, **{**vars(self), "partial_text": "", "usage": Usage()})
+        copy = ClaudeInvocationError(*self.args, **{**self.fields(), "partial_text": "", "usage": Usage()})
         copy.__cause__ = self.__cause__
         return copy
+
+
+_FIELDS = (
+    "kind",
+    "status_code",
+    "details",
+    "request_id",
+    "retry_after",
+    "retryable",
+    "partial_text",
+    "usage",
+)
 
 
 def from_sdk(
@@ -164,7 +180,7 @@ def from_sdk(
         partial_text=partial_text,
         usage=usage or Usage(),
     )
-    error.__cause__ = None if shows(exc, secrets) else exc
+    error.__cause__ = None if _quotes_a_header(exc) or shows(exc, secrets) else exc
     return error
 
 
@@ -190,8 +206,8 @@ def _kind(exc: Exception, status: int | None, body: Any) -> Kind:
 
 def _kind_without_status(exc: Exception) -> Kind:
     """By class name, as httpx or httpx2 may be under the SDK and neither is imported for this."""
-    names = {cls.__name__ for link in _chain(exc) for cls in type(link).__mro__}
-    if names & {"LocalProtocolError", "UnsupportedProtocol", "InvalidURL", "UnicodeEncodeError"}:
+    names = _names(exc)
+    if names & {"LocalProtocolError", "UnsupportedProtocol", "InvalidURL", "UnicodeError"}:
         return "invalid_request"
     if names & {"APITimeoutError", "TimeoutException"}:
         return "timeout"
@@ -204,11 +220,22 @@ def _kind_without_status(exc: Exception) -> Kind:
     return "invalid_response"
 
 
+def _names(exc: BaseException) -> set[str]:
+    return {cls.__name__ for link in _chain(exc) for cls in type(link).__mro__}
+
+
+def _quotes_a_header(exc: BaseException) -> bool:
+    """Whether *exc* is about a header that cannot be sent, which it quotes, and which may well be the key."""
+    return bool(_names(exc) & {"LocalProtocolError", "UnicodeError"})
+
+
 def _message(exc: Exception, kind: Kind, status: int | None, body: Any) -> str:
     said = _field(body, "error", "message")
     if status is not None:
         about = f"{status} {_field(body, 'error', 'type') or kind}"
         return f"{about}: {said}" if said else f"{about}: {exc}"
+    if _quotes_a_header(exc):
+        return f"{kind}: a header of the request, perhaps the key, has characters that cannot be sent"
     reason = next((link for link in _chain(exc) if not isinstance(link, type(exc))), exc)  # below the SDK's own
     about = "The answer cannot be read" if kind == "invalid_response" else kind
     return f"{about}: {type(reason).__name__}: {reason}".removesuffix(": ")

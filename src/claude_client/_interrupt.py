@@ -5,8 +5,8 @@ A read that blocks in one thread is ended from another by shutting its socket do
 streams of the SDK's connection pool are wrapped: around everything that may block, each tells the `Operation` that its
 thread is running which socket it is about to block on, and `Operation.end` shuts that socket down.
 
-Not reached by this: looking up a host's name, a callback of the user's while it runs, the first import of the SDK. Tried
-on Linux only. A client that was brought with a transport of its own is ended at its next byte.
+Not reached by this: looking up a host's name, a callback of the user's while it runs, the first import of the SDK.
+Tried on Linux only. A client that was brought with a transport of its own is ended at its next byte.
 """
 
 from __future__ import annotations

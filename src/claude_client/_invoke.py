@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Unpack
 
 from ._call import run
@@ -130,7 +131,6 @@ def invoke_claude_streaming(
         system=system,
         max_tokens=max_tokens,
         temperature=temperature,
-        streaming=True,
         cache_system=cache_system,
         cache_prompt=cache_prompt,
         messages=messages,
@@ -138,4 +138,4 @@ def invoke_claude_streaming(
         timeout=timeout,
         **kwargs,
     )
-    return run(request, callback, interrupt_token)
+    return run(replace(request, streaming=True), callback, interrupt_token)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -19,16 +20,32 @@ def plain(value: Any) -> Any:
     """
     A copy of *value* that no later change by the caller reaches.
 
-    Mappings become dicts, other iterables lists, objects of the SDK or pydantic what they stand for. Anything
-    else, such as a file to upload, stays as it is.
+    Mappings become dicts, lists, tuples and generators lists, objects of the SDK or pydantic what they stand for, and
+    open files their content in base64, so that another attempt does not find them at their end. Anything else, such
+    as the path of a file, stays as it is.
+
+    Raises:
+        ValueError: For a text with a lone surrogate, which no request can hold.
     """
-    if value is None or isinstance(value, (str, int, float, bytes)):
+    if isinstance(value, str):
+        return _encodable(value)
+    if value is None or isinstance(value, (int, float, bytes)):
         return value
     if isinstance(value, Mapping):
         return {key: plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple, Iterator)):
+    if isinstance(value, (list, tuple)) or (isinstance(value, Iterator) and not hasattr(value, "read")):
         return [plain(item) for item in value]
     return value if isinstance(value, type) else _stands_for(value)
+
+
+def _encodable(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError as exc:
+        position = exc.start
+    else:
+        return text
+    raise ValueError(f"a text has a lone surrogate at position {position}: it cannot be sent")
 
 
 def _stands_for(value: Any) -> Any:
@@ -36,6 +53,9 @@ def _stands_for(value: Any) -> Any:
         return plain(to_dict())
     if callable(dump := getattr(value, "model_dump", None)):
         return dump(mode="json", exclude_unset=True)
+    if callable(read := getattr(value, "read", None)):
+        content = read()
+        return base64.b64encode(content).decode() if isinstance(content, bytes) else content
     return value
 
 
@@ -54,11 +74,6 @@ def marked(blocks: Sequence[Block]) -> list[Block]:
             out[i] = {**out[i], "cache_control": out[i].get("cache_control") or EPHEMERAL}
             break
     return out
-
-
-def merged_system(shared: list[Block], own: str | list[Block] | None) -> str | list[Block] | None:
-    """A prompt's own system after the shared one, so that the shared one stays a common prefix."""
-    return [*shared, *as_blocks(own)] if shared else own
 
 
 def count_breakpoints(*parts: Any) -> int:

@@ -13,6 +13,9 @@ from ._types import ApiParams, Content, PromptSpec
 DEFAULT_MODEL = "claude-sonnet-4-6"
 
 _SAMPLING = ("temperature", "top_p", "top_k")
+# The SDK expects more tokens than these to take over ten minutes, and refuses to wait for them in silence.
+_MOST_IN_ONE_PIECE = 128_000 * 10 // 60
+
 # The last API version that takes sampling parameters. Lower case: SDK 0.x would send another spelling beside its own.
 _SAMPLING_VERSION = {"anthropic-version": "2023-06-01"}
 # What newer SDKs send as a header rather than in the body.
@@ -33,9 +36,9 @@ class Request:
     system: str | list[_prompts.Block] | None = None
     #: Everything else for the API, sampling included, under the API's names.
     params: Mapping[str, Any] = field(default_factory=dict)
-    extra_headers: Mapping[str, Any] = field(default_factory=dict)
-    extra_query: Mapping[str, Any] = field(default_factory=dict)
-    extra_body: Mapping[str, Any] = field(default_factory=dict)
+    extra_headers: Mapping[str, Any] = field(default_factory=dict, repr=False)  # may hold a key
+    extra_query: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    extra_body: Mapping[str, Any] = field(default_factory=dict, repr=False)
     #: Seconds, or the SDK's Timeout; None leaves it to the client.
     timeout: Any = None
     max_retries: int = 2
@@ -44,6 +47,11 @@ class Request:
     shared_blocks: int = 0
     task_id: str | None = None
     category: str | None = None
+
+    @property
+    def must_stream(self) -> bool:
+        """Whether a stream was asked for, or the answer may be longer than the SDK takes in one piece."""
+        return self.streaming or self.max_tokens > _MOST_IN_ONE_PIECE
 
     def to_params(self) -> dict[str, Any]:
         """The keyword arguments for the installed SDK's `create`: what it does not know goes into the body."""
@@ -91,7 +99,6 @@ def build_request(
     messages: Sequence[Mapping[str, Any]] | None = None,
     model: str = DEFAULT_MODEL,
     system: Content | None = None,
-    shared_system: Sequence[_prompts.Block] = (),
     max_tokens: int = 4096,
     temperature: float = 1.0,
     streaming: bool = False,
@@ -114,13 +121,13 @@ def build_request(
         TypeError: For a name that neither we nor the SDK know.
     """
     _check_names(params)
-    if temperature != 1.0:  # the API's own default, and newer models refuse to be told
+    if temperature != 1.0 or isinstance(temperature, bool):  # the API's own default, and newer models refuse to be told
         params["temperature"] = _number("temperature", temperature, 0, 1)
     request = Request(
         model=_text("model", model),
         max_tokens=whole_number("max_tokens", max_tokens, 1),
         messages=_messages(prompt, messages, mark=cache_prompt),
-        system=_prompts.merged_system([*shared_system], system_blocks(system, mark=cache_system)),
+        system=system_blocks(system, mark=cache_system),
         params=_prompts.plain(params),
         extra_headers=_headers(extra_headers),
         extra_query=_prompts.plain(_mapping("extra_query", extra_query)),
@@ -128,7 +135,6 @@ def build_request(
         timeout=_timeout(timeout),
         max_retries=whole_number("max_retries", max_retries, 0),
         streaming=bool(streaming),
-        shared_blocks=len(shared_system),
         task_id=task_id,
         category=category,
     )
@@ -158,7 +164,8 @@ def build_requests(
 def system_blocks(system: Content | None, *, mark: bool, name: str = "system") -> str | list[_prompts.Block] | None:
     """*system* copied and, with *mark*, ending in a cache breakpoint."""
     if system is None or isinstance(system, str):
-        return _prompts.marked(_prompts.as_blocks(system)) if mark else system
+        text: str | None = _prompts.plain(system)
+        return _prompts.marked(_prompts.as_blocks(text)) if mark else text
     blocks = _blocks(name, system)
     return _prompts.marked(blocks) if mark else blocks
 
@@ -182,9 +189,17 @@ def _build_one(
         if key not in known:
             raise ValueError(f"{where} has an unknown key {key!r}{_meant(key, known)}")
     try:
-        return build_request(**{**defaults, **spec}, shared_system=shared)
+        return _sharing(build_request(**{**defaults, **spec}), shared)
     except ValueError as bad:
         raise ValueError(f"{where}: {bad}") from None
+
+
+def _sharing(own: Request, shared: Sequence[_prompts.Block]) -> Request:
+    if not shared:
+        return own
+    request = replace(own, system=[*shared, *_prompts.as_blocks(own.system)], shared_blocks=len(shared))
+    _check_breakpoints(request)
+    return request
 
 
 def _prompt_list(prompts: Any) -> Sequence[Any]:
@@ -225,7 +240,7 @@ def _messages(prompt: Any, messages: Any, *, mark: bool) -> list[_prompts.Block]
 
 
 def _user_turn(prompt: Any) -> _prompts.Block:
-    content = prompt if isinstance(prompt, str) else _blocks("prompt", prompt)
+    content = _prompts.plain(prompt) if isinstance(prompt, str) else _blocks("prompt", prompt)
     said = content if isinstance(content, str) else "".join(map(_said, content))
     if not said.strip():
         raise ValueError(f"prompt is blank: {prompt!r}")
@@ -248,6 +263,8 @@ def _message_list(messages: Any) -> list[_prompts.Block]:
             raise ValueError(f"messages[{i}] is {_a(turn)}, not a dict with 'role' and 'content'")
         if missing := {"role", "content"} - turn.keys():
             raise ValueError(f"messages[{i}] has no {min(missing)!r}")
+        if not isinstance(turn["content"], str):
+            _blocks(f"messages[{i}]['content']", turn["content"])
     return turns
 
 
@@ -264,6 +281,9 @@ def _blocks(name: str, content: Any) -> list[_prompts.Block]:
 def _headers(value: Any) -> dict[str, Any]:
     """Spelled like ours where they are ours, so that the caller's replace them; the SDK knows others by spelling."""
     headers = _mapping("extra_headers", value)
+    for name, item in headers.items():
+        if not isinstance(name, str) or not (isinstance(item, str) or type(item).__name__ == "Omit"):
+            raise ValueError(f"extra_headers must have texts as names and values, got {_a(item)} for {name!r}")
     return {name.lower() if name.lower() in _OUR_HEADERS else name: item for name, item in headers.items()}
 
 
@@ -273,7 +293,7 @@ def _check_extra_body(body: Mapping[str, Any]) -> None:
 
 
 def _check_breakpoints(request: Request) -> None:
-    automatic = 1 if request.params.get("cache_control") else 0
+    automatic = 1 if request.params.get("cache_control") or request.extra_body.get("cache_control") else 0
     found = automatic + _prompts.count_breakpoints(request.params.get("tools"), request.system, request.messages)
     if found > _prompts.MOST_BREAKPOINTS:
         raise ValueError(f"at most {_prompts.MOST_BREAKPOINTS} cache breakpoints are allowed, got {found}")

@@ -92,4 +92,4 @@ def total(usages: Iterable[Usage]) -> Usage:
 
 def text_of(content: Iterable[Any]) -> str:
     """The text of all text blocks. By `type`, as the SDK builds unknown blocks as text blocks without a text."""
-    return "".join(block.text or "" for block in content if block.type == "text")
+    return "".join(block.text for block in content if block.type == "text")

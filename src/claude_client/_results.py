@@ -108,11 +108,11 @@ class ParallelInvocationError(ClaudeInvocationError):
         return cls(
             f"{len(results.errors)} of {len(results)} prompts failed; prompts[{index}]: {first}",
             results=results,
-            **vars(first),
+            **first.fields(),
         )
 
 
-class ParallelInterrupt(KeyboardInterrupt):  # noqa: N818 - named like what it is
+class ParallelInterrupt(KeyboardInterrupt):
     """Ctrl-C ended a fan-out, or the main thread ended before it."""
 
     def __init__(self, *args: object, results: Results | None = None) -> None:

@@ -32,7 +32,14 @@ class StreamedMessage:
         self._stopped = False
 
     def add(self, event: Any) -> str:
-        """Take in *event* and return the text it brings, if any. Events of unknown kinds are passed over."""
+        """
+        Take in *event* and return the text it brings, if any. Events of unknown kinds are passed over.
+
+        Raises:
+            LookupError: For a piece of a block that has not begun.
+        """
+        if self._stopped:
+            return ""
         if event.type == "content_block_delta":
             return self._add_delta(event.index, event.delta)
         if event.type == "message_start":
@@ -86,7 +93,10 @@ class StreamedMessage:
         if joined := _JOINED.get(delta.type):
             name, attribute = joined
             piece: str = getattr(delta, attribute)
-            self._pieces.setdefault((index, name), []).append(piece)
+            if (index, name) not in self._pieces:
+                self._pieces[index, name] = []
+                self._blocks[index]
+            self._pieces[index, name].append(piece)
             return piece if name == "text" else ""
         if delta.type == "signature_delta":
             self._blocks[index]["signature"] = delta.signature

@@ -11,6 +11,7 @@ from . import _errors
 from ._client import forget_credentials, no_credentials, shared_client
 from ._errors import ClaudeInvocationError
 from ._interrupt import Ending, Operation
+from ._prompts import plain
 from ._request import Request
 from ._response import text_of
 from ._stream import StreamedMessage
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 
 _SECRET_ATTRIBUTES = ("api_key", "auth_token", "aws_secret_key", "aws_session_token", "access_token")
-_SECRET_HEADERS = ("authorization", "x-api-key", "api-key", "proxy-authorization", "cookie")
+# Gateways have names of their own for it.
+_SECRET_WORDS = ("auth", "key", "token", "secret", "cookie")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +52,9 @@ def send(request: Request, on_text: TextCallback | None, operation: Operation) -
     """
     with shared_client() as client, operation.current():
         exchange = _Exchange(client, request.to_params(), operation)
-        if on_text is None and not request.streaming and not operation.must_stream:
-            answer = exchange.create()
-            if answer is not None:
-                return answer
-        return exchange.stream(on_text)
+        if on_text or request.must_stream or operation.must_stream:
+            return exchange.stream(on_text)
+        return exchange.create()
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,17 +65,12 @@ class _Exchange:
     params: dict[str, Any]
     operation: Operation
 
-    def create(self) -> Answer | None:
-        """The answer in one piece; None where the SDK, before sending, says that it takes a stream."""
-        try:
-            response = self._sent(self.client.messages.with_raw_response.create)
-        except ValueError as refused:
-            if "Streaming is required" in str(refused):
-                return None
-            raise
+    def create(self) -> Answer:
+        """The answer in one piece."""
+        response = self._sent(self.client.messages.with_raw_response.create)
         self._heard(response.http_response)
         self._begun()
-        return _whole(self._translated(response.parse), response.headers.get("request-id"))
+        return self._whole(response.parse, response.headers.get("request-id"))
 
     def stream(self, on_text: TextCallback | None) -> Answer:
         """The answer piece by piece."""
@@ -89,7 +84,7 @@ class _Exchange:
                     on_text(text)
         if not streamed.complete:
             raise self._ended_early(streamed, request_id)
-        return _whole(self._translated(streamed.message), request_id)
+        return self._whole(streamed.message, request_id)
 
     def _texts(self, stream: Any, streamed: StreamedMessage) -> Iterator[str]:
         """The text of each event. Only reading is covered here: a callback's own errors stay what they are."""
@@ -115,16 +110,18 @@ class _Exchange:
         except Exception as exc:
             if _is_missing_credentials(exc):
                 error = no_credentials(exc)
-            elif _is_about_the_exchange(exc) or _errors.shows(exc, self._secrets(exc)):
+            elif _is_about_the_exchange(exc):
                 error = self._failure(exc)
             else:
                 raise
         raise error from error.__cause__
 
-    def _translated(self, read: Callable[[], _T]) -> _T:
-        """What *read* makes of an answer that has arrived; whatever it raises, the answer cannot be read."""
+    def _whole(self, read: Callable[[], Any], request_id: str | None) -> Answer:
+        """What *read* makes of an answer that has arrived; whatever else it raises, the answer cannot be read."""
         try:
-            return read()
+            return _whole(read(), request_id)
+        except ClaudeInvocationError:
+            raise
         except Exception as exc:  # noqa: BLE001
             error = self._failure(exc)
         raise error from error.__cause__
@@ -138,7 +135,7 @@ class _Exchange:
             self._heard(response)
         error = _errors.from_sdk(exc, self._secrets(exc), **arrived)
         if error.kind == "authentication":
-            forget_credentials()
+            forget_credentials(self.client)
         return error
 
     def _ended_early(self, streamed: StreamedMessage, request_id: str | None) -> ClaudeInvocationError:
@@ -170,7 +167,7 @@ class _Exchange:
         request = vars(exc).get("request") or vars(exc).get("_request")  # httpx's property raises where it is unset
         sent = getattr(request, "headers", {})
         for headers in (sent, getattr(self.client, "_custom_headers", {}), self.params.get("extra_headers", {})):
-            found += [value for name, value in headers.items() if name.lower() in _SECRET_HEADERS]
+            found += [value for name, value in headers.items() if any(word in name.lower() for word in _SECRET_WORDS)]
         return [secret.removeprefix("Bearer ") for secret in found if isinstance(secret, str) and secret]
 
 
@@ -181,8 +178,8 @@ def ended(how: Ending, **arrived: Any) -> ClaudeInvocationError:
 
 def _whole(message: Any, request_id: str | None) -> Answer:
     """*message* as an answer, unless it is none, the model refused, or it has not said why it stopped."""
-    # The SDK hands a body that is no message over as a str, or as a message without content.
-    if getattr(message, "type", None) != "message" or not isinstance(getattr(message, "content", None), list):
+    # The SDK checks nothing: a body that is no message comes as a str, or as a message without what makes it one.
+    if getattr(message, "type", None) != "message" or not all(map(_is_block, message.content)):
         raise _unfit("The answer cannot be read: it is no message", request_id)
     if message.stop_reason is None:
         raise _unfit("The answer is not whole: it has no stop reason", request_id)
@@ -193,12 +190,16 @@ def _whole(message: Any, request_id: str | None) -> Answer:
             _refusal(details),
             kind="refusal",
             status_code=200,
-            details=details.to_dict() if details is not None else None,
+            details=plain(details),
             request_id=request_id,
             partial_text=text_of(message.content),
             usage=answer.usage,
         )
     return answer
+
+
+def _is_block(block: Any) -> bool:
+    return isinstance(block.type, str) and (block.type != "text" or isinstance(block.text, str))
 
 
 def _unfit(problem: str, request_id: str | None) -> ClaudeInvocationError:
@@ -216,7 +217,7 @@ def _refusal(details: Any) -> str:
 def _is_about_the_exchange(exc: Exception) -> bool:
     """Whether the SDK, its httpx or the end of the operation raised *exc*, rather than a check of the arguments."""
     names = {cls.__name__ for cls in type(exc).__mro__}
-    return bool(names & {"AnthropicError", "HTTPError", "StreamError", "EndedError"})
+    return bool(names & {"AnthropicError", "HTTPError", "StreamError", "EndedError", "UnicodeError"})
 
 
 def _is_missing_credentials(exc: Exception) -> bool:

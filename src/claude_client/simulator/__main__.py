@@ -1,7 +1,7 @@
 """
 The command line: ``python -m claude_client.simulator``.
 
-It prints one line to evaluate in a shell, and serves until Ctrl-C or SIGTERM.
+It prints one line to evaluate in a shell, and serves until Ctrl-C, SIGTERM or SIGHUP.
 """
 
 from __future__ import annotations
@@ -12,15 +12,20 @@ import sys
 
 from . import Limits, Simulator
 
-_STOPPING = (signal.SIGINT, signal.SIGTERM)
+_STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def main() -> None:
     """Run a simulator as the command line says."""
-    options = _parser().parse_args()
+    parser = _parser()
+    options = parser.parse_args()
     # Blocked before the first thread starts, signals wait for sigwait: no handler, no traceback.
     signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING)
-    with _simulator(options) as sim:
+    try:
+        started = _simulator(options).start()
+    except (ValueError, OSError, OverflowError, ImportError) as mistake:
+        parser.error(str(mistake))
+    with started as sim:
         sys.stdout.write(f"{_exports(sim)}\n")
         sys.stdout.flush()
         signal.sigwait(_STOPPING)

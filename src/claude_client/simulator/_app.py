@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
     from ._prompt import Body
     from ._state import State
+
+_log = logging.getLogger(__name__)
 
 MODELS = "/v1/models/"
 
@@ -62,8 +65,11 @@ class MessagesApi:
                 await exchange.reject(error.rejection)
             except asyncio.CancelledError:
                 exchange.end("disconnected")
+            except Exception as mistake:  # noqa: BLE001 - whatever it is, the client gets an answer
+                _log.exception("The simulator failed")
+                await exchange.fail(f"the simulator failed: {mistake!r}")
             finally:
-                exchange.end("faulted")  # a mistake of ours; whatever was planned has ended the record before
+                exchange.end("faulted")  # only where nothing above has ended the record
 
     async def _answer(self, exchange: Exchange, request: Request, body: Body, raw: bytes) -> None:
         check_caller(request.headers)
@@ -113,7 +119,14 @@ class Control:
         try:
             value = await request.json()
             replies = [Reply.from_json(reply) for reply in value["replies"]]
+            matching = _text_or_none(value.get("matching"))
         except (ValueError, TypeError, KeyError) as error:
             return JSONResponse({"error": f"{type(error).__name__}: {error}"}, status_code=400)
-        self._state.add_replies(replies, value.get("matching"))
+        self._state.add_replies(replies, matching)
         return Response(status_code=204)
+
+
+def _text_or_none(value: Any) -> str | None:
+    if not isinstance(value, str | None):
+        raise TypeError(f"a text was expected, got {value!r}")
+    return value

@@ -43,7 +43,9 @@ def check_blocks(where: str, blocks: Sequence[Any]) -> None:
     for number, block in enumerate(blocks):
         if not isinstance(block, dict) or not isinstance(block.get("type"), str):
             raise invalid(f"{where}.content.{number}.type: Field required")
-        if block["type"] == "text" and not str(block.get("text") or "").strip():
+        if block["type"] == "text" and not isinstance(block.get("text"), str):
+            raise invalid(f"{where}.content.{number}.text: Input should be a valid string")
+        if block["type"] == "text" and not block["text"].strip():
             raise invalid(f"{where}.content.{number}: text content blocks must be non-empty")
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from ._errors import Rejection
 from ._pace import for_ever
 from ._wire import compact
 
@@ -13,7 +14,6 @@ if TYPE_CHECKING:
     from starlette.types import Send
 
     from ._connection import Connection
-    from ._errors import Rejection
     from ._record import Outcome
     from ._state import Arrival, State, Turn
 
@@ -35,6 +35,7 @@ class Exchange:
     connection: Connection
     send: Send
     said: str = field(init=False, default="")
+    begun: bool = field(init=False, default=False)
 
     def begin(self, turn: Turn) -> None:
         """The message of *turn* begins now."""
@@ -45,6 +46,12 @@ class Exchange:
         body = rejection.body(self.arrival.request_id)
         self.end("rejected", rejection.http_status)
         await self._whole(rejection.http_status, JSON, body, rejection.headers())
+
+    async def fail(self, message: str) -> None:
+        """Answer with a 500 that says *message*, or break off an answer that has begun."""
+        if self.begun:
+            await self.cut()
+        await self.reject(Rejection(type="api_error", message=message))
 
     async def give(self, value: Mapping[str, Any]) -> None:
         """Answer with a JSON object."""
@@ -57,6 +64,7 @@ class Exchange:
 
     async def start(self, media_type: str, headers: Mapping[str, str], *, status: int = 200) -> None:
         """Send the head of an answer."""
+        self.begun = True
         named = {"content-type": media_type, "request-id": self.arrival.request_id}
         every = (named | self.state.headers() | dict(headers)).items()
         encoded = [(name.encode(), value.encode()) for name, value in every]

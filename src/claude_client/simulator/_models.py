@@ -21,7 +21,9 @@ DEFAULT_MINIMUM = 1024
 
 # Facts 5: models that refuse a forced tool, and those that refuse to do without thinking.
 NO_FORCED_TOOL = frozenset({"claude-fable-5-1", "claude-mythos-5-1", "claude-opus-5-5", "claude-sonnet-5-5"})
-ALWAYS_THINKS = frozenset({"claude-opus-5-5", "claude-fable-5", "claude-fable-5-1", "claude-fable-5-2"})
+ALWAYS_THINKS = frozenset(
+    {"claude-opus-5-5", "claude-sonnet-5-5", "claude-fable-5", "claude-fable-5-1", "claude-fable-5-2"}
+)
 
 _DATE = re.compile(r"-\d{8}$")
 _VERSION = re.compile(r"claude-(?:opus|sonnet|haiku)-(\d)(?:-(\d))?")

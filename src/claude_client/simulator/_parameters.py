@@ -95,6 +95,8 @@ def _not_for_warming(body: Body) -> str | None:
 def check_sampling(body: Body) -> None:
     """Facts 1: what each model takes under 2023-06-01."""
     given = {key: body[key] for key in SAMPLING if body.get(key) is not None}
+    if outside := [key for key in ("temperature", "top_p") if not 0 <= given.get(key, 0) <= 1]:
+        raise invalid(f"{outside[0]}: Input should be between 0 and 1")
     if takes_sampling(body["model"]):
         _check_while_thinking(given, body)
     elif refused := [key for key, value in given.items() if value != SAMPLING_DEFAULTS.get(key)]:

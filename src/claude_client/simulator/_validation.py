@@ -43,7 +43,7 @@ def parsed_body(raw: bytes) -> dict[str, Any]:
         raise RejectedError(Rejection(type="request_too_large", message="Request exceeds the maximum size"))
     try:
         body = json.loads(raw)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise invalid("The request body is not valid JSON") from None
     if not isinstance(body, dict):
         raise invalid("The request body must be a JSON object")
@@ -66,6 +66,13 @@ def check_create(body: Body, api_version: str) -> list[Block]:
 
 
 def _checked_blocks(body: Body, api_version: str) -> list[Block]:
+    try:
+        return _blocks(body, api_version)
+    except (TypeError, AttributeError, KeyError, RecursionError):
+        raise invalid("A value in the request is of the wrong kind") from None
+
+
+def _blocks(body: Body, api_version: str) -> list[Block]:
     check_model(body["model"])
     check_messages(body["messages"], prefill=takes_prefill(body["model"]))
     check_blocks("system", content_blocks(body.get("system") or ()))
