@@ -23,6 +23,7 @@ BOTTOM_UP = [
     "_request",
     "_prefix",
     "_retry",
+    "_per_client",
     "_rate_gate",
     "_interrupt",
     "_stream",

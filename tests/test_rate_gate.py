@@ -112,7 +112,7 @@ def test_a_rejection_shuts_it_for_everyone(seasoned, clock):
     assert isinstance(seasoned.enter(1), Pass)
 
 
-@given(st.floats(0, 60), st.floats(0, 1), st.integers(1, 12))
+@given(st.floats(0.01, 60), st.floats(0, 1), st.integers(1, 12))
 def test_nobody_passes_in_a_pause_and_no_two_together_after(pause, share, sent):
     clock = Clock()
     gate = RateGate(clock=clock, jitter=lambda: share)
@@ -355,6 +355,21 @@ def test_a_rejection_that_headers_explain_sets_one_they_do(gate, clock):
     assert len(passes(gate, 10)) == 10
 
 
+def test_a_wrong_idea_of_the_limit_does_not_hold_for_ever(gate, clock):
+    gate.heard(gate.enter(1), tokens(0, limit=10**9))
+    gate.counted(passed_at(gate, clock), 10**6)
+    assert times(gate, clock, 3)[-1] < 60
+
+
+def test_a_straggler_after_the_reopening_lets_nobody_in_at_once(seasoned, clock):
+    first, second = passes(seasoned, 2)
+    seasoned.rejected(first, 1.0, {})
+    clock.now = 1.0
+    assert isinstance(seasoned.enter(1), Pass)
+    seasoned.rejected(second, 0.0, {})
+    assert isinstance(seasoned.enter(1), float)
+
+
 # Input tokens
 
 
@@ -413,23 +428,41 @@ def test_there_is_one_gate_for_a_client_and_a_model(clients):
 def test_gates_are_forgotten_with_their_client():
     client = anthropic.Anthropic(api_key="a")
     gate_for(client, "m")
-    before = len(_rate_gate._gates)
+    before = len(_rate_gate._gates._values)
     client.close()
     del client
     gc.collect()
-    assert len(_rate_gate._gates) < before
+    assert len(_rate_gate._gates._values) < before
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 def test_a_forked_child_begins_afresh(clients):
     gate = gate_for(clients[0], "m")
-    with _rate_gate._lock, gate._lock, warnings.catch_warnings():
+    with _rate_gate._gates._lock, gate._lock, warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # from 3.12 on: fork in a process with threads
         child = os.fork()
         if child == 0:
             threading.Timer(10, os._exit, [2]).start()
             os._exit(int(not isinstance(gate_for(clients[0], "m").enter(1), Pass)))
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_a_wait_of_nothing_is_no_reason_to_slow_down(seasoned):
+    for _ in range(20):
+        assert seasoned.rejected(seasoned.enter(1), 0.0, {}) is False
+    assert all(isinstance(seasoned.enter(1), Pass) for _ in range(50))
+
+
+def test_a_short_wait_slows_down_less_than_a_long_one(clock):
+    rates = []
+    for pause in (0.01, 1.0):
+        gate = RateGate(clock=clock, jitter=lambda: 0.0)
+        for _ in range(30):
+            clock.now += 2.0
+            gate.rejected(gate.enter(1), pause, {})
+        rates.append(gate._pace.rate)
+    assert rates[0] >= 50
+    assert rates[1] < 5
 
 
 # Threads, and any order of events

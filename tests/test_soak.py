@@ -12,8 +12,8 @@ from claude_client.simulator import Reply, Simulator
 CALLS = 2000
 EACH = 95  # faults of each kind
 FAULTS = {
-    "rate_limit": Reply(fault="rate_limit", retry_after=0.02),
-    "overloaded": Reply(fault="overloaded", retry_after=0.02),
+    "rate_limit": Reply(fault="rate_limit", retry_after=0.001),  # so short a wait is no reason to slow down
+    "overloaded": Reply(fault="overloaded", retry_after=0.001),
     "cut": Reply(fault="cut"),
     "silent": Reply(fault="silent"),
     "early_end": Reply(fault="early_end"),

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 import threading
 import time
-import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 from ._dispatch import Job
+from ._per_client import PerClient
 from ._prefix import Prefix
 
 # An entry is not counted on in its last seconds: a request takes some to arrive.
@@ -120,11 +120,9 @@ class CacheGate:
             self._primed.gone(prefix, job)
 
 
-_primed: weakref.WeakKeyDictionary[Any, Primed] = weakref.WeakKeyDictionary()
-_primed_lock = threading.Lock()
+_primed: PerClient[Primed] = PerClient(Primed)
 
 
 def primed_by(client: Any) -> Primed:
     """What this process has put into the cache by way of *client*."""
-    with _primed_lock:
-        return _primed.setdefault(client, Primed())
+    return _primed.of(client)

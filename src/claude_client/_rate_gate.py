@@ -11,7 +11,6 @@ What it goes by, from what it has been told:
 from __future__ import annotations
 
 import math
-import os
 import random
 import threading
 import time
@@ -19,14 +18,15 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from ._errors import ClaudeInvocationError
+from ._per_client import PerClient
 from ._retry import LONGEST_RETRY_AFTER, compute_backoff_delay
 
 _AT_ONCE = 10  # requests of a fresh gate: as many as a fan-out has workers
 _COLD_RATE = 100.0  # requests per second behind those, until there is an answer
 _FAST, _SLOW = 4.0, 1.02  # growth of a pace per second of use
+_PER_PAUSE = 0.5  # requests per pause that the server asked for; one must be let in after it, and it was half way there
 _SLOWEST = 0.1  # requests per second; what is slower is left to `retry-after`
 _FREE_RATE = 1000.0  # requests per second; a pace grown to this no longer counts
 _QUIET = 10.0  # seconds without a rejection, after which the headers are taken at their word again
@@ -195,15 +195,17 @@ class RateGate:
         self._shut_in_a_row += news
         pause = max(0.0, retry_after) if retry_after is not None else compute_backoff_delay(max(1, self._shut_in_a_row))
         until = max(now + pause, self._shut.until if self._shut else now)
-        if news:
+        if news and pause:
             self._pace = self._slower(passed, now, pause)
+            self._pace.rate = max(self._pace.rate, _PER_PAUSE / pause)
             self._past.close(self._passes, now)
+            self._pace.reopen(until, self._jitter())
             self._shut = _Shut(now, until, self._passes)
         elif self._shut:
             self._past.straggler()
+            if self._pace:
+                self._pace.due += until - self._shut.until
             self._shut.until = until
-        if self._pace:
-            self._pace.reopen(until, self._jitter())
 
     def _slower(self, passed: Pass, now: float, pause: float) -> _Pace:
         """The pace to reopen with, after *pause*, now that *passed* was rejected."""
@@ -530,25 +532,9 @@ def _long_pause(seconds: float) -> ClaudeInvocationError:
     )
 
 
-_lock = threading.Lock()  # guards _gates
-_gates: WeakKeyDictionary[Any, dict[str, RateGate]] = WeakKeyDictionary()
+_gates: PerClient[dict[str, RateGate]] = PerClient(dict)
 
 
 def gate_for(client: Any, model: str) -> RateGate:
     """The gate of all calls of *client* to *model*. It lives as long as the client does; a forked child has its own."""
-    with _lock:
-        of_client = _gates.setdefault(client, {})
-        if model not in of_client:
-            of_client[model] = RateGate()
-        return of_client[model]
-
-
-def _after_fork_in_child() -> None:
-    """Begin afresh: another thread of the parent may have held a lock."""
-    global _lock, _gates  # noqa: PLW0603
-    _lock = threading.Lock()
-    _gates = WeakKeyDictionary()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
+    return _gates.of(client).setdefault(model, RateGate())
