@@ -26,6 +26,7 @@ BOTTOM_UP = [
     "_per_client",
     "_rate_gate",
     "_interrupt",
+    "_network",
     "_stream",
     "_client",
     "_transport",

@@ -12,7 +12,7 @@ from ._client import shared_client
 from ._errors import ClaudeInvocationError
 from ._interrupt import InterruptToken, Operation
 from ._prompts import plain, size
-from ._rate_gate import Pass, RateGate, gate_for
+from ._rate_gate import Pass, gate_for
 from ._request import Request
 from ._response import ClaudeResponse, text_of, total
 from ._retry import RetryPolicy, next_delay
@@ -37,15 +37,14 @@ class Call:
     It never waits: `enter` and `attempt` say how long to wait, and the caller decides how.
     """
 
-    def __init__(self, request: Request, gate: RateGate, on_text: TextCallback | None = None) -> None:
-        self.request = request
-        self._asked = request
-        self._gate = gate
+    def __init__(self, client: Any, request: Request, on_text: TextCallback | None = None) -> None:
+        self._client = client
+        self._request = self._asked = request
+        self._gate = gate_for(client, request.model)
         self._passed: Pass | None = None
         self._headers: Mapping[str, str] = {}
         self._on_text = on_text and self._guarded(on_text)
         self._callbacks_error: BaseException | None = None
-        self._policy = RetryPolicy(max_retries=request.max_retries)
         self._attempt = 0
         self._turns: list[Answer] = []
         self._used: list[Usage] = []  # by each attempt, whole or not
@@ -57,7 +56,8 @@ class Call:
         Raises:
             ClaudeInvocationError: If the API wants a longer pause than is waited for.
         """
-        passed = self._gate.enter(size(self.request.messages, self.request.system) // _CHARACTERS_PER_TOKEN)
+        characters = size(self._request.messages) + size(self._request.system)
+        passed = self._gate.enter(characters // _CHARACTERS_PER_TOKEN)
         if isinstance(passed, float):
             return passed
         self._passed = passed
@@ -74,7 +74,7 @@ class Call:
         self._attempt += 1
         operation.on_headers = self._heard
         try:
-            return self._take(send(self.request, self._on_text, operation))
+            return self._take(send(self._client, self._request, self._on_text, operation))
         except ClaudeInvocationError as error:
             if error is self._callbacks_error:
                 raise
@@ -126,7 +126,7 @@ class Call:
             self._attempt = max(1, self._attempt - 1)
         if self._on_text and error.partial_text:  # a callback must not be told the same text twice
             return None
-        delay = next_delay(error, self._attempt, self._policy)
+        delay = next_delay(error, self._attempt, RetryPolicy(max_retries=self._asked.max_retries))
         if delay is not None:
             _log.info("Attempt %d failed, the next in %.1f s: %s", self._attempt, delay, error)
         return delay
@@ -145,6 +145,7 @@ class Call:
         self._used.append(used)
         if self._passed:
             self._gate.counted(self._passed, used.input_tokens + used.cache_creation_input_tokens)
+            self._passed = None
         if answer.message.stop_reason == "pause_turn":
             self._continue(answer)
             return 0.0
@@ -160,7 +161,7 @@ class Call:
                 status_code=200,
                 request_id=answer.request_id,
             )
-        self.request = self._asked.continued(plain(self._content()))
+        self._request = self._asked.continued(plain(self._content()))
         self._attempt = 0
 
     def _joined(self) -> ClaudeResponse:
@@ -183,16 +184,16 @@ def run(request: Request, on_text: TextCallback | None = None, token: InterruptT
         ClaudeInvocationError: If there is none; of kind "interrupted" if *token* ended the call.
     """
     with shared_client() as client:
-        call = Call(request, gate_for(client, request.model), on_text)
-    while True:
-        while delay := call.enter():
-            _wait(call, delay, token)
-        operation = Operation()
-        with token.watched_by(operation.end) if token else nullcontext():
-            outcome = call.attempt(operation)
-        if isinstance(outcome, ClaudeResponse):
-            return outcome
-        _wait(call, outcome, token)
+        call = Call(client, request, on_text)
+        while True:
+            while delay := call.enter():
+                _wait(call, delay, token)
+            operation = Operation()
+            with token.watched_by(operation.end) if token else nullcontext():
+                outcome = call.attempt(operation)
+            if isinstance(outcome, ClaudeResponse):
+                return outcome
+            _wait(call, outcome, token)
 
 
 def _wait(call: Call, seconds: float, token: InterruptToken | None) -> None:

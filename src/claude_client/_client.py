@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from . import _credentials, _sdk
-from ._interrupt import make_interruptible
 
 
 class NoCredentialsError(ValueError):
@@ -34,7 +33,9 @@ class _Shared:
     process: int = field(default_factory=os.getpid)
 
     def up_to_date(self) -> bool:
-        return self.process == os.getpid() and self.built_from in {None, _credentials.environment()}
+        if self.process != os.getpid():
+            return False
+        return self.built_from is None or self.built_from == _credentials.environment()
 
     def close_if_finished(self) -> None:
         """To be called without the lock: nobody takes a replaced client any more."""
@@ -69,8 +70,7 @@ def set_default_client(client: Any | None) -> None:
     asynchronous = inspect.iscoroutinefunction(getattr(client, "close", None))
     if not all(map(callable, needed)) or isinstance(client, type) or asynchronous:
         raise TypeError(f"client must be a synchronous client of the anthropic SDK, got {type(client).__name__}")
-    make_interruptible(client)
-    _replace(_Shared(client.with_options(max_retries=0)))
+    _replace(_Shared(_observed(client).with_options(max_retries=0)))
 
 
 def has_credentials() -> bool:
@@ -165,12 +165,11 @@ def _build() -> _Shared:
 
     environment = _credentials.environment()
     try:
-        built = _Shared(_sdk.new_client(**_credentials.find_credentials()), environment, ours=True)
+        client = _sdk.new_client(**_credentials.find_credentials())
     except anthropic.AnthropicError as exc:
         refused = exc
     else:
-        make_interruptible(built.client)
-        return built
+        return _Shared(_observed(client), environment, ours=True)
     raise no_credentials(refused)
 
 
@@ -185,8 +184,15 @@ def _in_this_process(brought: _Shared) -> _Shared:
             "set one made here"
         )
     copy = brought.client.copy(http_client=anthropic.DefaultHttpxClient())
-    make_interruptible(copy)
-    return _Shared(copy, ours=True)
+    return _Shared(_observed(copy), ours=True)
+
+
+def _observed(client: Any) -> Any:
+    """*client* itself, with a network that tells of its calls and lets them be ended."""
+    from ._network import tell_operations  # like the SDK, for those who make calls
+
+    tell_operations(client)
+    return client
 
 
 def _after_fork_in_child() -> None:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 KEY_FILE = "ANTHROPIC_API_KEY.txt"
 JSON_FILE = "API_CREDENTIALS.json"
 JSON_NAME = "anthropic_api_key"
 
 #: Claude's project-knowledge folder, then the folder we are in.
-FOLDERS = (Path("/mnt/project"), Path())
+FOLDERS = ("/mnt/project", ".")
 
 # Static credentials: the environment variable, and the SDK's argument for it.
 _STATIC = {"ANTHROPIC_API_KEY": "api_key", "ANTHROPIC_AUTH_TOKEN": "auth_token"}
@@ -41,7 +43,7 @@ def environment() -> tuple[Any, ...]:
     return tuple(map(os.environ.get, _READ))
 
 
-def find_credentials(folders: Sequence[Path] = FOLDERS) -> dict[str, str]:
+def find_credentials(folders: Sequence[str | os.PathLike[str]] = FOLDERS) -> dict[str, str]:
     """
     The SDK's credential arguments: what the environment holds, else the first key file in *folders*.
 
@@ -61,14 +63,14 @@ def find_credentials(folders: Sequence[Path] = FOLDERS) -> dict[str, str]:
         return {}
     for name, read in ((KEY_FILE, _key_in_text), (JSON_FILE, _key_in_json)):
         for folder in folders:
-            if key := _read(folder / name, read):
+            if key := _read(_path(folder, name), read):
                 return {"api_key": key}
     return {}
 
 
-def nothing_found(folders: Sequence[Path] = FOLDERS) -> str:
+def nothing_found(folders: Sequence[str | os.PathLike[str]] = FOLDERS) -> str:
     """What to say when there are no credentials anywhere: every place looked at, and what to do."""
-    files = ", ".join(str(folder.absolute() / name) for name in (KEY_FILE, JSON_FILE) for folder in folders)
+    files = ", ".join(str(_path(folder, name)) for name in (KEY_FILE, JSON_FILE) for folder in folders)
     return (
         "No Claude API credentials found. Looked at: the environment (ANTHROPIC_API_KEY, ANTHROPIC_AUTH_TOKEN, "
         f"ANTHROPIC_PROFILE, workload identity), {files} (its {JSON_NAME!r}), and the SDK's stored profile. "
@@ -82,8 +84,14 @@ def _sdk_finds() -> bool:
     return bool(os.environ.get("ANTHROPIC_PROFILE")) or federated
 
 
+def _path(folder: str | os.PathLike[str], name: str) -> Path:
+    from pathlib import Path
+
+    return Path(folder, name).absolute()
+
+
 def _read(path: Path, key_in: Callable[[str, str], str | None]) -> str | None:
-    source = f"The file {path.absolute()}"
+    source = f"The file {path}"
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (FileNotFoundError, NotADirectoryError):

@@ -1,9 +1,9 @@
 """
 Ending a call from another thread, whatever its own thread is blocked on.
 
-A read that blocks in one thread is ended from another by shutting its socket down; closing it is not enough. So the
-streams of the SDK's connection pool are wrapped: around everything that may block, each tells the `Operation` that its
-thread is running which socket it is about to block on, and `Operation.end` shuts that socket down.
+A read that blocks in one thread is ended from another by shutting its socket down; closing it is not enough. So
+around everything that may block, a thread tells the `Operation` it is running which socket it is about to block on
+(`_network` does), and `Operation.end` shuts that socket down.
 
 Not reached by this: looking up a host's name, a callback of the user's while it runs, the first import of the SDK.
 Tried on Linux only. A client that was brought with a transport of its own is ended at its next byte.
@@ -11,14 +11,16 @@ Tried on Linux only. A client that was brought with a transport of its own is en
 
 from __future__ import annotations
 
-import importlib
-import os
-import socket
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from queue import Empty, SimpleQueue
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+if TYPE_CHECKING:
+    import socket
+
+_T = TypeVar("_T")
 
 Ending = Literal["interrupted", "stalled"]
 
@@ -94,6 +96,8 @@ class Operation:
         # Guards the two below, so that no socket is closed, and its number given away, while it is shut down.
         # Reentrant, as a signal handler may end what its own thread is about to block on.
         self._lock = threading.RLock()
+        #: Whether the server has answered, with whatever status.
+        self.answered = False
         self._blocked_on: socket.socket | None = None
         self._ended: Ending | None = None
 
@@ -119,18 +123,23 @@ class Operation:
         finally:
             _thread.operation = before
 
-    @contextmanager
-    def blocking_on(self, sock: socket.socket) -> Iterator[None]:
-        """Say that this thread may now block on *sock*. What had arrived when the operation ended still counts."""
+    def block_on(self, sock: socket.socket) -> None:
+        """Say that this thread may now block on *sock*, until `unblock`. What had arrived by the end still counts."""
         with self._lock:
             if self._ended:
                 raise EndedError(f"the call was {self._ended}")
             self._blocked_on = sock
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._blocked_on = None
+
+    def hear(self, status: int, headers: Mapping[str, str]) -> None:
+        """The head of the answer has arrived."""
+        self.answered = True
+        if self.on_headers:
+            self.on_headers(status, headers)
+
+    def unblock(self) -> None:
+        """Say that this thread no longer blocks."""
+        with self._lock:
+            self._blocked_on = None
 
 
 class EndedError(Exception):
@@ -141,97 +150,24 @@ _thread = threading.local()
 
 
 def _shut_down(sock: socket.socket) -> None:
+    import socket
+
     with suppress(OSError):  # not connected yet, or closed by the other side
         socket.socket.shutdown(sock, socket.SHUT_RDWR)  # the plain one, also of a TLS socket, which must not unwrap
 
 
-def _blocking_on(sock: Any) -> Any:
-    operation: Operation | None = getattr(_thread, "operation", None)
-    return nullcontext() if operation is None else operation.blocking_on(sock)
+def current_operation() -> Operation | None:
+    """The one that this thread is running."""
+    return getattr(_thread, "operation", None)
 
 
-def make_interruptible(client: Any) -> None:
-    """Wrap the network of every pool of an SDK client, proxies included; leave a transport of another make alone."""
-    http_client = getattr(client, "_client", None)
-    transports = [getattr(http_client, "_transport", None), *getattr(http_client, "_mounts", {}).values()]
-    for transport in transports:
-        pool = getattr(transport, "_pool", None)
-        backend = getattr(pool, "_network_backend", None)
-        if type(backend).__name__ == "SyncBackend":
-            pool._network_backend = _Backend(backend)  # type: ignore[union-attr]  # noqa: SLF001 - no public way
-
-
-class _Backend:
-    """httpcore's network, with streams that can be ended. A duck: its base classes are httpcore's or httpcore2's."""
-
-    def __init__(self, inner: Any) -> None:
-        self._inner = inner
-        name = type(inner).__module__.partition(".")[0]  # httpcore or httpcore2
-        self._httpcore: Any = importlib.import_module(f"{name}._backends.sync")
-
-    def connect_tcp(
-        self,
-        host: str,
-        port: int,
-        timeout: float | None = None,
-        local_address: str | None = None,
-        socket_options: Iterable[Any] | None = None,
-    ) -> _Stream:
-        core = self._httpcore
-        with core.map_exceptions({socket.timeout: core.ConnectTimeout, OSError: core.ConnectError}):
-            sock = _connect(host, port, timeout, local_address)
-            for option in (*(socket_options or ()), (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)):
-                sock.setsockopt(*option)
-        return _Stream(core.SyncStream(sock))
-
-    def connect_unix_socket(self, *args: Any, **kwargs: Any) -> _Stream:
-        return _Stream(self._inner.connect_unix_socket(*args, **kwargs))
-
-    def sleep(self, seconds: float) -> None:
-        self._inner.sleep(seconds)
-
-
-class _Stream:
-    """A stream of httpcore that can be ended."""
-
-    def __init__(self, inner: Any) -> None:
-        self._inner = inner
-        self._socket: socket.socket = inner.get_extra_info("socket")
-        self.close = inner.close
-        self.get_extra_info = inner.get_extra_info
-
-    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        with _blocking_on(self._socket):
-            data: bytes = self._inner.read(max_bytes, timeout)
-        return data
-
-    def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        with _blocking_on(self._socket):
-            self._inner.write(buffer, timeout)
-
-    def start_tls(self, ssl_context: Any, server_hostname: str | None = None, timeout: float | None = None) -> _Stream:
-        # The handshake takes the socket away from its object; a duplicate still reaches the connection.
-        with socket.socket(fileno=os.dup(self._socket.fileno())) as duplicate, _blocking_on(duplicate):
-            return _Stream(self._inner.start_tls(ssl_context, server_hostname, timeout))
-
-
-def _connect(host: str, port: int, timeout: float | None, local_address: str | None) -> socket.socket:
-    """As `socket.create_connection`, which hides its socket until it is connected."""
-    refused: OSError | None = None
-    for family, kind, protocol, _, address in socket.getaddrinfo(host, port, 0, socket.SOCK_STREAM):
-        sock = socket.socket(family, kind, protocol)
-        try:
-            sock.settimeout(timeout)
-            if local_address is not None:
-                sock.bind((local_address, 0))
-            with _blocking_on(sock):
-                sock.connect(address)
-        except OSError as exc:
-            sock.close()
-            refused = exc
-        except BaseException:
-            sock.close()
-            raise
-        else:
-            return sock
-    raise refused or OSError(f"no address found for {host}")
+def interruptibly(sock: socket.socket, block: Callable[..., _T], *args: Any) -> _T:
+    """What *block* returns, which may block on *sock* unless the operation of this thread is ended."""
+    operation = current_operation()
+    if operation is None:
+        return block(*args)
+    operation.block_on(sock)
+    try:
+        return block(*args)
+    finally:
+        operation.unblock()

@@ -13,7 +13,6 @@ from ._dispatch import Job, Outcome, Run
 from ._interrupt import InterruptToken
 from ._prefix import shared_prefixes
 from ._progress import progress_of
-from ._rate_gate import gate_for
 from ._request import DEFAULT_MODEL, Request, build_requests, check_callback, whole_number
 from ._results import ParallelInterrupt, ParallelInvocationError, Results
 from ._types import Content, TextCallback
@@ -201,7 +200,7 @@ def _fan_out(
         jobs = [
             Job(
                 i,
-                Call(request, gate_for(client, request.model), callbacks[i] if callbacks else None),
+                Call(client, request, callbacks[i] if callbacks else None),
                 group=(request.model, prefixes.get(i)),
             )
             for i, request in enumerate(requests)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -67,15 +65,18 @@ def _prefix(request: Request) -> Prefix | None:
     tools = request.params.get("tools") or []
     if _most_tokens(tools, shared) < _minimum_tokens(request.model):
         return None
-    text = json.dumps([tools, shared], default=str)
-    return Prefix(_digest(text, request), _LIFETIMES.get(_mark(shared).get("ttl", "5m"), 300.0))
+    return Prefix(_digest(tools, shared, request), _LIFETIMES.get(_mark(shared).get("ttl", "5m"), 300.0))
 
 
-def _digest(text: str, request: Request) -> bytes:
+def _digest(tools: Sequence[Any], shared: Sequence[Any], request: Request) -> bytes:
+    import hashlib
+    import json
+
     parameters = [request.params.get(name) for name in _PARAMS]
     old_version = any(name in request.params for name in _SAMPLING)
-    others = [request.model, parameters, old_version, [*request.extra_headers.items()], request.extra_body]
-    return hashlib.sha256(f"{text}\0{json.dumps(others, default=str, sort_keys=True)}".encode()).digest()
+    extra = [[*request.extra_headers.items()], request.extra_body]
+    everything = [request.model, tools, shared, parameters, old_version, extra]
+    return hashlib.sha256(json.dumps(everything, default=str, sort_keys=True).encode()).digest()
 
 
 def _mark(blocks: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:

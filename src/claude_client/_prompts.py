@@ -76,36 +76,25 @@ def marked(blocks: Sequence[Block]) -> list[Block]:
     return out
 
 
-def count_breakpoints(*parts: Any) -> int:
-    """How many cache breakpoints are set in *parts*, nested blocks included."""
-    return sum(_breakpoints_in(part) for part in parts)
+def count_breakpoints(part: Any) -> int:
+    """How many cache breakpoints are set in a block, a message, or a list of them, nested blocks included."""
+    if part is None or isinstance(part, str):
+        return 0
+    if isinstance(part, dict):
+        return (1 if part.get("cache_control") else 0) + count_breakpoints(part.get("content"))
+    return sum(map(count_breakpoints, part)) if isinstance(part, Iterable) else 0
 
 
-def size(*parts: Any) -> int:
-    """The characters of all text in *parts*, nested blocks included."""
-    return sum(_size_of(part) for part in parts)
-
-
-def _size_of(part: Any) -> int:
+def size(part: Any) -> int:
+    """The characters of all text in a block, a message, or a list of them, nested blocks included."""
     if isinstance(part, str):
         return len(part)
     if isinstance(part, dict):
-        return sum(map(_size_of, part.values()))
-    return sum(map(_size_of, part)) if isinstance(part, list) else 0
+        return sum(map(size, part.values()))
+    return sum(map(size, part)) if isinstance(part, list) else 0
 
 
 def _may_be_marked(block: Block) -> bool:
     if block.get("type") in _NEVER_MARKED:
         return False
     return block.get("type") != "text" or bool(block.get("text"))
-
-
-def _breakpoints_in(part: Any) -> int:
-    if isinstance(part, dict):
-        own = 1 if part.get("cache_control") else 0
-        return own + _breakpoints_in(part.get("content"))
-    return sum(_breakpoints_in(item) for item in part) if _is_list(part) else 0
-
-
-def _is_list(part: Any) -> bool:
-    return isinstance(part, Iterable) and not isinstance(part, (str, bytes))

@@ -339,7 +339,8 @@ class _Bucket:
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self._headers = f"anthropic-ratelimit-{name}-limit", f"anthropic-ratelimit-{name}-remaining"
+        self._limit_header = f"anthropic-ratelimit-{name}-limit"
+        self._remaining_header = f"anthropic-ratelimit-{name}-remaining"
         self._limit = 0
         self._exact = False  # the API rounds tokens to thousands
         self._sights: deque[_Sight] = deque()  # of some seconds; the last is the newest request's
@@ -401,7 +402,10 @@ class _Bucket:
         self._quickest = min(self._quickest, now - passed.at)
         newer = passed.number > self._newest
         cost = self._settle(passed.number) if newer else 0
-        limit, remaining = (_number(headers.get(name)) for name in self._headers)
+        if self._limit_header not in headers:
+            return
+        limit = _number(headers.get(self._limit_header))
+        remaining = _number(headers.get(self._remaining_header))
         if not limit or remaining is None:
             return
         last = self._sights[-1] if self._sights else None
@@ -537,4 +541,5 @@ _gates: PerClient[dict[str, RateGate]] = PerClient(dict)
 
 def gate_for(client: Any, model: str) -> RateGate:
     """The gate of all calls of *client* to *model*. It lives as long as the client does; a forked child has its own."""
-    return _gates.of(client).setdefault(model, RateGate())
+    gates = _gates.of(client)
+    return gates.get(model) or gates.setdefault(model, RateGate())

@@ -22,6 +22,8 @@ _SAMPLING_VERSION = {"anthropic-version": "2023-06-01"}
 _HEADERS = {"user_profile_id": "anthropic-user-profile-id", "workspace_id": "anthropic-workspace-id"}
 _OUR_HEADERS = {*_SAMPLING_VERSION, *_HEADERS.values()}
 
+_NONE: Mapping[str, Any] = {}
+
 _API_PARAMS = frozenset(ApiParams.__annotations__)
 _PROMPT_KEYS = frozenset(PromptSpec.__annotations__)
 
@@ -120,7 +122,8 @@ def build_request(
         ValueError: Saying what was got, for a value that cannot be sent.
         TypeError: For a name that neither we nor the SDK know.
     """
-    _check_names(params)
+    if params:
+        _check_names(params)
     if temperature != 1.0 or isinstance(temperature, bool):  # the API's own default, and newer models refuse to be told
         params["temperature"] = _number("temperature", temperature, 0, 1)
     request = Request(
@@ -128,17 +131,16 @@ def build_request(
         max_tokens=whole_number("max_tokens", max_tokens, 1),
         messages=_messages(prompt, messages, mark=cache_prompt),
         system=system_blocks(system, mark=cache_system),
-        params=_prompts.plain(params),
-        extra_headers=_headers(extra_headers),
-        extra_query=_prompts.plain(_mapping("extra_query", extra_query)),
-        extra_body=_prompts.plain(_mapping("extra_body", extra_body)),
+        params=_prompts.plain(params) if params else _NONE,
+        extra_headers=_NONE if extra_headers is None else _headers(extra_headers),
+        extra_query=_NONE if extra_query is None else _mapping("extra_query", extra_query),
+        extra_body=_NONE if extra_body is None else _extra_body(extra_body),
         timeout=_timeout(timeout),
         max_retries=whole_number("max_retries", max_retries, 0),
         streaming=bool(streaming),
         task_id=task_id,
         category=category,
     )
-    _check_extra_body(request.extra_body)
     _check_breakpoints(request)
     return request
 
@@ -287,14 +289,18 @@ def _headers(value: Any) -> dict[str, Any]:
     return {name.lower() if name.lower() in _OUR_HEADERS else name: item for name, item in headers.items()}
 
 
-def _check_extra_body(body: Mapping[str, Any]) -> None:
+def _extra_body(value: Any) -> Mapping[str, Any]:
+    body = _mapping("extra_body", value)
     if "stream" in body:
         raise ValueError("extra_body must not set 'stream': use streaming=True or invoke_claude_streaming()")
+    return body
 
 
 def _check_breakpoints(request: Request) -> None:
     automatic = 1 if request.params.get("cache_control") or request.extra_body.get("cache_control") else 0
-    found = automatic + _prompts.count_breakpoints(request.params.get("tools"), request.system, request.messages)
+    found = automatic + sum(
+        map(_prompts.count_breakpoints, (request.params.get("tools"), request.system, request.messages))
+    )
     if found > _prompts.MOST_BREAKPOINTS:
         raise ValueError(f"at most {_prompts.MOST_BREAKPOINTS} cache breakpoints are allowed, got {found}")
 
@@ -327,11 +333,11 @@ def _timeout(value: Any) -> Any:
 
 
 def _mapping(name: str, value: Any) -> Mapping[str, Any]:
-    if value is None:
-        return {}
+    """A copy of *value*."""
     if not isinstance(value, Mapping):
         raise ValueError(f"{name} must be a dict, got {_a(value)}")
-    return value
+    copy: Mapping[str, Any] = _prompts.plain(value)
+    return copy
 
 
 def _a(value: Any) -> str:

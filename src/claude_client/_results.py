@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -68,6 +67,8 @@ class Results(list["Item"]):
         )
 
     def _repr_html_(self) -> str:
+        import html
+
         head, *body = ["".join(f"<td>{html.escape(cell)}</td>" for cell in row) for row in (_COLUMNS, *self._rows())]
         rows = "".join(f"<tr>{row}</tr>" for row in body)
         return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from . import _errors
-from ._client import forget_credentials, no_credentials, shared_client
+from ._client import forget_credentials, no_credentials
 from ._errors import ClaudeInvocationError
 from ._interrupt import Ending, Operation
 from ._prompts import plain
@@ -20,8 +20,6 @@ from ._usage import Usage
 
 if TYPE_CHECKING:
     from anthropic.types import Message
-
-_T = TypeVar("_T")
 
 _SECRET_ATTRIBUTES = ("api_key", "auth_token", "aws_secret_key", "aws_session_token", "access_token")
 # Gateways have names of their own for it.
@@ -40,9 +38,9 @@ class Answer:
         return Usage.of(self.message.usage)
 
 
-def send(request: Request, on_text: TextCallback | None, operation: Operation) -> Answer:
+def send(client: Any, request: Request, on_text: TextCallback | None, operation: Operation) -> Answer:
     """
-    Make *request* once, as *operation*, and return the whole message.
+    Make *request* once on the SDK's *client*, as *operation*, and return the whole message.
 
     *on_text* gets each chunk of text on this thread. What it raises ends the stream and comes out unchanged.
 
@@ -50,14 +48,14 @@ def send(request: Request, on_text: TextCallback | None, operation: Operation) -
         ClaudeInvocationError: If there is no whole answer; a refusal is one.
         ValueError: If there are no credentials.
     """
-    with shared_client() as client, operation.current():
+    with operation.current():
         exchange = _Exchange(client, request.to_params(), operation)
         if on_text or request.must_stream or operation.must_stream:
             return exchange.stream(on_text)
         return exchange.create()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Exchange:
     """One request and its answer on one client."""
 
@@ -67,17 +65,15 @@ class _Exchange:
 
     def create(self) -> Answer:
         """The answer in one piece."""
-        response = self._sent(self.client.messages.with_raw_response.create)
-        self._heard(response.http_response)
+        message = self._sent()
         self._begun()
-        return self._whole(response.parse, response.headers.get("request-id"))
+        return self._whole(lambda: message, getattr(message, "_request_id", None))
 
     def stream(self, on_text: TextCallback | None) -> Answer:
         """The answer piece by piece."""
         streamed = StreamedMessage()
         self.params["stream"] = True
-        with closing(self._sent(self.client.messages.create)) as stream:
-            self._heard(stream.response)
+        with closing(self._sent()) as stream:
             request_id = stream.response.headers.get("request-id")
             for text in self._texts(stream, streamed):
                 if text and on_text:
@@ -99,10 +95,10 @@ class _Exchange:
             return
         raise error from error.__cause__
 
-    def _sent(self, create: Callable[..., _T]) -> _T:
-        """The response. An error that is not the API's or the network's is the SDK refusing the arguments."""
+    def _sent(self) -> Any:
+        """What the SDK makes of the response. An error before there is one may be its refusal of the arguments."""
         try:
-            return create(**self.params)
+            return self.client.messages.create(**self.params)
         except TypeError as exc:
             if "Could not resolve authentication method" not in str(exc):
                 raise
@@ -110,7 +106,7 @@ class _Exchange:
         except Exception as exc:
             if _is_missing_credentials(exc):
                 error = no_credentials(exc)
-            elif _is_about_the_exchange(exc):
+            elif self.operation.answered or _is_about_the_exchange(exc):
                 error = self._failure(exc)
             else:
                 raise
@@ -130,9 +126,6 @@ class _Exchange:
         arrived: dict[str, Any] = {"partial_text": streamed.text, "usage": streamed.usage} if streamed else {}
         if self.operation.ended:
             return ended(self.operation.ended, **arrived)
-        response = getattr(exc, "response", None)
-        if response is not None and streamed is None:
-            self._heard(response)
         error = _errors.from_sdk(exc, self._secrets(exc), **arrived)
         if error.kind == "authentication":
             forget_credentials(self.client)
@@ -152,10 +145,6 @@ class _Exchange:
             partial_text=streamed.text,
             usage=streamed.usage,
         )
-
-    def _heard(self, response: Any) -> None:
-        if self.operation.on_headers:
-            self.operation.on_headers(response.status_code, response.headers)
 
     def _begun(self) -> None:
         if self.operation.on_begin:

@@ -26,13 +26,14 @@ class Usage:
     @classmethod
     def of(cls, usage: Any) -> Usage:
         """The numbers of the SDK's `usage` object; None gives zeros."""
+        said = _set(usage)
         return cls(
-            input_tokens=_count(usage, "input_tokens"),
-            output_tokens=_count(usage, "output_tokens"),
-            cache_creation_input_tokens=_count(usage, "cache_creation_input_tokens"),
-            cache_read_input_tokens=_count(usage, "cache_read_input_tokens"),
-            cache_creation_1h_input_tokens=_count(getattr(usage, "cache_creation", None), "ephemeral_1h_input_tokens"),
-            web_search_requests=_count(getattr(usage, "server_tool_use", None), "web_search_requests"),
+            input_tokens=said.get("input_tokens") or 0,
+            output_tokens=said.get("output_tokens") or 0,
+            cache_creation_input_tokens=said.get("cache_creation_input_tokens") or 0,
+            cache_read_input_tokens=said.get("cache_read_input_tokens") or 0,
+            cache_creation_1h_input_tokens=_set(said.get("cache_creation")).get("ephemeral_1h_input_tokens") or 0,
+            web_search_requests=_set(said.get("server_tool_use")).get("web_search_requests") or 0,
         )
 
     @property
@@ -75,5 +76,6 @@ class Usage:
         }
 
 
-def _count(usage: Any, name: str) -> int:
-    return getattr(usage, name, None) or 0
+def _set(model: Any) -> dict[str, Any]:
+    """The fields of an SDK object, which are its attributes; none of None."""
+    return {} if model is None else vars(model)

@@ -1,0 +1,108 @@
+"""What goes on in the SDK's network, told to the operation that the thread is running."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import socket
+from collections.abc import Iterable
+from typing import Any
+
+from ._interrupt import current_operation, interruptibly
+
+
+def tell_operations(client: Any) -> None:
+    """
+    Have an SDK client tell operations of the head of each answer, and of all it may block on, proxies included.
+
+    A transport of another make than httpcore's is left alone: what is blocked in it cannot be ended.
+    """
+    http_client = getattr(client, "_client", None)
+    hooks = getattr(http_client, "event_hooks", None)
+    if http_client is not None and hooks is not None and _tell_of_head not in hooks["response"]:
+        http_client.event_hooks = {**hooks, "response": [*hooks["response"], _tell_of_head]}
+    transports = [getattr(http_client, "_transport", None), *getattr(http_client, "_mounts", {}).values()]
+    for transport in transports:
+        pool = getattr(transport, "_pool", None)
+        backend = getattr(pool, "_network_backend", None)
+        if type(backend).__name__ == "SyncBackend":
+            pool._network_backend = _Backend(backend)  # type: ignore[union-attr]  # noqa: SLF001 - no public way
+
+
+def _tell_of_head(response: Any) -> None:
+    if operation := current_operation():
+        operation.hear(response.status_code, response.headers)
+
+
+class _Backend:
+    """httpcore's network, with streams that can be ended. A duck: its base classes are httpcore's or httpcore2's."""
+
+    def __init__(self, inner: Any) -> None:
+        self._inner = inner
+        name = type(inner).__module__.partition(".")[0]  # httpcore or httpcore2
+        self._httpcore: Any = importlib.import_module(f"{name}._backends.sync")
+
+    def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[Any] | None = None,
+    ) -> _Stream:
+        core = self._httpcore
+        with core.map_exceptions({socket.timeout: core.ConnectTimeout, OSError: core.ConnectError}):
+            sock = _connect(host, port, timeout, local_address)
+            for option in (*(socket_options or ()), (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)):
+                sock.setsockopt(*option)
+        return _Stream(core.SyncStream(sock))
+
+    def connect_unix_socket(self, *args: Any, **kwargs: Any) -> _Stream:
+        return _Stream(self._inner.connect_unix_socket(*args, **kwargs))
+
+    def sleep(self, seconds: float) -> None:
+        self._inner.sleep(seconds)
+
+
+class _Stream:
+    """A stream of httpcore that can be ended."""
+
+    def __init__(self, inner: Any) -> None:
+        self._inner = inner
+        self._socket: socket.socket = inner.get_extra_info("socket")
+        self.close = inner.close
+        self.get_extra_info = inner.get_extra_info
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        data: bytes = interruptibly(self._socket, self._inner.read, max_bytes, timeout)
+        return data
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        if buffer:  # httpcore ends each request with nothing
+            interruptibly(self._socket, self._inner.write, buffer, timeout)
+
+    def start_tls(self, ssl_context: Any, server_hostname: str | None = None, timeout: float | None = None) -> _Stream:
+        # The handshake takes the socket away from its object; a duplicate still reaches the connection.
+        with socket.socket(fileno=os.dup(self._socket.fileno())) as duplicate:
+            return _Stream(interruptibly(duplicate, self._inner.start_tls, ssl_context, server_hostname, timeout))
+
+
+def _connect(host: str, port: int, timeout: float | None, local_address: str | None) -> socket.socket:
+    """As `socket.create_connection`, which hides its socket until it is connected."""
+    refused: OSError | None = None
+    for family, kind, protocol, _, address in socket.getaddrinfo(host, port, 0, socket.SOCK_STREAM):
+        sock = socket.socket(family, kind, protocol)
+        try:
+            sock.settimeout(timeout)
+            if local_address is not None:
+                sock.bind((local_address, 0))
+            interruptibly(sock, sock.connect, address)
+        except OSError as exc:
+            sock.close()
+            refused = exc
+        except BaseException:
+            sock.close()
+            raise
+        else:
+            return sock
+    raise refused or OSError(f"no address found for {host}")
