@@ -1,12 +1,14 @@
 """Of the calls that share a cached prefix one goes first, and the others read what it wrote."""
 
+import math
 import threading
 
 import pytest
 
 import claude_client
 from claude_client import Results, invoke_parallel, invoke_parallel_streaming
-from claude_client._cache_gate import Primed
+from claude_client._cache_gate import CacheGate, Primed
+from claude_client._dispatch import Job
 from claude_client._prefix import Prefix, shared_prefixes
 from claude_client._request import build_requests
 from claude_client.simulator import Reply, Simulator
@@ -121,6 +123,38 @@ def test_two_runs_at_once_write_a_common_prefix_once(sim):
     for run in runs:
         run.join(20)
     assert sum(request.usage["cache_creation_input_tokens"] for request in sim.requests) == 2500
+
+
+def test_a_first_that_fails_makes_room_while_its_own_run_is_busy_elsewhere(sim):
+    fails = threading.Event()
+    sim.script(Reply(fault="not_found", until=fails), matching="prompt 1.")
+    inner = []
+
+    def on_result(index, _):
+        if index == 0:
+            sim.wait_for(lambda s: s.in_flight >= 1)
+            threading.Timer(0.05, fails.set).start()
+            inner.append(fan_out(2))
+
+    asked = [{"prompt": "other", "model": "claude-opus-5"}, {"prompt": "prompt 1."}, {"prompt": "prompt 2."}]
+    options = {"shared_system": CONTEXT, "cache_shared_system": True, "return_exceptions": True}
+    assert invoke_parallel(asked, on_result=on_result, **options).errors.keys() == {1}
+    assert None not in inner[0]
+
+
+def test_a_first_that_has_to_wait_elsewhere_keeps_its_place_and_wakes_nobody():
+    primed, prefix, woken = Primed(), Prefix(b"p", 300.0), []
+    gate = CacheGate({0: prefix, 1: prefix}, primed)
+    first, second = Job(0, None), Job(1, None)
+    with primed.waking(lambda: woken.append(1)):
+        for _ in range(3):
+            assert gate.enter(first) == 0.0
+            gate.leave(first)
+            assert gate.enter(second) == math.inf
+        assert woken == []
+        gate.done(first)
+    assert woken == [1]
+    assert gate.enter(second) == 0.0
 
 
 def test_without_cache_shared_system_nobody_waits(sim):

@@ -132,6 +132,41 @@ def test_a_spend_limit_ends_a_wait_for_a_retry_too(sim):
     assert {error.kind for error in caught.value.errors.values()} == {"spend_limit"}
 
 
+def test_a_wait_too_long_ends_the_call_and_those_queued_at_the_gate(sim):
+    sim.script(says("paid for"), Reply(fault="rate_limit", retry_after=3600.0))
+    results = invoke_parallel(prompts(6), max_workers=1, return_exceptions=True)
+    assert results[0] == "paid for"
+    assert {error.kind for error in results.errors.values()} == {"rate_limit"}
+    assert all(error.retry_after > 3000 for error in results.errors.values())
+    assert len(sim.requests) == 2
+    with pytest.raises(ClaudeInvocationError, match="wait"):
+        invoke_claude("another call to the same model")
+    assert invoke_claude("one to another model", model="claude-opus-5")
+
+
+def test_a_rejection_while_others_succeed_uses_up_no_retry(sim):
+    held = [threading.Event() for _ in range(3)]
+    sim.script(
+        *[Reply(fault="rate_limit", retry_after=0.0, until=event) for event in held], says("at last"), matching="A"
+    )
+    outcome = []
+    call = threading.Thread(target=lambda: outcome.append(invoke_claude("A", max_retries=1)))
+    call.start()
+    for i, event in enumerate(held):
+        sim.wait_for(lambda s, n=i: sum("A" in r.text for r in s.requests) == n + 1)
+        invoke_claude("b")
+        event.set()
+    call.join(20)
+    assert outcome == ["at last"]
+
+
+def test_a_rejection_while_nobody_succeeds_uses_up_retries(sim):
+    sim.script(*[Reply(fault="rate_limit", retry_after=0.0)] * 3)
+    with pytest.raises(ClaudeInvocationError):
+        invoke_claude("A", max_retries=1)
+    assert len(sim.requests) == 2
+
+
 def test_jobs_run_in_a_copy_of_the_callers_context(sim):
     name = contextvars.ContextVar("name", default="unset")
     name.set("the caller's")
@@ -183,6 +218,22 @@ def test_a_callback_that_cannot_be_called_is_refused_before_any_request(sim):
     with pytest.raises(TypeError, match="on_result must be callable"):
         invoke_parallel(prompts(2), on_result="print")
     assert sim.requests == ()
+
+
+def test_a_callback_that_raises_our_own_error_fails_its_own_prompt_only(sim):
+    def fails(_):
+        raise ClaudeInvocationError("of a nested call", kind="authentication")
+
+    results = invoke_parallel_streaming(prompts(4), [fails, None, None, None], max_workers=1, return_exceptions=True)
+    assert {i: error.kind for i, error in results.errors.items()} == {0: "callback"}
+    assert results.errors[0].usage.input_tokens > 0
+    assert results.errors[0].partial_text
+
+
+def test_a_long_queue_refused_at_the_gate_ends_without_recursion(sim):
+    sim.script(*[Reply(fault="rate_limit", retry_after=120.0)] * 5)
+    results = invoke_parallel(prompts(3000), return_exceptions=True)
+    assert len(results.errors) == 3000
 
 
 def test_a_fan_out_in_a_callback_of_a_fan_out_works(sim):

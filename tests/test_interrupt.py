@@ -14,6 +14,7 @@ import claude_client
 from claude_client import (
     ClaudeInvocationError,
     InterruptToken,
+    ParallelInterrupt,
     invoke_claude,
     invoke_claude_streaming,
     invoke_parallel,
@@ -280,6 +281,7 @@ def run():
         raise SystemExit(3)
 """
 IN_MAIN = SCRIPT + "run()\n"
+MAIN_ENDS = SCRIPT + "threading.Thread(target=run).start()\nsys.stdin.readline()\n"
 IN_THREAD = SCRIPT + "threading.Thread(target=run).start()\nthreading.Event().wait()\n"
 
 
@@ -298,3 +300,62 @@ def test_ctrl_c_ends_the_run_and_the_interpreter_with_the_results(plain_sim, cod
     assert out == "ParallelInterrupt ['done', None, None] [1, 2]\n"
     assert process.returncode != 0
     plain_sim.wait_for(lambda s: s.open_connections == 0)
+
+
+def test_a_run_in_another_thread_ends_with_the_main_thread(plain_sim):
+    plain_sim.script(Reply(text="done"), matching="prompt 0")
+    plain_sim.script(*[Reply(fault="silent")] * 2)
+    environment = {**os.environ, "PYTHONPATH": str(Path(claude_client.__file__).parent.parent)}
+    with subprocess.Popen(
+        [sys.executable, "-c", MAIN_ENDS],
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        plain_sim.wait_for(lambda s: s.in_flight == 2 and len(s.requests) == 3, timeout=60)
+        out, _ = process.communicate("now\n", timeout=10)
+    assert out == "ParallelInterrupt ['done', None, None] [1, 2]\n"
+
+
+def test_a_token_tripped_as_the_last_prompt_ends_returns_all_the_same(plain_sim):
+    plain_sim.script(Reply(fault="not_found"))
+    token = InterruptToken()
+    results = invoke_parallel_interruptible(
+        prompts(2), token, max_workers=1, on_result=lambda i, _: i == 1 and token.interrupt()
+    )
+    assert results.interrupted
+    assert [error.kind for error in results.errors.values()] == ["not_found"]
+
+
+@pytest.mark.parametrize("interrupts", [1, 2])
+def test_ctrl_c_while_results_are_told_keeps_every_answer_in_its_place(plain_sim, interrupts):
+    plain_sim.script(Reply(text="three"), matching="prompt 3")
+    for i in range(3):
+        plain_sim.script(Reply(fault="silent"), matching=f"prompt {i}")
+    told = []
+
+    def on_result(*_):
+        told.append(1)
+        for _ in range(interrupts):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(ParallelInterrupt) as caught:
+        invoke_parallel(prompts(8), max_workers=4, on_result=on_result)
+    assert caught.value.results == [None, None, None, "three", None, None, None, None]
+    assert caught.value.results.errors.keys() == {0, 1, 2, 4, 5, 6, 7}
+
+
+def test_ctrl_c_while_a_queue_is_told_of_a_shared_failure_ends_the_run(plain_sim):
+    plain_sim.script(Reply(fault="authentication"))
+    told = []
+
+    def on_result(*_):
+        told.append(1)
+        if len(told) == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(ParallelInterrupt) as caught:
+        invoke_parallel(prompts(20), max_workers=1, on_result=on_result)
+    assert len(caught.value.results.errors) == 20

@@ -109,14 +109,16 @@ class CacheGate:
         if self._primed.is_primer(prefix, job):
             job.operation.must_stream = True  # its first event comes long before its last
             job.operation.on_begin = partial(self._primed.begun, prefix, self._primed.now())
+            job.operation.on_end = partial(self._primed.gone, prefix, job)
         return 0.0
 
     def leave(self, job: Job) -> None:
+        """One that waits elsewhere keeps its place; one whose attempt is over has lost it already, by `on_end`."""
+
+    def done(self, job: Job) -> None:
         """Where the job was to write the prefix and did not come to it, the next takes its place."""
         prefix = self._prefixes.get(job.index)
         if prefix is not None:
-            job.operation.must_stream = False
-            job.operation.on_begin = None
             self._primed.gone(prefix, job)
 
 

@@ -94,14 +94,19 @@ class Call:
         error.partial_text = text_of(self._content()) + error.partial_text
         return error
 
-    def broken_by(self, exc: BaseException) -> ClaudeInvocationError:
-        """The end of this call where an attempt raised *exc*: its callback did, or the SDK refused the arguments."""
+    def outcome_of(self, exc: BaseException, operation: Operation) -> ClaudeInvocationError:
+        """The end of this call where its attempt raised *exc*: our own error, its callback's, or the SDK's refusal."""
         callback = exc is self._callbacks_error
+        if isinstance(exc, ClaudeInvocationError) and not callback:
+            return exc
         error = ClaudeInvocationError(
             f"{'The callback raised' if callback else 'The request could not be made:'} {exc!r}",
             kind="callback" if callback else "invalid_request",
+            partial_text=operation.streamed.text if operation.streamed else "",
         )
         error.__cause__ = exc
+        if operation.streamed:
+            self._used.append(operation.streamed.usage)
         return self.ended_by(error)
 
     def _guarded(self, on_text: TextCallback) -> TextCallback:

@@ -59,7 +59,10 @@ class Gate(Protocol):
         """Let *job* in and return 0, or else the seconds until it is worth asking again; inf: until woken."""
 
     def leave(self, job: Job) -> None:
-        """*job*, which was let in, has ended its attempt or does not begin it."""
+        """*job*, which was let in, has ended its attempt or does not begin it yet."""
+
+    def done(self, job: Job) -> None:
+        """*job* has its outcome, and asks no more."""
 
     def waking(self, wake: Callable[[], None]) -> AbstractContextManager[object]:
         """For the length of a run: call *wake*, from any thread, whenever asking again may be worth it."""
@@ -120,11 +123,31 @@ class Run:
                     stack.enter_context(token.watched_by(self.interrupt))
                 self._loop(pool)
             except BaseException:
-                self.interrupt()
-                self._loop(pool)
+                self._wind_up(pool)
                 raise
         if self._main_thread_ended:
             raise KeyboardInterrupt("the main thread has ended")
+
+    def _wind_up(self, pool: ThreadPoolExecutor) -> None:
+        """End everything, with nobody told any more, so that nothing but the next Ctrl-C can come between."""
+        self._on_outcome = None
+        self.interrupt()
+        while len(self.outcomes) < len(self._jobs):
+            with suppress(KeyboardInterrupt):
+                with self._lock:
+                    under_way = {*self._running}
+                for job in self._jobs:
+                    if job.index not in self.outcomes and job not in under_way:
+                        self._end(job, job.call.ended_by(ended("interrupted")))
+                self._ready.clear()
+                self._due.clear()
+                if under_way:
+                    self._loop_once(pool)
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether it was ended from outside."""
+        return self._interrupted
 
     def interrupt(self) -> None:
         """End every attempt under way, and start no other. From any thread."""
@@ -145,11 +168,17 @@ class Run:
 
     def _loop(self, pool: ThreadPoolExecutor) -> None:
         while len(self.outcomes) < len(self._jobs):
-            for happened in self._what_happens_in(self._start_what_may(pool)):
-                if happened:
-                    self._finish(*happened)
-            if self._interrupted:
-                self._end_waiting(ended("interrupted"))
+            self._loop_once(pool)
+
+    def _loop_once(self, pool: ThreadPoolExecutor) -> None:
+        seconds = self._start_what_may(pool)
+        if len(self.outcomes) == len(self._jobs):  # the last were refused at a gate
+            return
+        for happened in self._what_happens_in(seconds):
+            if happened:
+                self._finish(*happened)
+        if self._interrupted:
+            self._end_waiting(ended("interrupted"))
 
     def _what_happens_in(self, seconds: float) -> Iterator[tuple[Job, Outcome | float] | None]:
         """Wait for something, at most *seconds*, and give all there is."""
@@ -178,18 +207,20 @@ class Run:
     def _next(self) -> tuple[Job | None, float]:
         """The first job that may start, which has entered all gates; else the seconds to wait for one."""
         soonest = math.inf
-        for waiting in sorted(self._ready.values()):
-            job = waiting[0]
-            try:
-                wait = self._enter(job)
-            except ClaudeInvocationError as closed:
-                self._pop_ready(job)
-                self._end(job, job.call.ended_by(closed))
-                return self._next()
-            if not wait:
-                self._pop_ready(job)
-                return job, 0.0
-            soonest = min(soonest, wait)
+        for group in [job.group for job in sorted(waiting[0] for waiting in self._ready.values())]:
+            wait = 0.0
+            while not wait and group in self._ready:
+                job = self._ready[group][0]
+                try:
+                    wait = self._enter(job)
+                except ClaudeInvocationError as closed:
+                    self._pop_ready(job)
+                    self._end(job, job.call.ended_by(closed))
+                    continue
+                if not wait:
+                    self._pop_ready(job)
+                    return job, 0.0
+                soonest = min(soonest, wait)
         return None, soonest
 
     def _enter(self, job: Job) -> float:
@@ -225,10 +256,10 @@ class Run:
         """On a thread of the pool."""
         try:
             outcome: Outcome | float = job.context.run(job.call.attempt, job.operation)
-        except ClaudeInvocationError as error:
-            outcome = error
         except BaseException as exc:  # noqa: BLE001 - a callback's error is its own prompt's only
-            outcome = job.call.broken_by(exc)
+            outcome = job.call.outcome_of(exc, job.operation)
+        if job.operation.on_end:
+            job.operation.on_end()
         self._happened.put((job, outcome))
 
     def _finish(self, job: Job, outcome: Outcome | float) -> None:
@@ -243,6 +274,8 @@ class Run:
 
     def _end(self, job: Job, outcome: Outcome) -> None:
         self.outcomes[job.index] = outcome
+        for gate in self._gates:
+            gate.done(job)
         if self._on_outcome:
             try:
                 self._on_outcome(job.index, outcome)
@@ -257,7 +290,9 @@ class Run:
         self._ready.clear()
         self._due.clear()
         for job in waiting:
-            self._end(job, job.call.ended_by(error.again()))
+            self.outcomes[job.index] = job.call.ended_by(error.again())
+        for job in waiting:  # told only now: a callback may be broken off
+            self._end(job, self.outcomes[job.index])
 
     def _make_ready(self, job: Job) -> None:
         heapq.heappush(self._ready.setdefault(job.group, []), job)

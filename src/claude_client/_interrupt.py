@@ -93,6 +93,10 @@ class Operation:
         self.on_headers = on_headers
         #: Called on the thread of the attempt once the answer has begun: what it wrote to the cache can be read.
         self.on_begin = on_begin
+        #: Called on the thread of the attempt when that is over, however it went.
+        self.on_end: Callable[[], object] | None = None
+        #: What has arrived of a stream, as far as it was read.
+        self.streamed: Any = None
         # Guards the two below, so that no socket is closed, and its number given away, while it is shut down.
         # Reentrant, as a signal handler may end what its own thread is about to block on.
         self._lock = threading.RLock()

@@ -93,7 +93,7 @@ def invoke_parallel(
         on_result=on_result,
         progress=progress,
     )
-    return results.with_errors() if return_exceptions else _whole(results, interrupt_token)
+    return results.with_errors() if return_exceptions else _whole(results)
 
 
 def invoke_parallel_streaming(
@@ -143,7 +143,7 @@ def invoke_parallel_streaming(
         on_result=on_result,
         progress=progress,
     )
-    return results.with_errors() if return_exceptions else _whole(results, interrupt_token)
+    return results.with_errors() if return_exceptions else _whole(results)
 
 
 def invoke_parallel_interruptible(
@@ -215,14 +215,13 @@ def _fan_out(
         try:
             run.to_the_end(token)
         except KeyboardInterrupt as interrupt:
-            raise ParallelInterrupt(*interrupt.args, results=Results.of(run.outcomes)) from None
-    return Results.of(run.outcomes)
+            raise ParallelInterrupt(*interrupt.args, results=Results.of(run.outcomes, interrupted=True)) from None
+    return Results.of(run.outcomes, interrupted=run.interrupted)
 
 
-def _whole(results: Results, token: InterruptToken | None) -> Results:
-    """*results*, unless a prompt failed of itself."""
-    interrupted = any(error.kind == "interrupted" for error in results.errors.values())
-    if results.errors and not (token and interrupted):
+def _whole(results: Results) -> Results:
+    """*results*, unless a prompt failed in a run that was not interrupted."""
+    if results.errors and not results.interrupted:
         raise ParallelInvocationError.of(results) from results.errors[min(results.errors)]
     return results
 

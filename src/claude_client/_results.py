@@ -22,16 +22,24 @@ class Results(list["Item"]):
         super().__init__(answers)
         #: The error of each prompt without an answer, by its index.
         self.errors: dict[int, ClaudeInvocationError] = dict(errors or {})
+        #: Whether the run was ended before its time, by its token or by Ctrl-C.
+        self.interrupted = False
 
     @classmethod
-    def of(cls, outcomes: Mapping[int, ClaudeResponse | ClaudeInvocationError]) -> Results:
-        """The results with None for every error among *outcomes*."""
+    def of(
+        cls, outcomes: Mapping[int, ClaudeResponse | ClaudeInvocationError], *, interrupted: bool = False
+    ) -> Results:
+        """The results with None for every error among *outcomes*, which has one for each prompt."""
         errors = {i: outcome for i, outcome in sorted(outcomes.items()) if isinstance(outcome, ClaudeInvocationError)}
-        return cls([None if i in errors else outcomes[i] for i in sorted(outcomes)], errors)
+        results = cls([None if i in errors else outcomes[i] for i in range(len(outcomes))], errors)
+        results.interrupted = interrupted
+        return results
 
     def with_errors(self) -> Results:
         """The same with the errors in the places of their prompts."""
-        return Results([self.errors.get(i, answer) for i, answer in enumerate(self)], self.errors)
+        results = Results([self.errors.get(i, answer) for i, answer in enumerate(self)], self.errors)
+        results.interrupted = self.interrupted
+        return results
 
     @property
     def usage(self) -> Usage:

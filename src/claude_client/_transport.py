@@ -71,7 +71,7 @@ class _Exchange:
 
     def stream(self, on_text: TextCallback | None) -> Answer:
         """The answer piece by piece."""
-        streamed = StreamedMessage()
+        streamed = self.operation.streamed = StreamedMessage()
         self.params["stream"] = True
         with closing(self._sent()) as stream:
             request_id = stream.response.headers.get("request-id")
