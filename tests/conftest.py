@@ -21,15 +21,18 @@ def alone(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("ANTHROPIC_API_KEY", helpers.KEY)
     monkeypatch.chdir(tmp_path)
-    connect = socket.socket.connect
+    for name in ("connect", "connect_ex"):
+        monkeypatch.setattr(socket.socket, name, only_here(getattr(socket.socket, name)))
+    yield
+    claude_client.set_default_client(None)
 
+
+def only_here(connect):
     def connect_here(sock, address):
         assert sock.family == socket.AF_UNIX or address[0] in {"127.0.0.1", "::1", "localhost"}, address
         return connect(sock, address)
 
-    monkeypatch.setattr(socket.socket, "connect", connect_here)
-    yield
-    claude_client.set_default_client(None)
+    return connect_here
 
 
 @pytest.fixture

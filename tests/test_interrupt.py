@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -146,6 +147,26 @@ def test_a_call_that_is_connecting_ends(monkeypatch):
         while half_open_to(port) == before == 0:
             pass
         assert run.interrupted().kind == "interrupted"
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_an_interrupt_at_the_moment_a_connection_begins_is_not_missed(monkeypatch, moment):
+    token = InterruptToken()
+    connect_ex = socket.socket.connect_ex
+
+    def interrupting(sock, address):
+        if moment == "before":
+            token.interrupt()
+        error = connect_ex(sock, address)
+        token.interrupt()
+        return error
+
+    with that_never_accepts() as port:
+        monkeypatch.setenv("ANTHROPIC_BASE_URL", f"http://127.0.0.1:{port}")
+        monkeypatch.setattr(socket.socket, "connect_ex", interrupting)
+        with pytest.raises(ClaudeInvocationError) as caught:
+            invoke_claude("hi", timeout=LONG, interrupt_token=token)
+    assert caught.value.kind == "interrupted"
 
 
 def test_a_call_in_the_middle_of_a_tls_handshake_ends(monkeypatch):

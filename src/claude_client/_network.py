@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
+import selectors
 import socket
 from collections.abc import Iterable
 from typing import Any
@@ -93,10 +95,11 @@ def _connect(host: str, port: int, timeout: float | None, local_address: str | N
     for family, kind, protocol, _, address in socket.getaddrinfo(host, port, 0, socket.SOCK_STREAM):
         sock = socket.socket(family, kind, protocol)
         try:
-            sock.settimeout(timeout)
             if local_address is not None:
                 sock.bind((local_address, 0))
-            interruptibly(sock, sock.connect, address)
+            _begin(sock, address)
+            interruptibly(sock, _await_connection, sock, timeout)
+            sock.settimeout(timeout)
         except OSError as exc:
             sock.close()
             refused = exc
@@ -106,3 +109,20 @@ def _connect(host: str, port: int, timeout: float | None, local_address: str | N
         else:
             return sock
     raise refused or OSError(f"no address found for {host}")
+
+
+def _begin(sock: socket.socket, address: Any) -> None:
+    """Begin to connect. Only a connection that has begun can be shut down, so nothing may block before."""
+    sock.setblocking(False)
+    error = sock.connect_ex(address)
+    if error not in {0, errno.EINPROGRESS, errno.EWOULDBLOCK}:
+        raise OSError(error, os.strerror(error))
+
+
+def _await_connection(sock: socket.socket, timeout: float | None) -> None:
+    with selectors.DefaultSelector() as selector:
+        selector.register(sock, selectors.EVENT_WRITE)
+        if not selector.select(timeout):
+            raise TimeoutError("timed out")
+    if error := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+        raise OSError(error, os.strerror(error))
