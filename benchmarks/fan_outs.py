@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import math
 import statistics
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import anthropic
@@ -20,6 +23,9 @@ from _simulated import reset, script, seen, simulator
 
 import claude_client
 from claude_client import InterruptToken, Results, invoke_parallel, invoke_parallel_interruptible
+
+sys.path.append(str(Path(__file__).parent.parent / "tests"))
+from servers import that_never_accepts, that_says_nothing
 
 MODEL = "claude-sonnet-4-6"
 CONTEXT = "some code " * 2000
@@ -30,6 +36,7 @@ RUNS = 5
 def main() -> None:
     cached_context()
     interrupts()
+    interrupts_while_connecting()
     many_calls()
     request_limit("20 requests/s, burst 5, with headers")
     request_limit("20 requests/s, burst 5, without headers", "--no-limit-headers")
@@ -67,13 +74,39 @@ def interrupts() -> None:
         for _ in range(RUNS):
             with calls_to() as (base_url, _):
                 script(base_url, *[reply] * 10)
-                milliseconds.append(interrupt_after(base_url, options))
-        median, longest = statistics.median(milliseconds), max(milliseconds)
-        print(f"interrupt() to return, {phase}: {median:.1f} ms (longest {longest:.1f})")
+                milliseconds.append(interrupt_after(partial(seen, base_url), options))
+        tell_interrupts(phase, milliseconds)
 
 
-def interrupt_after(base_url: str, options: dict[str, Any]) -> float:
-    """Milliseconds from interrupt() to the return of ten prompts, once they have been asked."""
+def interrupts_while_connecting() -> None:
+    for _ in range(RUNS):
+        with that_never_accepts() as port:
+            connecting.append(interrupt_to(f"http://127.0.0.1:{port}"))
+        with that_says_nothing() as (port, _):
+            shaking_hands.append(interrupt_to(f"https://127.0.0.1:{port}"))
+    tell_interrupts("connecting", connecting)
+    tell_interrupts("in a TLS handshake", shaking_hands)
+
+
+connecting: list[float] = []
+shaking_hands: list[float] = []
+
+
+def interrupt_to(base_url: str) -> float:
+    with anthropic.Anthropic(api_key="any", base_url=base_url, timeout=60) as client:
+        claude_client.set_default_client(client)
+        milliseconds = interrupt_after(lambda: True, {})
+        claude_client.set_default_client(None)
+    return milliseconds
+
+
+def tell_interrupts(phase: str, milliseconds: list[float]) -> None:
+    median, longest = statistics.median(milliseconds), max(milliseconds)
+    print(f"interrupt() to return, {phase}: {median:.1f} ms (longest {longest:.1f})")
+
+
+def interrupt_after(reached: Callable[[], object], options: dict[str, Any]) -> float:
+    """Milliseconds from interrupt() to the return of ten prompts, a moment after *reached*."""
     token = InterruptToken()
     returned: list[float] = []
 
@@ -84,7 +117,7 @@ def interrupt_after(base_url: str, options: dict[str, Any]) -> float:
 
     thread = threading.Thread(target=run)
     thread.start()
-    while not seen(base_url):
+    while not reached():
         time.sleep(0.01)
     time.sleep(0.3)
     began = time.perf_counter()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Self
@@ -34,7 +34,7 @@ class Proxy:
         for sock in self._open:
             sock.close()
 
-    def _in_thread(self, target, *args) -> None:
+    def _in_thread(self, target: Callable[..., None], *args: socket.socket) -> None:
         thread = threading.Thread(target=target, args=args)
         self._threads.append(thread)
         thread.start()
@@ -51,7 +51,9 @@ class Proxy:
         head = client.recv(65536)
         if not head:
             return
-        host, port = re.match(rb"\w+ (?:http://)?([\d.]+):(\d+)", head).groups()
+        named = re.match(rb"\w+ (?:http://)?([\d.]+):(\d+)", head)
+        assert named, head
+        host, port = named.groups()
         server = socket.create_connection((host.decode(), int(port)))
         self._open.append(server)
         if head.startswith(b"CONNECT"):
