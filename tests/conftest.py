@@ -11,6 +11,7 @@ import respx
 
 import claude_client
 import helpers
+from claude_client.simulator import Simulator
 
 
 @pytest.fixture(autouse=True)
@@ -48,3 +49,12 @@ def slept(monkeypatch):
     delays: list[float] = []
     monkeypatch.setattr(time, "sleep", delays.append)
     return delays
+
+
+@pytest.fixture
+def sim(monkeypatch):
+    """A simulator that our own client is pointed at."""
+    with Simulator() as simulator:
+        monkeypatch.setenv("ANTHROPIC_BASE_URL", simulator.base_url)
+        yield simulator
+        claude_client.set_default_client(None)

@@ -5,23 +5,14 @@ import threading
 
 import pytest
 
-import claude_client
 from claude_client import Results, invoke_parallel, invoke_parallel_streaming
 from claude_client._cache_gate import CacheGate, Primed
 from claude_client._dispatch import Job
 from claude_client._prefix import Prefix, shared_prefixes
 from claude_client._request import build_requests
-from claude_client.simulator import Reply, Simulator
+from claude_client.simulator import Reply
 
 CONTEXT = "some code " * 1000  # 2,500 tokens, as the simulator counts
-
-
-@pytest.fixture
-def sim(monkeypatch):
-    with Simulator() as simulator:
-        monkeypatch.setenv("ANTHROPIC_BASE_URL", simulator.base_url)
-        yield simulator
-        claude_client.set_default_client(None)
 
 
 def prompts(count, **options):

@@ -6,7 +6,6 @@ import threading
 
 import pytest
 
-import claude_client
 from claude_client import (
     ClaudeInvocationError,
     ParallelInvocationError,
@@ -15,15 +14,7 @@ from claude_client import (
     invoke_parallel_interruptible,
     invoke_parallel_streaming,
 )
-from claude_client.simulator import Reply, Simulator
-
-
-@pytest.fixture
-def sim(monkeypatch):
-    with Simulator() as simulator:
-        monkeypatch.setenv("ANTHROPIC_BASE_URL", simulator.base_url)
-        yield simulator
-        claude_client.set_default_client(None)
+from claude_client.simulator import Reply
 
 
 def prompts(count, **options):

@@ -19,14 +19,6 @@ from claude_client.simulator import Reply, Simulator
 from helpers import KEY
 
 
-@pytest.fixture
-def sim(monkeypatch):
-    with Simulator() as simulator:
-        monkeypatch.setenv("ANTHROPIC_BASE_URL", simulator.base_url)
-        yield simulator
-        claude_client.set_default_client(None)
-
-
 @contextmanager
 def expected(kind):
     with pytest.raises(ClaudeInvocationError) as caught:
