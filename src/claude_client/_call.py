@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from ._client import shared_client
@@ -14,7 +14,7 @@ from ._interrupt import InterruptToken, Operation
 from ._prompts import plain, size
 from ._rate_gate import Pass, gate_for
 from ._request import Request
-from ._response import ClaudeResponse, text_of, total
+from ._response import TRUNCATING, ClaudeResponse, text_of, total
 from ._retry import RetryPolicy, next_delay
 from ._transport import Answer, ended, send
 from ._types import TextCallback
@@ -27,7 +27,9 @@ MOST_PAUSES = 10
 
 _TRUNCATED = "The answer was cut off (%s, %d output tokens): .truncated is set"
 
-_CHARACTERS_PER_TOKEN = 4  # roughly; the rate gate learns by how much it is wrong
+_CHARACTERS_PER_TOKEN = 4
+
+_UNWATCHED: AbstractContextManager[None] = nullcontext()
 
 
 class Call:
@@ -40,9 +42,10 @@ class Call:
     def __init__(self, client: Any, request: Request, on_text: TextCallback | None = None) -> None:
         self._client = client
         self._request = self._asked = request
+        self._guessed_tokens = _guess(request)
         self._gate = gate_for(client, request.model)
         self._passed: Pass | None = None
-        self._headers: Mapping[str, str] = {}
+        self._limits: Mapping[str, str] = {}
         self._on_text = on_text and self._guarded(on_text)
         self._callbacks_error: BaseException | None = None
         self._attempt = 0
@@ -56,8 +59,7 @@ class Call:
         Raises:
             ClaudeInvocationError: If the API wants a longer pause than is waited for.
         """
-        characters = size(self._request.messages) + size(self._request.system)
-        passed = self._gate.enter(characters // _CHARACTERS_PER_TOKEN)
+        passed = self._gate.enter(self._guessed_tokens)
         if isinstance(passed, float):
             return passed
         self._passed = passed
@@ -121,10 +123,10 @@ class Call:
 
         return give
 
-    def _heard(self, status: int, headers: Mapping[str, str]) -> None:
-        self._headers = headers
+    def _heard(self, status: int, limits: Mapping[str, str]) -> None:
+        self._limits = limits
         if status != 429 and self._passed:
-            self._gate.heard(self._passed, headers)
+            self._gate.heard(self._passed, limits)
 
     def _delay_after(self, error: ClaudeInvocationError) -> float | None:
         if self._waits_at_the_gate(error):
@@ -141,7 +143,7 @@ class Call:
         if self._passed is None:
             return False
         if error.kind == "rate_limit" and error.status_code == 429:
-            return self._gate.rejected(self._passed, error.retry_after, self._headers)
+            return self._gate.rejected(self._passed, error.retry_after, self._limits)
         return False
 
     def _take(self, answer: Answer) -> ClaudeResponse | float:
@@ -167,6 +169,7 @@ class Call:
                 request_id=answer.request_id,
             )
         self._request = self._asked.continued(plain(self._content()))
+        self._guessed_tokens = _guess(self._request)
         self._attempt = 0
 
     def _joined(self) -> ClaudeResponse:
@@ -194,11 +197,16 @@ def run(request: Request, on_text: TextCallback | None = None, token: InterruptT
             while delay := call.enter():
                 _wait(call, delay, token)
             operation = Operation()
-            with token.watched_by(operation.end) if token else nullcontext():
+            with token.watched_by(operation.end) if token else _UNWATCHED:
                 outcome = call.attempt(operation)
             if isinstance(outcome, ClaudeResponse):
                 return outcome
             _wait(call, outcome, token)
+
+
+def _guess(request: Request) -> int:
+    """Its input tokens, roughly; the rate gate learns by how much it is wrong."""
+    return (size(request.messages) + size(request.system)) // _CHARACTERS_PER_TOKEN
 
 
 def _wait(call: Call, seconds: float, token: InterruptToken | None) -> None:
@@ -209,7 +217,8 @@ def _wait(call: Call, seconds: float, token: InterruptToken | None) -> None:
 
 
 def _tell(response: ClaudeResponse) -> None:
-    if response.truncated:
-        _log.warning(_TRUNCATED, response.stop_reason, response.usage.output_tokens)
-    elif response.stop_reason == "tool_use":
+    reason = response.message.stop_reason
+    if reason in TRUNCATING:
+        _log.warning(_TRUNCATED, reason, response.usage.output_tokens)
+    elif reason == "tool_use":
         _log.info("The model asks for a tool: see .message.content")

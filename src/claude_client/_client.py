@@ -6,8 +6,7 @@ import atexit
 import inspect
 import os
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -36,6 +35,14 @@ class _Shared:
         if self.process != os.getpid():
             return False
         return self.built_from is None or self.built_from == _credentials.environment()
+
+    def __enter__(self) -> Any:
+        return self.client
+
+    def __exit__(self, *exc_info: object) -> None:
+        with _lock:
+            self.calls -= 1
+        self.close_if_finished()
 
     def close_if_finished(self) -> None:
         """To be called without the lock: nobody takes a replaced client any more."""
@@ -90,22 +97,27 @@ def has_credentials() -> bool:
         return False
 
 
-@contextmanager
-def shared_client() -> Iterator[Any]:
+def shared_client() -> AbstractContextManager[Any]:
     """
-    The client to make one call with. It stays open until the call has ended, whatever is set meanwhile.
+    The client to make one call with, in a `with` block. It stays open until that ends, whatever is set meanwhile.
 
     Raises:
         ValueError: If there are no credentials anywhere, naming every place looked at, or if they are malformed.
         RuntimeError: If the default client was brought before this process was forked, and cannot work here.
     """
-    used = _take()
-    try:
-        yield used.client
-    finally:
-        with _lock:
-            used.calls -= 1
-        used.close_if_finished()
+    global _current
+    outdated = None
+    with _lock:
+        if _current is None or not _current.up_to_date():
+            built = _rebuilt(_current)
+            outdated, _current = _current, built
+        taken = _current
+        taken.calls += 1
+        if outdated:
+            outdated.replaced = True
+    if outdated:
+        outdated.close_if_finished()
+    return taken
 
 
 def forget_credentials(client: Any) -> None:
@@ -125,22 +137,6 @@ def no_credentials(exc: Exception) -> NoCredentialsError:
     error = NoCredentialsError(f"{_credentials.nothing_found()} The SDK says: {exc}")
     error.__cause__ = exc
     return error
-
-
-def _take() -> _Shared:
-    global _current
-    outdated = None
-    with _lock:
-        if _current is None or not _current.up_to_date():
-            built = _rebuilt(_current)
-            outdated, _current = _current, built
-        taken = _current
-        taken.calls += 1
-        if outdated:
-            outdated.replaced = True
-    if outdated:
-        outdated.close_if_finished()
-    return taken
 
 
 def _replace(shared: _Shared | None) -> None:

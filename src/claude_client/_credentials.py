@@ -33,14 +33,13 @@ _READ = (
     "HTTP_PROXY",
     "SSL_CERT_FILE",
 )
-_READ_AS_BYTES = tuple(map(os.fsencode, _READ))
+_ENCODED = tuple(map(os.environ.encodekey, _READ))
 
 
 def environment() -> tuple[Any, ...]:
     """The part of the environment that a client is built from, to notice when it changes."""
-    if os.supports_bytes_environ:  # asked for every call, and several times as fast
-        return tuple(map(os.environb.get, _READ_AS_BYTES))
-    return tuple(map(os.environ.get, _READ))
+    read = getattr(os.environ, "_data", None)  # asked for every call, and ten times as fast
+    return tuple(map(read.get, _ENCODED)) if isinstance(read, dict) else tuple(map(os.environ.get, _READ))
 
 
 def find_credentials(folders: Sequence[str | os.PathLike[str]] = FOLDERS) -> dict[str, str]:

@@ -80,19 +80,14 @@ class InterruptToken:
 class Operation:
     """One attempt as others see it: they can end it, and are told how far it is. Safe from any thread."""
 
-    def __init__(
-        self,
-        *,
-        must_stream: bool = False,
-        on_headers: Callable[[int, Mapping[str, str]], object] | None = None,
-        on_begin: Callable[[], object] | None = None,
-    ) -> None:
-        #: Whether a stream is wanted for its own sake: *on_begin* then comes as early as can be.
-        self.must_stream = must_stream
-        #: Called with status and headers of the answer, on the thread of the attempt, before its body is read.
-        self.on_headers = on_headers
+    def __init__(self) -> None:
+        #: Whether a stream is wanted for its own sake: `on_begin` then comes as early as can be.
+        self.must_stream = False
+        #: Called with the status of the answer and its headers about rate limits (their names in lower case), on the
+        #: thread of the attempt, before its body is read.
+        self.on_headers: Callable[[int, Mapping[str, str]], object] | None = None
         #: Called on the thread of the attempt once the answer has begun: what it wrote to the cache can be read.
-        self.on_begin = on_begin
+        self.on_begin: Callable[[], object] | None = None
         #: Called on the thread of the attempt when that is over, however it went.
         self.on_end: Callable[[], object] | None = None
         #: What has arrived of a stream, as far as it was read.
@@ -104,6 +99,7 @@ class Operation:
         self.answered = False
         self._blocked_on: socket.socket | None = None
         self._ended: Ending | None = None
+        self._around: Operation | None = None
 
     @property
     def ended(self) -> Ending | None:
@@ -117,15 +113,13 @@ class Operation:
             if self._blocked_on is not None:
                 _shut_down(self._blocked_on)
 
-    @contextmanager
-    def current(self) -> Iterator[None]:
+    def __enter__(self) -> None:
         """Be the operation of this thread; one it is in the middle of comes back afterwards."""
-        before = getattr(_thread, "operation", None)
+        self._around = current_operation()
         _thread.operation = self
-        try:
-            yield
-        finally:
-            _thread.operation = before
+
+    def __exit__(self, *exc_info: object) -> None:
+        _thread.operation = self._around
 
     def block_on(self, sock: socket.socket) -> None:
         """Say that this thread may now block on *sock*, until `unblock`. What had arrived by the end still counts."""
@@ -134,11 +128,11 @@ class Operation:
                 raise EndedError(f"the call was {self._ended}")
             self._blocked_on = sock
 
-    def hear(self, status: int, headers: Mapping[str, str]) -> None:
+    def hear(self, status: int, limits: Mapping[str, str]) -> None:
         """The head of the answer has arrived."""
         self.answered = True
         if self.on_headers:
-            self.on_headers(status, headers)
+            self.on_headers(status, limits)
 
     def unblock(self) -> None:
         """Say that this thread no longer blocks."""
@@ -150,7 +144,11 @@ class EndedError(Exception):
     """The operation of this thread was ended; what it was about to do is not begun."""
 
 
-_thread = threading.local()
+class _Thread(threading.local):
+    operation: Operation | None = None
+
+
+_thread = _Thread()
 
 
 def _shut_down(sock: socket.socket) -> None:
@@ -162,12 +160,12 @@ def _shut_down(sock: socket.socket) -> None:
 
 def current_operation() -> Operation | None:
     """The one that this thread is running."""
-    return getattr(_thread, "operation", None)
+    return _thread.operation
 
 
 def interruptibly(sock: socket.socket, block: Callable[..., _T], *args: Any) -> _T:
     """What *block* returns, which may block on *sock* unless the operation of this thread is ended."""
-    operation = current_operation()
+    operation = _thread.operation
     if operation is None:
         return block(*args)
     operation.block_on(sock)

@@ -33,7 +33,16 @@ def tell_operations(client: Any) -> None:
 
 def _tell_of_head(response: Any) -> None:
     if operation := current_operation():
-        operation.hear(response.status_code, response.headers)
+        operation.hear(response.status_code, _limits(response.headers))
+
+
+def _limits(headers: Any) -> dict[str, str]:
+    """What *headers* say of rate limits, by names in lower case. Read raw: httpx decodes all of them at each look."""
+    return {
+        name.decode("latin-1").lower(): value.decode("latin-1")
+        for name, value in headers.raw
+        if b"ratelimit" in name.lower()
+    }
 
 
 class _Backend:

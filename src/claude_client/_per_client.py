@@ -27,9 +27,10 @@ class PerClient(Generic[_T]):
     def of(self, client: Any) -> _T:
         """The value of *client*."""
         with self._lock:
-            if client not in self._values:
-                self._values[client] = self._make()
-            return self._values[client]
+            try:
+                return self._values[client]
+            except KeyError:
+                return self._values.setdefault(client, self._make())
 
     def _forget(self) -> None:
         self._lock = threading.Lock()  # guards _values; anew, as a copy of the parent's may be held for ever

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 EPHEMERAL = {"type": "ephemeral"}
@@ -82,7 +82,7 @@ def count_breakpoints(part: Any) -> int:
         return 0
     if isinstance(part, dict):
         return (1 if part.get("cache_control") else 0) + count_breakpoints(part.get("content"))
-    return sum(map(count_breakpoints, part)) if isinstance(part, Iterable) else 0
+    return sum(map(count_breakpoints, part)) if isinstance(part, list) else 0
 
 
 def size(part: Any) -> int:

@@ -17,7 +17,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from ._errors import ClaudeInvocationError
 from ._per_client import PerClient
@@ -35,8 +35,7 @@ _TRICKLE = 10.0  # seconds without a request or an answer, after which one may g
 _LONGEST_LOOK = 0.25  # seconds to wait on what the headers said; meanwhile they may say better
 
 
-@dataclass(frozen=True, slots=True)
-class Pass:
+class Pass(NamedTuple):
     """Leave to send one request now. Its gate must hear how it went: `heard`, `rejected` or `left`."""
 
     number: int
@@ -69,7 +68,8 @@ class RateGate:
         self._lock = threading.Lock()  # guards everything below
         self._passes = 0
         self._accepted = 0
-        self._in_flight: set[int] = set()
+        self._in_flight: dict[int, Pass] = {}
+        self._told = False  # whether there ever were limit headers; until then there is nothing to keep books of
         self._requests = _Bucket("requests")
         self._tokens = _Bucket("input-tokens")
         self._calibration = _Calibration()
@@ -99,11 +99,11 @@ class RateGate:
 
     def heard(self, passed: Pass, headers: Mapping[str, str]) -> None:
         """
-        The server let the request in, whatever became of it then. *headers* are those of its answer, which may
-        still be under way; they must be found in lower case.
+        The server let the request in, whatever became of it then. *headers* are those of its answer that are about
+        rate limits, by their names in lower case; the answer may still be under way.
         """
         with self._lock:
-            if not self._ends(passed):
+            if not self._ends(passed, headers):
                 return
             self._accepted += 1
             self._shut_in_a_row = 0
@@ -115,7 +115,8 @@ class RateGate:
         """A request that was let in cost *input_tokens*: cache writes included, cache reads not."""
         with self._lock:
             self._calibration.add(passed.guessed, input_tokens)
-            self._tokens.amend(passed.number, input_tokens - passed.tokens)
+            if self._told:
+                self._tokens.amend(passed.number, input_tokens - passed.tokens)
 
     def rejected(self, passed: Pass, retry_after: float | None, headers: Mapping[str, str]) -> bool:
         """
@@ -126,7 +127,7 @@ class RateGate:
             without using up one of its retries.
         """
         with self._lock:
-            if self._ends(passed):
+            if self._ends(passed, headers):
                 self._give_back(passed)
                 self._look(passed, headers)
                 self._close(passed, retry_after)
@@ -135,7 +136,7 @@ class RateGate:
     def left(self, passed: Pass) -> None:
         """The request ended without a word from the server. Does nothing after `heard` or `rejected`."""
         with self._lock:
-            if self._ends(passed):
+            if self._ends(passed, {}):
                 self._give_back(passed)
 
     def __repr__(self) -> str:
@@ -151,37 +152,42 @@ class RateGate:
     # The caller of what follows holds the lock.
 
     def _wait(self, tokens: int, now: float) -> float:
-        return max(
-            self._pace.due - now if self._pace else 0.0,
-            self._requests.wait(1, now),
-            self._tokens.wait(tokens, now),
-        )
+        wait = self._pace.due - now if self._pace else 0.0
+        return max(wait, self._requests.wait(1, now), self._tokens.wait(tokens, now)) if self._told else wait
 
     def _give(self, guessed: int, tokens: int, now: float) -> Pass:
         passed = Pass(self._passes, now, guessed, tokens, self._accepted)
         self._passes += 1
-        self._in_flight.add(passed.number)
+        self._in_flight[passed.number] = passed
         self._past.note(passed)
-        self._requests.take(passed.number, 1, now)
-        self._tokens.take(passed.number, tokens, now)
+        if self._told:
+            self._take(passed)
         if self._pace:
             self._pace.step(now)
             if self._pace.rate > _FREE_RATE:
                 self._pace = None
         return passed
 
-    def _ends(self, passed: Pass) -> bool:
-        """Whether *passed* was in flight. It no longer is."""
-        if passed.number not in self._in_flight:
-            return False
-        self._in_flight.remove(passed.number)
-        return True
+    def _ends(self, passed: Pass, headers: Mapping[str, str]) -> bool:
+        """Whether *passed* was in flight. It no longer is. With the first headers, the books are opened."""
+        if headers and not self._told:
+            self._told = True
+            for known in self._in_flight.values():
+                self._take(known)
+        return self._in_flight.pop(passed.number, None) is not None
+
+    def _take(self, passed: Pass) -> None:
+        self._requests.take(passed.number, 1, passed.at)
+        self._tokens.take(passed.number, passed.tokens, passed.at)
 
     def _give_back(self, passed: Pass) -> None:
-        self._requests.amend(passed.number, -1)
-        self._tokens.amend(passed.number, -passed.tokens)
+        if self._told:
+            self._requests.amend(passed.number, -1)
+            self._tokens.amend(passed.number, -passed.tokens)
 
     def _look(self, passed: Pass, headers: Mapping[str, str]) -> None:
+        if not self._told:
+            return
         now = self._clock()
         self._requests.look(passed, now, headers)
         self._tokens.look(passed, now, headers)
@@ -402,8 +408,6 @@ class _Bucket:
         self._quickest = min(self._quickest, now - passed.at)
         newer = passed.number > self._newest
         cost = self._settle(passed.number) if newer else 0
-        if self._limit_header not in headers:
-            return
         limit = _number(headers.get(self._limit_header))
         remaining = _number(headers.get(self._remaining_header))
         if not limit or remaining is None:
@@ -420,8 +424,8 @@ class _Bucket:
     def _settle(self, number: int) -> int:
         """Count what was taken up to pass *number*, and return what it took itself."""
         cost = 0
-        for earlier in range(self._newest + 1, number + 1):
-            _, cost = self._later.pop(earlier)
+        for settled in [taken for taken in self._later if taken <= number]:
+            _, cost = self._later.pop(settled)
             self._settled += cost
             self._later_sum -= cost
         self._newest = number
@@ -429,7 +433,7 @@ class _Bucket:
 
     def _arrived(self, now: float) -> tuple[int, int]:
         """What has surely reached the server, and the first pass that may not have, one round trip being due."""
-        arrived, unseen = self._settled + self._later_sum, self._newest + len(self._later) + 1
+        arrived, unseen = self._settled + self._later_sum, max(self._later, default=self._newest) + 1
         for number, (sent, cost) in reversed(self._later.items()):
             if sent <= now - self._quickest:
                 break

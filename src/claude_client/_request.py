@@ -78,6 +78,8 @@ class Request:
 
     def _place(self, sent: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         """Put each parameter into *sent*, or into the extra body or headers that are returned."""
+        if not (self.params or self.extra_body):
+            return {}, {**self.extra_headers}
         body: dict[str, Any] = {}
         headers: dict[str, Any] = {}
         known = _sdk.create_parameters() if self.params else frozenset()
@@ -298,9 +300,8 @@ def _extra_body(value: Any) -> Mapping[str, Any]:
 
 def _check_breakpoints(request: Request) -> None:
     automatic = 1 if request.params.get("cache_control") or request.extra_body.get("cache_control") else 0
-    found = automatic + sum(
-        map(_prompts.count_breakpoints, (request.params.get("tools"), request.system, request.messages))
-    )
+    parts = (request.params.get("tools"), request.system, request.messages)
+    found = automatic + sum(_prompts.count_breakpoints(part) for part in parts if part)
     if found > _prompts.MOST_BREAKPOINTS:
         raise ValueError(f"at most {_prompts.MOST_BREAKPOINTS} cache breakpoints are allowed, got {found}")
 

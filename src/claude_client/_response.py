@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from anthropic.types import Message
 
-_TRUNCATING = ("max_tokens", "model_context_window_exceeded")
+TRUNCATING = ("max_tokens", "model_context_window_exceeded")
 
 
 class ClaudeResponse(str):  # noqa: SLOT000 - people may hang their own notes on an answer
@@ -79,7 +79,7 @@ class ClaudeResponse(str):  # noqa: SLOT000 - people may hang their own notes on
     @property
     def truncated(self) -> bool:
         """Whether the text was cut off, by `max_tokens` or the end of the context window."""
-        return self.stop_reason in _TRUNCATING
+        return self.message.stop_reason in TRUNCATING
 
     def _repr_markdown_(self) -> str:
         return str(self)
@@ -92,4 +92,4 @@ def total(usages: Iterable[Usage]) -> Usage:
 
 def text_of(content: Iterable[Any]) -> str:
     """The text of all text blocks. By `type`, as the SDK builds unknown blocks as text blocks without a text."""
-    return "".join(block.text for block in content if block.type == "text")
+    return "".join([block.text for block in content if block.type == "text"])

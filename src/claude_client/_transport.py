@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import _errors
 from ._client import forget_credentials, no_credentials
@@ -26,8 +26,7 @@ _SECRET_ATTRIBUTES = ("api_key", "auth_token", "aws_secret_key", "aws_session_to
 _SECRET_WORDS = ("auth", "key", "token", "secret", "cookie")
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """A whole message and the id of its request."""
 
     message: Message
@@ -48,7 +47,7 @@ def send(client: Any, request: Request, on_text: TextCallback | None, operation:
         ClaudeInvocationError: If there is no whole answer; a refusal is one.
         ValueError: If there are no credentials.
     """
-    with operation.current():
+    with operation:
         exchange = _Exchange(client, request.to_params(), operation)
         if on_text or request.must_stream or operation.must_stream:
             return exchange.stream(on_text)

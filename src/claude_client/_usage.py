@@ -26,14 +26,14 @@ class Usage:
     @classmethod
     def of(cls, usage: Any) -> Usage:
         """The numbers of the SDK's `usage` object; None gives zeros."""
-        said = _set(usage)
+        said = {} if usage is None else vars(usage)
         return cls(
             input_tokens=said.get("input_tokens") or 0,
             output_tokens=said.get("output_tokens") or 0,
             cache_creation_input_tokens=said.get("cache_creation_input_tokens") or 0,
             cache_read_input_tokens=said.get("cache_read_input_tokens") or 0,
-            cache_creation_1h_input_tokens=_set(said.get("cache_creation")).get("ephemeral_1h_input_tokens") or 0,
-            web_search_requests=_set(said.get("server_tool_use")).get("web_search_requests") or 0,
+            cache_creation_1h_input_tokens=_part(said, "cache_creation", "ephemeral_1h_input_tokens"),
+            web_search_requests=_part(said, "server_tool_use", "web_search_requests"),
         )
 
     @property
@@ -76,6 +76,7 @@ class Usage:
         }
 
 
-def _set(model: Any) -> dict[str, Any]:
-    """The fields of an SDK object, which are its attributes; none of None."""
-    return {} if model is None else vars(model)
+def _part(said: dict[str, Any], name: str, count: str) -> int:
+    """A *count* in a part of a usage that the API may leave out."""
+    part = said.get(name)
+    return 0 if part is None else vars(part).get(count) or 0
