@@ -4,6 +4,7 @@ import typing
 import pytest
 
 import claude_client
+from claude_client._conversation import CONTINUATION_PROMPT
 
 # The user's contract: names, order and defaults of what can be passed by position.
 PROMPT = {"prompt": inspect.Parameter.empty}
@@ -21,6 +22,16 @@ FAN_OUT = {
 CONTRACT = {
     "invoke_claude": {**PROMPT, **MODEL, **CALL, "streaming": False, **CACHE, "messages": None},
     "invoke_claude_streaming": {**PROMPT, "callback": None, **MODEL, **CALL, **CACHE},
+    "ConversationThread": {
+        "system": None,
+        **MODEL,
+        "max_tokens": 4096,
+        "temperature": 1.0,
+        "cache_system": True,
+        "max_turns": None,
+        "continuation_prompt": CONTINUATION_PROMPT,
+    },
+    "StallDetector": {"timeout": 60.0, "on_stall": None},
     "invoke_parallel": FAN_OUT,
     "invoke_parallel_streaming": {"prompts": FAN_OUT["prompts"], "callbacks": None, **FAN_OUT},
     "invoke_parallel_interruptible": {"prompts": FAN_OUT["prompts"], "interrupt_token": None, **FAN_OUT},
@@ -46,4 +57,5 @@ def test_every_public_function_and_class_is_documented():
 
 @pytest.mark.parametrize("name", CONTRACT)
 def test_annotations_resolve_at_run_time(name):
-    assert "return" in typing.get_type_hints(getattr(claude_client, name))
+    one = getattr(claude_client, name)
+    assert "return" in typing.get_type_hints(one.__init__ if inspect.isclass(one) else one)

@@ -21,6 +21,7 @@ BOTTOM_UP = [
     "_sdk",
     "_credentials",
     "_request",
+    "_stall",
     "_prefix",
     "_retry",
     "_per_client",
@@ -34,6 +35,7 @@ BOTTOM_UP = [
     "_dispatch",
     "_cache_gate",
     "_invoke",
+    "_conversation",
     "_parallel",
     "__init__",
 ]

@@ -227,7 +227,7 @@ def test_a_pause_of_more_than_a_minute_is_not_waited_for(seasoned, clock):
     with pytest.raises(ClaudeInvocationError, match="another 3000 s to go, and calls wait 60 s at most") as caught:
         seasoned.enter(1)
     error = caught.value
-    assert (error.kind, error.retry_after, error.retryable, error.status_code) == ("rate_limit", 3000.0, False, None)
+    assert (error.kind, error.retry_after, error.retryable, error.status_code) == ("rate_limit", 3000.0, True, None)
 
 
 def test_its_last_minute_is(seasoned, clock):

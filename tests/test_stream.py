@@ -1,9 +1,14 @@
 from contextlib import suppress
 
 import anthropic
+import httpx
 import pytest
 
 from claude_client import ClaudeInvocationError, invoke_claude, invoke_claude_streaming
+from claude_client._client import shared_client
+from claude_client._interrupt import Operation
+from claude_client._request import build_request
+from claude_client._transport import send
 from helpers import block, core, end, error, event, reply, start, stream, streamed, text_block
 
 
@@ -245,3 +250,30 @@ def test_plain_and_streamed_answers_are_the_same_value(api):
     api.answers(reply("Hello"), streamed("Hel", "lo"))
     plain, by_stream = invoke_claude("hi"), invoke_claude("hi", streaming=True)
     assert plain.message.to_dict() == by_stream.message.to_dict()
+
+
+def test_any_event_but_a_ping_is_a_sign_of_life(api):
+    thought = {"type": "thinking_delta", "thinking": "hm"}
+    thinking = block(0, {"type": "thinking", "thinking": "", "signature": ""}, thought)
+    parts = [start(), event("ping"), *thinking, event("ping"), *end()]
+    operation, lives = Operation(), []
+
+    def body():
+        for part in parts:
+            lives.append(operation.alive_at)
+            yield part
+
+    api.answers(httpx.Response(200, content=body(), headers={"content-type": "text/event-stream"}))
+    request = build_request(prompt="hi", streaming=True)
+    with shared_client() as client:
+        send(client, request, None, operation)
+    alive = [before != after for before, after in zip(lives, [*lives[1:], operation.alive_at], strict=True)]
+    pings = [part.startswith(b"event: ping") for part in parts]
+    assert [not life for life in alive] == pings
+
+
+def test_a_broken_stream_has_its_request_id(api):
+    api.answers(stream(start(), *text_block("half"), core.ReadError("gone")))
+    with pytest.raises(ClaudeInvocationError) as caught:
+        invoke_claude("hi", streaming=True, max_retries=0)
+    assert caught.value.request_id == "req_1"

@@ -59,7 +59,11 @@ class Call:
         Raises:
             ClaudeInvocationError: If the API wants a longer pause than is waited for.
         """
-        passed = self._gate.enter(self._guessed_tokens)
+        try:
+            passed = self._gate.enter(self._guessed_tokens)
+        except ClaudeInvocationError as shut:
+            self.ended_by(shut)
+            raise
         if isinstance(passed, float):
             return passed
         self._passed = passed

@@ -215,7 +215,7 @@ class Run:
                     wait = self._enter(job)
                 except ClaudeInvocationError as closed:
                     self._pop_ready(job)
-                    self._end(job, job.call.ended_by(closed))
+                    self._end(job, closed)
                     continue
                 if not wait:
                     self._pop_ready(job)

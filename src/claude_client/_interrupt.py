@@ -90,6 +90,8 @@ class Operation:
         self.on_begin: Callable[[], object] | None = None
         #: Called on the thread of the attempt when that is over, however it went.
         self.on_end: Callable[[], object] | None = None
+        #: When it was sent, or the last event of its stream arrived, by `time.monotonic`; None before it is sent.
+        self.alive_at: float | None = None
         #: What has arrived of a stream, as far as it was read.
         self.streamed: Any = None
         # Guards the two below, so that no socket is closed, and its number given away, while it is shut down.

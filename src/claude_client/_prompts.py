@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import os
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 EPHEMERAL = {"type": "ephemeral"}
@@ -21,11 +23,11 @@ def plain(value: Any) -> Any:
     A copy of *value* that no later change by the caller reaches.
 
     Mappings become dicts, lists, tuples and generators lists, objects of the SDK or pydantic what they stand for, and
-    open files their content in base64, so that another attempt does not find them at their end. Anything else, such
-    as the path of a file, stays as it is.
+    files, open ones or their paths, their content in base64, so that another attempt sends the same. Anything else
+    stays as it is.
 
     Raises:
-        ValueError: For a text with a lone surrogate, which no request can hold.
+        ValueError: For a text with a lone surrogate, which no request can hold, or a file that cannot be read.
     """
     if isinstance(value, str):
         return _encodable(value)
@@ -56,7 +58,14 @@ def _stands_for(value: Any) -> Any:
     if callable(read := getattr(value, "read", None)):
         content = read()
         return base64.b64encode(content).decode() if isinstance(content, bytes) else content
-    return value
+    return base64.b64encode(_content_of(value)).decode() if isinstance(value, os.PathLike) else value
+
+
+def _content_of(path: os.PathLike[str]) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as exc:
+        raise ValueError(f"the file {os.fspath(path)!r} cannot be read: {exc.strerror}") from exc
 
 
 def as_blocks(content: str | list[Block] | None) -> list[Block]:

@@ -537,6 +537,7 @@ def _long_pause(seconds: float) -> ClaudeInvocationError:
         f"{LONGEST_RETRY_AFTER:.0f} s at most",
         kind="rate_limit",
         retry_after=seconds,
+        retryable=True,
     )
 
 

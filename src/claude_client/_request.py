@@ -143,7 +143,7 @@ def build_request(
         task_id=task_id,
         category=category,
     )
-    _check_breakpoints(request)
+    check_breakpoints(request)
     return request
 
 
@@ -202,7 +202,7 @@ def _sharing(own: Request, shared: Sequence[_prompts.Block]) -> Request:
     if not shared:
         return own
     request = replace(own, system=[*shared, *_prompts.as_blocks(own.system)], shared_blocks=len(shared))
-    _check_breakpoints(request)
+    check_breakpoints(request)
     return request
 
 
@@ -236,18 +236,24 @@ def _meant(name: Any, known: frozenset[str]) -> str:
 
 
 def _messages(prompt: Any, messages: Any, *, mark: bool) -> list[_prompts.Block]:
-    turns = [_user_turn(prompt)] if messages is None else _message_list(messages)
+    turns = [user_turn(prompt)] if messages is None else message_list(messages)
     if mark:
         last = turns[-1]
         turns[-1] = {**last, "content": _prompts.marked(_prompts.as_blocks(last["content"]))}
     return turns
 
 
-def _user_turn(prompt: Any) -> _prompts.Block:
-    content = _prompts.plain(prompt) if isinstance(prompt, str) else _blocks("prompt", prompt)
+def user_turn(prompt: Any, name: str = "prompt") -> _prompts.Block:
+    """
+    The user's message that says *prompt*.
+
+    Raises:
+        ValueError: If it says nothing, or is no content.
+    """
+    content = _prompts.plain(prompt) if isinstance(prompt, str) else _blocks(name, prompt)
     said = content if isinstance(content, str) else "".join(map(_said, content))
     if not said.strip():
-        raise ValueError(f"prompt is blank: {prompt!r}")
+        raise ValueError(f"{name} is blank: {prompt!r}")
     return {"role": "user", "content": content}
 
 
@@ -256,7 +262,13 @@ def _said(block: _prompts.Block) -> str:
     return str((block.get("text") if block["type"] == "text" else block["type"]) or "")
 
 
-def _message_list(messages: Any) -> list[_prompts.Block]:
+def message_list(messages: Any) -> list[_prompts.Block]:
+    """
+    A copy of *messages*.
+
+    Raises:
+        ValueError: If they are no messages, or none.
+    """
     if isinstance(messages, (str, bytes, Mapping)) or not isinstance(messages, Sequence):
         raise ValueError(f"messages must be a list of dicts, got {_a(messages)}")
     if not messages:
@@ -298,12 +310,19 @@ def _extra_body(value: Any) -> Mapping[str, Any]:
     return body
 
 
-def _check_breakpoints(request: Request) -> None:
+def check_breakpoints(request: Request) -> int:
+    """
+    How many cache breakpoints *request* has.
+
+    Raises:
+        ValueError: If those are more than the API takes.
+    """
     automatic = 1 if request.params.get("cache_control") or request.extra_body.get("cache_control") else 0
     parts = (request.params.get("tools"), request.system, request.messages)
     found = automatic + sum(_prompts.count_breakpoints(part) for part in parts if part)
     if found > _prompts.MOST_BREAKPOINTS:
         raise ValueError(f"at most {_prompts.MOST_BREAKPOINTS} cache breakpoints are allowed, got {found}")
+    return found
 
 
 def _text(name: str, value: Any) -> str:
@@ -319,6 +338,13 @@ def whole_number(name: str, value: Any, least: int) -> int:
     return value
 
 
+def seconds(name: str, value: Any) -> float:
+    """*value* if it is a finite number above 0, or a ValueError."""
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value < math.inf:
+        raise ValueError(f"{name} must be a number of seconds above 0, got {value!r}")
+    return value
+
+
 def _number(name: str, value: Any, low: float, high: float) -> float:
     if not isinstance(value, (int, float)) or isinstance(value, bool) or not low <= value <= high:
         raise ValueError(f"{name} must be a number from {low} to {high}, got {value!r}")
@@ -328,9 +354,7 @@ def _number(name: str, value: Any, low: float, high: float) -> float:
 def _timeout(value: Any) -> Any:
     if value is None or type(value).__name__ == "Timeout":
         return value
-    if not isinstance(value, (int, float)) or isinstance(value, bool) or not (0 < value < math.inf):
-        raise ValueError(f"timeout must be a number of seconds above 0, got {value!r}")
-    return value
+    return seconds("timeout", value)
 
 
 def _mapping(name: str, value: Any) -> Mapping[str, Any]:

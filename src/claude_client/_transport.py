@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -48,6 +49,7 @@ def send(client: Any, request: Request, on_text: TextCallback | None, operation:
         ValueError: If there are no credentials.
     """
     with operation:
+        operation.alive_at = time.monotonic()
         exchange = _Exchange(client, request.to_params(), operation)
         if on_text or request.must_stream or operation.must_stream:
             return exchange.stream(on_text)
@@ -74,22 +76,24 @@ class _Exchange:
         self.params["stream"] = True
         with closing(self._sent()) as stream:
             request_id = stream.response.headers.get("request-id")
-            for text in self._texts(stream, streamed):
+            for text in self._texts(stream, streamed, request_id):
                 if text and on_text:
                     on_text(text)
         if not streamed.complete:
             raise self._ended_early(streamed, request_id)
         return self._whole(streamed.message, request_id)
 
-    def _texts(self, stream: Any, streamed: StreamedMessage) -> Iterator[str]:
+    def _texts(self, stream: Any, streamed: StreamedMessage, request_id: str | None) -> Iterator[str]:
         """The text of each event. Only reading is covered here: a callback's own errors stay what they are."""
         try:
-            for event in stream:
+            for event in stream:  # pings are not among them: the SDK takes them out
+                self.operation.alive_at = time.monotonic()
                 yield streamed.add(event)
                 if event.type == "message_start":
                     self._begun()
         except Exception as exc:  # noqa: BLE001 - whatever reading raises, the answer cannot be read
             error = self._failure(exc, streamed)
+            error.request_id = error.request_id or request_id
         else:
             return
         raise error from error.__cause__

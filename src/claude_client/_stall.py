@@ -1,0 +1,185 @@
+"""Notices tasks that show no sign of life."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Self
+
+from ._request import seconds
+
+_log = logging.getLogger("claude_client")
+
+#: Called with a task's id and the seconds since its last sign of life.
+StallCallback = Callable[[str, float], object]
+
+
+@dataclass(slots=True)
+class _Watched:
+    """The last sign of life of a task, and whether its silence since then has been told."""
+
+    alive_at: float
+    told: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Monitor:
+    thread: threading.Thread
+    stop: threading.Event
+
+
+class StallDetector:
+    """
+    Calls back when a task has been silent for too long.
+
+    It only tells; it ends nothing. Every method may be called from any thread, also from *on_stall*. As a context
+    manager it monitors for the length of the block.
+
+    Args:
+        timeout: Seconds of silence that count as a stall.
+
+        on_stall:
+            Called with task id and idle seconds, once for each stall: again only after a heartbeat and another
+            *timeout* of silence. It runs on the monitor's thread; what it raises is logged, and the monitor goes on.
+            None: stalls are logged as warnings.
+
+        clock: Seconds from any origin.
+
+    Raises:
+        ValueError: If *timeout* is not above 0.
+        TypeError: If *on_stall* cannot be called.
+    """
+
+    def __init__(
+        self,
+        timeout: float = 60.0,
+        on_stall: StallCallback | None = None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._timeout = seconds("timeout", timeout)
+        if on_stall is not None and not callable(on_stall):
+            raise TypeError(f"on_stall must be callable or None, got {on_stall!r}")
+        self._on_stall = on_stall or _log_stall
+        self._clock = clock
+        self._lock = threading.Lock()  # guards the two below
+        self._watched: dict[str, _Watched] = {}
+        self._monitor: _Monitor | None = None
+
+    def register(self, task_id: str) -> None:
+        """Watch *task_id* from now on. One that is watched already begins anew."""
+        with self._lock:
+            self._watched[task_id] = _Watched(self._clock())
+
+    def heartbeat(self, task_id: str) -> None:
+        """
+        *task_id* has shown a sign of life.
+
+        Raises:
+            KeyError: If it is not registered.
+        """
+        with self._lock:
+            if task_id not in self._watched:
+                raise KeyError(task_id)
+            self._watched[task_id] = _Watched(self._clock())
+
+    def unregister(self, task_id: str) -> None:
+        """
+        Watch *task_id* no longer.
+
+        Raises:
+            KeyError: If it is not registered.
+        """
+        with self._lock:
+            del self._watched[task_id]
+
+    @contextmanager
+    def watch(self, task_id: str) -> Iterator[None]:
+        """Watch *task_id* for the length of a `with` block."""
+        self.register(task_id)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._watched.pop(task_id, None)
+
+    def check_stalled(self) -> list[tuple[str, float]]:
+        """The tasks that are stalled now and their idle seconds, longest first. Calls nobody back."""
+        with self._lock:
+            now = self._clock()
+            stalled = [(task_id, now - watched.alive_at) for task_id, watched in self._watched.items()]
+        return sorted((each for each in stalled if each[1] >= self._timeout), key=lambda each: -each[1])
+
+    def start_monitoring(self, poll_interval: float = 5.0) -> None:
+        """
+        Look for stalls every *poll_interval* seconds, on a daemon thread. There is one monitor at most: another call
+        replaces it.
+
+        Raises:
+            ValueError: If *poll_interval* is not above 0.
+        """
+        seconds("poll_interval", poll_interval)
+        stop = threading.Event()
+        thread = threading.Thread(
+            target=self._look_until, args=(stop, poll_interval), name="claude_client stall monitor", daemon=True
+        )
+        thread.start()
+        _await_end(self._replace_monitor(_Monitor(thread, stop)))
+
+    def stop_monitoring(self) -> None:
+        """Look no longer, if it did. Waits for a callback that is running, unless called from one."""
+        _await_end(self._replace_monitor(None))
+
+    def __enter__(self) -> Self:
+        self.start_monitoring()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.stop_monitoring()
+
+    def __repr__(self) -> str:
+        with self._lock:
+            monitored = "monitored" if self._monitor else "not monitored"
+            return f"<StallDetector timeout={self._timeout:g} s, {len(self._watched)} watched, {monitored}>"
+
+    def _replace_monitor(self, monitor: _Monitor | None) -> _Monitor | None:
+        with self._lock:
+            before, self._monitor = self._monitor, monitor
+            if before:
+                before.stop.set()
+            return before
+
+    def _look_until(self, stop: threading.Event, poll_interval: float) -> None:
+        while not stop.wait(poll_interval):
+            for task_id, _ in self.check_stalled():
+                if not stop.is_set() and (idle := self._newly_stalled(task_id)):
+                    self._tell(task_id, idle)
+
+    def _newly_stalled(self, task_id: str) -> float:
+        """Its idle seconds, if it is still stalled and nobody was told; else 0. Whoever gets them has to tell."""
+        with self._lock:
+            watched = self._watched.get(task_id)
+            idle = self._clock() - watched.alive_at if watched else 0.0
+            if watched is None or watched.told or idle < self._timeout:
+                return 0.0
+            watched.told = True
+            return idle
+
+    def _tell(self, task_id: str, idle: float) -> None:
+        try:
+            self._on_stall(task_id, idle)
+        except Exception:  # noqa: BLE001 - a user's callback
+            _log.exception("on_stall failed for %s", task_id)
+
+
+def _log_stall(task_id: str, idle: float) -> None:
+    _log.warning("%s has shown no sign of life for %.1f s", task_id, idle)
+
+
+def _await_end(monitor: _Monitor | None) -> None:
+    if monitor and monitor.thread is not threading.current_thread():
+        monitor.thread.join()

@@ -1,0 +1,530 @@
+"""Conversations: what is remembered, what is sent, and what it costs."""
+
+import json
+import threading
+
+import pytest
+
+from claude_client import ClaudeInvocationError, ConversationThread, InterruptToken, Usage, invoke_claude
+from claude_client.simulator import Reply
+from helpers import error, reply, streamed
+
+LONG = 20  # seconds after which a test gives up
+TOOL = {"name": "look", "input_schema": {"type": "object"}}
+ASKS = {"type": "tool_use", "id": "toolu_1", "name": "look", "input": {"at": "it"}}
+RESULT = {"type": "tool_result", "tool_use_id": "toolu_1", "content": "seen"}
+THOUGHT = {"type": "thinking", "thinking": "hm", "signature": "s1gned"}
+
+
+def said(text):
+    return {"type": "text", "text": text}
+
+
+def marks(part):
+    return json.dumps(part).count("cache_control")
+
+
+def clean(body):
+    """The messages of a request without breakpoints, texts as blocks."""
+    return [
+        (m["role"], [said(m["content"])] if isinstance(m["content"], str) else [unmarked(b) for b in m["content"]])
+        for m in body["messages"]
+    ]
+
+
+def unmarked(block):
+    return {name: value for name, value in block.items() if name != "cache_control"}
+
+
+def test_each_turn_says_all_that_was_said_before(api):
+    api.answers(reply("one"), reply("two"))
+    thread = ConversationThread("be brief")
+    assert thread.send("first") == "one"
+    assert thread.send("second") == "two"
+    assert clean(api.bodies[1]) == [("user", [said("first")]), ("assistant", [said("one")]), ("user", [said("second")])]
+    assert api.bodies[1]["system"][0]["text"] == "be brief"
+
+
+def test_turns_are_counted_by_answers(api):
+    api.always(reply())
+    thread = ConversationThread()
+    assert (thread.turn_count, len(thread), bool(thread)) == (0, 0, True)
+    thread.send("a")
+    thread.send("b")
+    assert (thread.turn_count, len(thread)) == (2, 2)
+
+
+def test_clear_forgets_the_turns_but_not_their_cost(api):
+    api.always(reply())
+    thread = ConversationThread()
+    thread.send("a")
+    thread.clear()
+    assert (len(thread), thread.get_messages()) == (0, [])
+    assert thread.usage == Usage(input_tokens=10, output_tokens=5)
+    thread.send("b")
+    assert clean(api.bodies[1]) == [("user", [said("b")])]
+
+
+def test_options_apply_to_every_turn_and_can_be_given_for_one(api):
+    api.always(reply())
+    thread = ConversationThread(model="claude-haiku-4-5", max_tokens=9, tools=[TOOL], metadata={"user_id": "u"})
+    thread.send("a")
+    thread.send("b", max_tokens=77, metadata={"user_id": "v"})
+    thread.send("c")
+    assert [(b["model"], b["max_tokens"], b["metadata"]["user_id"], b["tools"]) for b in api.bodies] == [
+        ("claude-haiku-4-5", 9, "u", [TOOL]),
+        ("claude-haiku-4-5", 77, "v", [TOOL]),
+        ("claude-haiku-4-5", 9, "u", [TOOL]),
+    ]
+
+
+def test_a_later_change_of_what_was_given_changes_nothing(api):
+    api.always(reply())
+    tools, system, message = [dict(TOOL)], [said("s")], [said("m")]
+    thread = ConversationThread(system, tools=tools)
+    thread.send(message)
+    tools[0]["name"] = system[0]["text"] = message[0]["text"] = "changed"
+    thread.get_messages()[0]["content"] = "changed"
+    thread.send("n")
+    assert "changed" not in json.dumps(api.bodies)
+
+
+# A turn that fails
+
+
+@pytest.mark.parametrize("bad", [error(400, "invalid_request_error"), reply("no", stop_reason="refusal")])
+def test_a_failed_turn_leaves_everything_as_it_was_and_can_be_sent_again(api, bad):
+    api.answers(reply("one"), bad, reply("two"))
+    thread = ConversationThread()
+    thread.send("first")
+    before = thread.get_messages()
+    with pytest.raises(ClaudeInvocationError):
+        thread.send("second")
+    assert (thread.get_messages(), thread.turn_count) == (before, 1)
+    assert thread.send("second") == "two"
+    assert [role for role, _ in clean(api.bodies[2])] == ["user", "assistant", "user"]
+
+
+def test_an_interrupted_turn_leaves_everything_as_it_was(sim):
+    sim.script(Reply(fault="silent"))
+    thread, token = ConversationThread(), InterruptToken()
+    errors = []
+
+    def send():
+        try:
+            thread.send("hi", interrupt_token=token)
+        except ClaudeInvocationError as exc:
+            errors.append(exc)
+
+    sending = threading.Thread(target=send)
+    sending.start()
+    sim.wait_for(lambda s: s.in_flight == 1)
+    token.interrupt()
+    sending.join(LONG)
+    assert [error.kind for error in errors] == ["interrupted"]
+    assert thread.get_messages() == []
+    assert thread.send("hi")
+
+
+def test_a_callback_that_raises_leaves_everything_as_it_was(api):
+    api.answers(streamed("one", "two"), reply("whole"))
+    thread = ConversationThread()
+
+    def stop(text):
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        thread.send("hi", callback=stop)
+    assert thread.get_messages() == []
+    assert thread.send("hi") == "whole"
+
+
+def test_what_failed_turns_have_used_is_counted(api):
+    api.answers(reply("one"), reply("no", stop_reason="refusal"))
+    thread = ConversationThread()
+    thread.send("a")
+    with pytest.raises(ClaudeInvocationError):
+        thread.send("b")
+    assert thread.usage == Usage(input_tokens=20, output_tokens=10)
+    assert thread.cost_usd == pytest.approx((20 * 3 + 10 * 15) / 1e6)
+
+
+def test_the_cost_of_an_unknown_model_is_none(api):
+    api.always(reply())
+    thread = ConversationThread(model="nobodys")
+    assert thread.cost_usd == 0
+    thread.send("a")
+    assert thread.cost_usd is None
+
+
+# What is kept of an answer
+
+
+def test_the_history_keeps_all_blocks_of_an_answer(api):
+    citing = {**said("as it says"), "citations": [{"type": "char_location", "cited_text": "x"}]}
+    api.answers(reply(content=[THOUGHT, citing, ASKS], stop_reason="tool_use"), reply("done"))
+    thread = ConversationThread(tools=[TOOL])
+    asked = thread.send("look")
+    assert asked.stop_reason == "tool_use"
+    assert thread.send([RESULT]) == "done"
+    assert clean(api.bodies[1]) == [
+        ("user", [said("look")]),
+        ("assistant", [THOUGHT, citing, ASKS]),
+        ("user", [RESULT]),
+    ]
+
+
+def test_a_streamed_answer_is_kept_like_one_in_one_piece(sim):
+    sim.script(*[Reply(text="so it is", thinking="hm", tool_use=("look", {"at": "it"}))] * 2)
+    one, other = ConversationThread(tools=[TOOL]), ConversationThread(tools=[TOOL])
+    chunks = []
+    answer = one.send("hi", callback=chunks.append)
+    other.send("hi")
+    assert "".join(chunks) == answer == "so it is"
+    for thread in (one, other):
+        kinds = [block["type"] for block in thread.get_messages()[1]["content"]]
+        assert kinds == ["thinking", "text", "tool_use"]
+        assert thread.get_messages()[1]["content"][0]["signature"]
+
+
+def test_thinking_that_led_to_nothing_and_blank_text_are_not_sent_back(api):
+    api.answers(reply(content=[said("so"), said(" "), THOUGHT], stop_reason="max_tokens"), reply())
+    thread = ConversationThread()
+    thread.send("a")
+    thread.send("b")
+    assert clean(api.bodies[1])[1] == ("assistant", [said("so")])
+
+
+@pytest.mark.parametrize("nothing", [[], [said("")], [THOUGHT]])
+def test_roles_alternate_also_after_an_answer_that_says_nothing(api, nothing):
+    api.answers(reply("one"), reply(content=nothing), reply("two"))
+    thread = ConversationThread()
+    thread.send("a")
+    assert thread.send("b") == ""
+    assert thread.turn_count == 1
+    thread.send("c")
+    assert clean(api.bodies[2]) == [
+        ("user", [said("a")]),
+        ("assistant", [said("one")]),
+        ("user", [said("b"), said("c")]),
+    ]
+    assert [message["role"] for message in thread.get_messages()] == ["user", "assistant"] * 2
+
+
+def test_an_answer_that_pauses_is_kept_as_one(api):
+    api.answers(reply("part, ", stop_reason="pause_turn"), reply("rest"), reply())
+    thread = ConversationThread()
+    assert thread.send("a") == "part, rest"
+    thread.send("b")
+    assert clean(api.bodies[2])[1] == ("assistant", [said("part, "), said("rest")])
+
+
+@pytest.mark.parametrize("message", ["and?", [said("and?")], [{**RESULT, "tool_use_id": "another"}]])
+def test_an_answer_that_asks_for_tools_wants_their_results(api, message):
+    api.answers(reply(content=[ASKS], stop_reason="tool_use"))
+    thread = ConversationThread(tools=[TOOL])
+    thread.send("look")
+    with pytest.raises(ValueError, match="needs a tool_result for toolu_1"):
+        thread.send(message)
+    with pytest.raises(ValueError, match="toolu_1"):
+        thread.send_continuation()
+    assert len(api.bodies) == 1
+
+
+# Limits and continuations
+
+
+def test_max_turns_is_a_runtime_error_and_nothing_is_sent(api):
+    api.always(reply())
+    thread = ConversationThread(max_turns=1)
+    thread.send("a")
+    for more in (thread.send, thread.send_continuation):
+        with pytest.raises(RuntimeError, match="max_turns=1 is reached"):
+            more("b")
+    assert len(api.bodies) == 1
+    thread.clear()
+    assert thread.send("b")
+
+
+def test_a_continuation_before_any_turn_is_a_runtime_error(api):
+    with pytest.raises(RuntimeError, match="nothing to continue"):
+        ConversationThread().send_continuation()
+    assert api.bodies == []
+
+
+def test_a_continuation_says_the_guidance_or_the_prompt_of_the_conversation(api):
+    api.always(reply())
+    thread = ConversationThread(continuation_prompt="Go on.")
+    thread.send("a")
+    thread.send_continuation()
+    thread.send_continuation("But shorter.")
+    assert [clean(body)[-1][1][0]["text"] for body in api.bodies] == ["a", "Go on.", "But shorter."]
+    default = ConversationThread()
+    default.send("a")
+    assert default.send_continuation()
+    assert clean(api.bodies[-1])[-1][1][0]["text"].strip()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_turns": 0}, "max_turns must be a whole number of at least 1, got 0"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"temperature": 2}, "temperature"),
+        ({"system": 7}, "system must be"),
+        ({"continuation_prompt": " "}, "continuation_prompt is blank"),
+        ({"messages": [{"role": "assistant", "content": "a"}]}, "messages[0] is of 'assistant'"),
+        (
+            {"messages": [{"role": "user", "content": "a"}, {"role": "user", "content": "b"}]},
+            "messages[1] is of 'user'",
+        ),
+        ({"messages": "hello"}, "messages must be a list"),
+        ({"messages": [{"role": "user"}]}, "messages[0] has no 'content'"),
+        ({"system": [{**said("s"), "cache_control": {"type": "ephemeral"}}] * 5}, "at most 4 cache breakpoints"),
+    ],
+)
+def test_bad_options_are_a_value_error_at_once(options, message):
+    with pytest.raises(ValueError) as caught:
+        ConversationThread(**options)
+    assert message in str(caught.value)
+
+
+def test_an_unknown_option_is_a_type_error_at_once():
+    with pytest.raises(TypeError, match="unknown parameter 'tool'"):
+        ConversationThread(tool=[TOOL])
+
+
+@pytest.mark.parametrize("message", ["", "  ", [], 7, None, [{"text": "no type"}]])
+def test_a_bad_message_is_a_value_error_and_nothing_is_sent(api, message):
+    with pytest.raises(ValueError, match="user_message"):
+        ConversationThread().send(message)
+    assert api.bodies == []
+
+
+def test_a_callback_that_cannot_be_called_is_a_type_error(api):
+    with pytest.raises(TypeError, match="callback must be callable"):
+        ConversationThread().send("a", callback=7)
+    assert api.bodies == []
+
+
+# Histories
+
+
+def test_a_history_can_be_kept_as_json_and_taken_up_again(api, tmp_path):
+    file = tmp_path / "dot.png"
+    file.write_bytes(b"png")
+    picture = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": file}}
+    api.answers(reply(content=[THOUGHT, said("one")]), reply("two"))
+    thread = ConversationThread()
+    thread.send([picture, said("what is it?")])
+    kept = json.dumps(thread.get_messages())
+    again = ConversationThread(messages=json.loads(kept))
+    assert again.turn_count == 1
+    again.send("more")
+    assert clean(api.bodies[1])[:2] == clean({"messages": thread.get_messages()})
+    assert clean(api.bodies[1])[0][1][0]["source"]["data"] == "cG5n"
+
+
+def test_an_unanswered_message_at_the_end_of_a_history_is_part_of_the_next_turn(api):
+    api.answers(reply())
+    ConversationThread(messages=[{"role": "user", "content": "a"}]).send("b")
+    assert clean(api.body) == [("user", [said("a"), said("b")])]
+
+
+def test_a_fork_goes_its_own_way(api):
+    api.always(reply())
+    thread = ConversationThread("s", max_turns=2, continuation_prompt="on", tools=[TOOL])
+    thread.send("a")
+    fork = thread.fork()
+    fork.send_continuation()
+    thread.send("b")
+    assert [message["content"] for message in fork.get_messages()][::2] == ["a", "on"]
+    assert [message["content"] for message in thread.get_messages()][::2] == ["a", "b"]
+    assert api.bodies[1]["tools"] == [TOOL]
+    assert fork.usage == Usage(input_tokens=10, output_tokens=5)
+    with pytest.raises(RuntimeError, match="max_turns"):
+        fork.send("c")
+
+
+# Threads
+
+
+def test_of_two_threads_that_send_at_once_one_waits(sim):
+    release = threading.Event()
+    sim.script(Reply(text="one", until=release))
+    thread = ConversationThread()
+    threads = [threading.Thread(target=thread.send, args=[f"message {i}"]) for i in range(5)]
+    threads[0].start()
+    sim.wait_for(lambda s: s.in_flight == 1)
+    for one in threads[1:]:
+        one.start()
+    assert thread.turn_count == 0  # reading does not wait
+    assert thread.fork().get_messages() == []
+    release.set()
+    for one in threads:
+        one.join(LONG)
+    assert thread.turn_count == 5
+    assert sim.peak_concurrency == 1
+    assert [message["role"] for message in thread.get_messages()] == ["user", "assistant"] * 5
+
+
+def test_a_wait_for_another_threads_turn_can_be_interrupted(sim):
+    release = threading.Event()
+    sim.script(Reply(until=release))
+    thread, token = ConversationThread(), InterruptToken()
+    sending = threading.Thread(target=thread.send, args=["first"])
+    sending.start()
+    sim.wait_for(lambda s: s.in_flight == 1)
+    kinds = []
+
+    def wait():
+        try:
+            thread.send("second", interrupt_token=token)
+        except ClaudeInvocationError as exc:
+            kinds.append(exc.kind)
+
+    waiting = threading.Thread(target=wait)
+    waiting.start()
+    token.interrupt()
+    waiting.join(LONG)
+    assert kinds == ["interrupted"]
+    release.set()
+    sending.join(LONG)
+    assert thread.turn_count == 1
+    token.reset()
+    assert thread.send("third", interrupt_token=token)
+
+
+@pytest.mark.parametrize("call", [lambda thread: thread.send("again"), ConversationThread.clear])
+def test_using_the_conversation_from_its_own_callback_is_a_runtime_error(api, call):
+    api.answers(streamed("one"), reply())
+    thread = ConversationThread()
+    with pytest.raises(RuntimeError, match="from a callback of the same conversation"):
+        thread.send("a", callback=lambda _: call(thread))
+    assert thread.send("b")
+
+
+def test_clear_waits_for_a_turn_that_is_under_way(sim):
+    release = threading.Event()
+    sim.script(Reply(until=release))
+    thread = ConversationThread()
+    sending = threading.Thread(target=thread.send, args=["first"])
+    sending.start()
+    sim.wait_for(lambda s: s.in_flight == 1)
+    clearing = threading.Thread(target=thread.clear)
+    clearing.start()
+    release.set()
+    sending.join(LONG)
+    clearing.join(LONG)
+    assert thread.get_messages() == []
+
+
+# Caching
+
+
+def long(letter):
+    return f"{letter} " * 2048  # as many tokens by the simulator's count
+
+
+def test_twelve_turns_read_everything_before_them_from_the_cache(sim):
+    sim.script(*[Reply(text=long("b"))] * 24)
+    bills = {}
+    for cached in (True, False):
+        thread = ConversationThread(long("s"), cache_system=cached)
+        before = 0
+        for i in range(12):
+            used = thread.send(f"{i} " + long("a"), cache_history=cached).usage
+            if cached:
+                assert used.cache_read_input_tokens == before
+                assert used.input_tokens == 0
+                before = used.total_input_tokens
+        bills[cached] = thread.cost_usd
+    inputs = [sum(u.usage["input_tokens"] for u in half) for half in (sim.requests[:12], sim.requests[12:])]
+    assert inputs[0] == 0 < inputs[1]
+    assert bills[True] < 0.6 * bills[False]
+
+
+def test_breakpoints_never_accumulate(api):
+    api.always(reply())
+    thread = ConversationThread("s")
+    for _ in range(6):
+        thread.send("a")
+    assert [marks(body) for body in api.bodies] == [2] * 6
+    assert marks(thread.get_messages()) == 0
+    assert all(marks(body["messages"][-1]) == marks(body["system"]) == 1 for body in api.bodies)
+
+
+def test_without_caching_nothing_is_marked(api):
+    api.always(reply())
+    thread = ConversationThread("s", cache_system=False)
+    thread.send("a", cache_history=False)
+    assert marks(api.body) == 0
+
+
+@pytest.mark.parametrize(("notes", "expected"), [(16, 1), (17, 2), (60, 2)])
+def test_a_turn_wider_than_the_look_back_is_still_read_from_the_cache(sim, notes, expected):
+    sim.script(Reply(content=[said("so"), ASKS]), Reply(text="done"))
+    thread = ConversationThread(long("s"), tools=[TOOL])
+    first = thread.send(long("a"))
+    second = thread.send([RESULT, *[said(f"note {i}") for i in range(notes)]])
+    assert second.usage.cache_read_input_tokens >= first.usage.total_input_tokens
+    assert marks(sim.requests[-1].body["messages"]) == expected
+
+
+def test_breakpoints_of_ones_own_come_first(api):
+    api.always(reply())
+    own = {"cache_control": {"type": "ephemeral", "ttl": "1h"}}
+    thread = ConversationThread([{**said("s"), **own}, {**said("t"), **own}, {**said("u"), **own}])
+    thread.send([{**said("a"), **own}, said("b")])
+    thread.send("c")
+    first, second = api.bodies
+    assert (marks(first["messages"]), marks(second["messages"])) == (1, 1)
+    assert first["messages"][0]["content"][0]["cache_control"] == own["cache_control"]
+    assert marks(second["messages"][0]) == 0
+
+
+def test_the_first_turn_of_a_fork_reads_the_history_from_the_cache(sim):
+    thread = ConversationThread(long("s"))
+    thread.send(long("a"))
+    last = thread.send(long("b"))
+    fork = thread.fork()
+    assert fork.send("c").usage.cache_read_input_tokens == last.usage.total_input_tokens
+
+
+# Looks
+
+
+def test_a_notebook_shows_a_transcript_with_everything_escaped(api):
+    api.answers(reply(content=[THOUGHT, said("<b>bold</b>"), ASKS], stop_reason="tool_use"))
+    thread = ConversationThread(tools=[TOOL])
+    assert "nothing said yet" in thread._repr_html_()
+    thread.send("<script>alert(1)</script>")
+    shown = thread._repr_html_()
+    assert "<script>" not in shown
+    assert "<b>bold" not in shown
+    assert "&lt;script&gt;alert(1)" in shown
+    assert "<summary>tool_use</summary>" in shown
+    assert "s1gned" in shown
+
+
+def test_it_says_what_it_is(api):
+    api.always(reply())
+    thread = ConversationThread()
+    thread.send("a")
+    assert repr(thread) == "<ConversationThread claude-sonnet-4-6, 1 turns>"
+
+
+def test_the_example_of_the_seed(sim):
+    agent = ConversationThread(
+        system="You are a code refactoring expert with access to the codebase", cache_system=True
+    )
+    response1 = agent.send("Analyze the UserAuth class for issues")
+    response2 = agent.send("How would you refactor the login method?")
+    response3 = agent.send("Show me the refactored code")
+    assert all([response1, response2, response3])
+    assert len(agent) == 3
+
+
+def test_history_and_single_calls_share_the_cache(sim):
+    invoke_claude("x", system=long("s"), cache_system=True)
+    assert ConversationThread(long("s")).send("y").usage.cache_read_input_tokens > 0
