@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import inspect
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import anthropic
+    from anthropic.types import Message
 
 
 @cache
@@ -16,6 +19,13 @@ def create_parameters() -> frozenset[str]:
     from anthropic.resources.messages import Messages
 
     return frozenset(inspect.signature(Messages.create).parameters) - {"self", "stream"}
+
+
+def message_of(fields: Mapping[str, Any]) -> Message:
+    """The installed SDK's message with *fields* as the API sends them; one that it does not know is kept."""
+    from anthropic.types import Message
+
+    return Message.construct(**fields)
 
 
 def new_client(*, api_key: str | None = None, auth_token: str | None = None) -> anthropic.Anthropic:
