@@ -1,0 +1,295 @@
+"""The answers of a run in a SQLite file, so that the same call, made again, asks only for the rest."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
+from functools import cache
+from typing import TYPE_CHECKING, Any, Self
+
+from claude_client import ClaudeResponse, Usage
+from claude_client._prompts import as_blocks
+from claude_client._response import text_of
+from claude_client._sdk import message_of
+
+if TYPE_CHECKING:
+    import json
+    import sqlite3
+    from collections.abc import Iterator
+
+    from claude_client._request import Request
+
+#: Raised with every change after which older versions could not read the answers, or the fingerprints are others.
+FORMAT = 1
+APPLICATION_ID = 0x4F41674A  # "OAgJ"; SQLite has a place for it in its files
+
+_MAGIC = b"SQLite format 3\0"
+_USER_VERSION = slice(60, 64)
+_APPLICATION_ID = slice(68, 72)
+
+# The journals open in this process, by path. Closing any other descriptor of a file would take SQLite's lock off it,
+# so nothing may even look into one of these.
+_open: dict[str, Journal] = {}
+
+
+class JournalError(RuntimeError):
+    """A journal cannot be used, or could not store an answer."""
+
+
+class Journal:
+    """
+    Keeps the answers to *requests* in the file *path*, and has those that earlier runs were given.
+
+    An answer belongs to the requests of the same `task_id` and the same `fingerprint`; where there are several, the
+    first has its answer to itself, and so has the second. Answers that nobody asks for now stay in the file.
+
+    The file is made where there is none, for its owner alone to read. It holds the answers in plain text, each with
+    its `task_id` and a hash of what was asked; no prompt and no key. In use, and after its process was killed, it goes
+    together with a second file, `<path>-wal`.
+
+    One run at a time can use it; its lock ends with its process. Used by one thread.
+
+    Raises:
+        ValueError: For a blank *path*, or a request that cannot be told from others.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], requests: Sequence[Request]) -> None:
+        if not os.fspath(path).strip():
+            raise ValueError(f"journal must be the path of a file, got {path!r}")
+        self._path = os.path.realpath(path)
+        self._keys = _keys(requests)
+        self._pid: int | None = None  # of the process that has it open
+        self._db: sqlite3.Connection
+        self._closing = ExitStack()
+        #: The answers of earlier runs, by the index of their request.
+        self.answered: dict[int, ClaudeResponse] = {}
+
+    def __enter__(self) -> Self:
+        """
+        Open the file, lock it and read it.
+
+        Raises:
+            JournalError: If another run has it, it cannot be written, or it is not ours or of a newer format; it is
+                unchanged then.
+        """
+        import sqlite3
+
+        if self._pid or _open.setdefault(self._path, self) is not self:
+            raise JournalError(f"The journal {self._path} is in use by another run")
+        with ExitStack() as closing, _refusing(self._path):
+            closing.callback(_open.pop, self._path)
+            _check(self._path)
+            self._db = sqlite3.connect(self._path, timeout=0, isolation_level=None)
+            closing.callback(self._db.close)
+            _lock(self._db)
+            self.answered = {index: self._read(row) for index, row in self._found()}
+            self._closing = closing.pop_all()
+        self._pid = os.getpid()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._pid == os.getpid():
+            self._pid = None
+            self._closing.close()
+        elif self._pid:
+            _never_close(self._db)
+
+    def keep(self, index: int, response: ClaudeResponse) -> None:
+        """
+        Store the answer to request *index*. It is on the disk when this returns, safe from a power cut too.
+
+        Raises:
+            JournalError: If it could not be stored, as on a full disk. What was stored before stays.
+        """
+        if self._pid != os.getpid():
+            raise JournalError(f"The journal {self._path} is not open in this process")
+        try:
+            self._db.execute("INSERT INTO answers VALUES (?, ?, ?, ?)", (*self._keys[index], _written(response)))
+        except self._db.Error as failed:
+            raise JournalError(
+                f"The answer to prompts[{index}] could not be stored in the journal {self._path}: {failed}"
+            ) from failed
+
+    def _found(self) -> Iterator[tuple[int, int]]:
+        """Index and row of each request that has an answer."""
+        stored: dict[tuple[str, str | None], dict[int, int]] = {}
+        for row, asked, task_id, nth in self._db.execute("SELECT rowid, asked, task_id, nth FROM answers"):
+            stored.setdefault((asked, task_id), {})[nth] = row
+        rest = []
+        for index, (asked, task_id, nth) in enumerate(self._keys):
+            rows = stored.get((asked, task_id), {})
+            if nth in rows:
+                yield index, rows.pop(nth)
+            elif rows:
+                rest.append((index, rows))
+        for index, rows in rest:  # there were more of the same, and an earlier one had no answer
+            if rows:
+                yield index, rows.pop(min(rows))
+
+    def _read(self, row: int) -> ClaudeResponse:
+        import json
+
+        ((text,),) = self._db.execute("SELECT answer FROM answers WHERE rowid = ?", (row,))
+        answer = json.loads(text)
+        message = message_of(answer["message"])
+        usages = [Usage(**used) for used in answer["usages"]]
+        return ClaudeResponse(text_of(message.content), message, answer["request_id"], usages)
+
+
+def fingerprint(request: Request) -> str:
+    """
+    A hash of all in *request* that the answer depends on: what its body says, and its `extra_query`.
+
+    So not of its headers, its time limits, its `task_id` and category, or whether it is streamed. Nor of its cache
+    breakpoints, as they change the price and not the answer: what was paid for without caching counts with it. A path
+    stands for the content of its file. The same on every SDK, Python and machine.
+
+    Raises:
+        ValueError: Naming what cannot be told from others: what is no JSON, and no path or date.
+    """
+    import hashlib
+
+    said: dict[str, Any] = {
+        "model": request.model,
+        "max_tokens": request.max_tokens,
+        "system": _unmarked(as_blocks(request.system)),
+        "messages": [_unmarked({**turn, "content": as_blocks(turn["content"])}) for turn in request.messages],
+        **request.params,
+        **request.extra_body,
+        "extra_query": request.extra_query,
+    }
+    said["tools"] = _unmarked(said.get("tools"))
+    said.pop("cache_control", None)
+    lines = [f"{name}={_json(name, value)}\n" for name, value in sorted(said.items()) if not _is_omitted(value)]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def _keys(requests: Sequence[Request]) -> list[tuple[str, str | None, int]]:
+    """For each request its fingerprint, its `task_id`, and how many before it have the same."""
+    before: Counter[tuple[str, str | None]] = Counter()
+    keys = []
+    for i, request in enumerate(requests):
+        try:
+            same = (fingerprint(request), request.task_id)
+        except ValueError as unknown:
+            raise ValueError(f"prompts[{i}]: {unknown}") from unknown
+        keys.append((*same, before[same]))
+        before[same] += 1
+    return keys
+
+
+def _unmarked(part: Any) -> Any:
+    """*part* without the cache breakpoints of its blocks or tools; what a tool takes or was given stays as it is."""
+    if isinstance(part, list):
+        return [_unmarked(item) for item in part]
+    if isinstance(part, dict):
+        return {
+            name: _unmarked(value) if name in {"content", "source"} else value
+            for name, value in part.items()
+            if name != "cache_control"
+        }
+    return part
+
+
+def _json(name: str, value: Any) -> str:
+    try:
+        return _encoder().encode(value)
+    except (TypeError, ValueError, OSError) as unknown:
+        raise ValueError(f"a journal cannot compare {name!r} with that of an earlier run: {unknown}") from unknown
+
+
+@cache
+def _encoder() -> json.JSONEncoder:
+    import json
+
+    return json.JSONEncoder(sort_keys=True, allow_nan=False, separators=(",", ":"), default=_stands_for)
+
+
+def _stands_for(value: Any) -> Any:
+    """What the SDK sends for *value*, which is no JSON."""
+    import base64
+    import datetime as dt
+    from pathlib import Path
+
+    if isinstance(value, os.PathLike):
+        return base64.b64encode(Path(value).read_bytes()).decode()
+    if isinstance(value, dt.date):
+        return value.isoformat()
+    raise TypeError(f"it holds a {type(value).__name__}")
+
+
+def _is_omitted(value: Any) -> bool:
+    return type(value).__name__ in {"Omit", "NotGiven"}
+
+
+def _written(response: ClaudeResponse) -> str:
+    answer = {
+        "message": response.message.to_dict(mode="json", warnings=False),
+        "request_id": response.request_id,
+        "usages": [asdict(used) for used in response._usages],  # noqa: SLF001 - its own would be their sum
+    }
+    return _encoder().encode(answer)
+
+
+@contextmanager
+def _refusing(path: str) -> Iterator[None]:
+    """Turn what goes wrong with the file at *path* into a `JournalError`."""
+    import sqlite3
+
+    try:
+        yield
+    except OSError as exc:
+        raise JournalError(f"The journal {path} cannot be opened: {exc.strerror}") from exc
+    except sqlite3.Error as exc:
+        if exc.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY:
+            raise JournalError(f"The journal {path} is in use by another run") from exc
+        raise JournalError(f"The journal {path} cannot be used: {exc}") from exc
+
+
+def _check(path: str) -> None:
+    """
+    Raise unless the file at *path* is a journal or empty; make it where there is none.
+
+    Not by SQLite, which changes a file that it opens: it may have to be recovered, or gets a `-wal` beside it.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        head = os.pread(descriptor, 100, 0) if stat.S_ISREG(os.fstat(descriptor).st_mode) else b"a device"
+    finally:
+        os.close(descriptor)
+    if not head:
+        return
+    if not head.startswith(_MAGIC) or int.from_bytes(head[_APPLICATION_ID]) != APPLICATION_ID:
+        raise JournalError(f"{path} is not a journal, and was left as it is")
+    if (found := int.from_bytes(head[_USER_VERSION])) > FORMAT:
+        raise JournalError(
+            f"The journal {path} has format {found}, which is newer than {FORMAT}, the newest known here"
+        )
+
+
+def _lock(db: sqlite3.Connection) -> None:
+    """Lock the file until *db* is closed or the process ends, and make the table in a new one."""
+    db.execute("PRAGMA locking_mode = EXCLUSIVE")
+    db.execute("BEGIN EXCLUSIVE")
+    ((owner,),) = db.execute("PRAGMA application_id")
+    if owner != APPLICATION_ID:
+        db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        db.execute(f"PRAGMA user_version = {FORMAT}")
+        db.execute(
+            "CREATE TABLE answers (asked TEXT NOT NULL, task_id TEXT, nth INTEGER NOT NULL, answer TEXT NOT NULL)"
+        )
+    db.execute("COMMIT")
+    # Not before: what _check looks for must be in the file itself.
+    db.execute("PRAGMA journal_mode = WAL")
+    db.execute("PRAGMA synchronous = FULL")
+
+
+def _never_close(db: sqlite3.Connection) -> None:
+    """In a forked child, keep SQLite from ending what is the parent's: it would delete the `-wal` under its hands."""
+    import ctypes
+
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(db))
