@@ -22,7 +22,7 @@ def create_parameters() -> frozenset[str]:
 
 
 def message_of(fields: Mapping[str, Any]) -> Message:
-    """The installed SDK's message with *fields* as the API sends them; one that it does not know is kept."""
+    """The installed SDK's message with *fields* as the API sends them; what it does not know is kept."""
     from anthropic.types import Message
 
     return Message.construct(**fields)
