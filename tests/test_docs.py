@@ -1,0 +1,109 @@
+"""
+The pages hold: their Python blocks run and print what the pages say, and their links lead somewhere.
+
+`pages` says what the authors of a page hold to. Shell blocks are run by `.ci/run`, through `shell_blocks.py`.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import sys
+import threading
+import types
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from pages import PAGES, ROOT, SHELLS, Block, blocks_of, difference, marks_of, name_of, prose_of
+
+BLOCKS = [block for page in PAGES for block in blocks_of(page)]
+PYTHON = [block for block in BLOCKS if block.language == "python" and block.not_run is None]
+
+LONGEST = 30  # seconds that a thread of a block may go on after its end
+
+
+@pytest.mark.parametrize("block", PYTHON, ids=lambda block: block.where)
+def test_a_block_runs_and_prints_what_its_page_says(block, sim, monkeypatch, capsys):
+    run(block, monkeypatch)
+    if block.prints is not None:
+        assert not difference(capsys.readouterr().out, block.prints)
+
+
+def run(block: Block, monkeypatch) -> None:
+    """Run *block* as a file of its own would be, to the end of the threads that it leaves behind."""
+    program = types.ModuleType("__main__")
+    monkeypatch.setitem(sys.modules, "__main__", program)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(sys, "argv", [block.where])
+    before = {*threading.enumerate()}
+    code = compile("\n" * (block.line - 1) + block.code, block.page, "exec")  # its traceback has the page's lines
+    exec(code, vars(program))
+    for thread in {*threading.enumerate()} - before:
+        if not thread.daemon:
+            thread.join(LONGEST)
+            assert not thread.is_alive(), f"{thread} goes on"
+
+
+def test_there_are_blocks_to_run():
+    assert {name_of(block.page) for block in PYTHON} >= {"README.md"}
+    assert any(block.language in SHELLS and block.not_run is None for block in BLOCKS)
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.where)
+def test_a_block_says_what_it_is(block):
+    assert block.language in {"python", "json", "text", *SHELLS}
+    if block.language == "json":
+        json.loads(block.code)
+    if block.language == "python":
+        ast.parse(block.code)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_what_is_not_run_says_why(page):
+    marked = [block for block in blocks_of(page) if block.not_run is not None]
+    assert [block.where for block in marked if not block.not_run] == []
+    assert [block.where for block in marked if block.language not in {"python", *SHELLS}] == []
+    assert marks_of(page) == [block.line - 2 for block in marked], "a mark stands on the line before its block"
+
+
+# Links.
+
+LINK = re.compile(r"\[[^][]*]\((?P<inline>[^)\s]+)\)|^\[[^][]+]: *(?P<defined>\S+)")
+LINKS = [
+    (page, number, link["inline"] or link["defined"])
+    for page in PAGES
+    for number, line in prose_of(page)
+    for link in LINK.finditer(re.sub(r"`[^`]*`", "``", line))
+]
+
+
+@pytest.mark.parametrize(
+    ("page", "target"),
+    [
+        pytest.param(page, target, id=f"{name_of(page)}:{number}-{target}")
+        for page, number, target in LINKS
+        if not re.match(r"[a-z]+:", target)
+    ],
+)
+def test_a_link_leads_somewhere(page, target):
+    path, _, anchor = target.partition("#")
+    led_to = (page.parent / path).resolve() if path else page
+    assert led_to.is_relative_to(ROOT.resolve())
+    assert led_to.exists()
+    assert not anchor or anchor in anchors_of(led_to)
+
+
+def anchors_of(page: Path) -> set[str]:
+    """The anchors of the headings of *page*, as GitHub makes them."""
+    seen: Counter[str] = Counter()
+    anchors = set()
+    for _, line in prose_of(page):
+        if heading := re.fullmatch(r"#{1,6} +(?P<text>.*?)[ #]*", line):
+            text = re.sub(r"\[([^][]*)]\([^)]*\)", r"\1", heading["text"])
+            slug = re.sub(r"[^\w\- ]", "", text.lower()).replace(" ", "-")
+            anchors.add(f"{slug}-{seen[slug]}" if seen[slug] else slug)
+            seen[slug] += 1
+    return anchors
