@@ -1,5 +1,5 @@
 """
-The pages hold: their Python blocks run and print what the pages say, and their links lead somewhere.
+The pages hold: their Python blocks run and print what the pages say, their links lead somewhere, their tables are true.
 
 `pages` says what the authors of a page hold to. Shell blocks are run by `.ci/run`, through `shell_blocks.py`.
 """
@@ -14,13 +14,17 @@ import threading
 import types
 from collections import Counter
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
+from claude_client import Kind
+from claude_client._errors import TRANSIENT
 from pages import PAGES, ROOT, SHELLS, Block, blocks_of, difference, marks_of, name_of, prose_of
 
 BLOCKS = [block for page in PAGES for block in blocks_of(page)]
 PYTHON = [block for block in BLOCKS if block.language == "python" and block.not_run is None]
+ERRORS = ROOT / "references" / "errors.md"
 
 LONGEST = 30  # seconds that a thread of a block may go on after its end
 
@@ -107,3 +111,31 @@ def anchors_of(page: Path) -> set[str]:
             anchors.add(f"{slug}-{seen[slug]}" if seen[slug] else slug)
             seen[slug] += 1
     return anchors
+
+
+# Tables.
+
+
+def rows_of(page: Path, first_column: str) -> list[dict[str, str]]:
+    """The rows of the table of *page* whose first column is so named, by column."""
+    cells = [
+        [cell.strip() for cell in line.strip().strip("|").split("|")] for _, line in prose_of(page) if line[:1] == "|"
+    ]
+    (start,) = [i for i, row in enumerate(cells) if row[0] == first_column]
+    rows = []
+    for row in cells[start + 2 :]:
+        if len(row) != len(cells[start]):
+            break
+        rows.append(dict(zip(cells[start], row, strict=True)))
+    return rows
+
+
+def test_every_kind_of_error_is_explained_once():
+    assert Counter(row["kind"].strip("`") for row in rows_of(ERRORS, "kind")) == Counter(get_args(Kind))
+
+
+@pytest.mark.parametrize("kind", get_args(Kind))
+def test_the_page_says_which_errors_are_sent_again(kind):
+    (row,) = [row for row in rows_of(ERRORS, "kind") if row["kind"] == f"`{kind}`"]
+    assert row["sent again"].startswith("yes") == (kind in TRANSIENT)
+    assert all(row.values())
