@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import json
+import pickle
 import re
 import sys
 import threading
@@ -16,15 +17,20 @@ from collections import Counter
 from pathlib import Path
 from typing import get_args
 
+import anthropic
 import pytest
 
-from claude_client import Kind
+import helpers
+from claude_client import ApiParams, Kind
 from claude_client._errors import TRANSIENT
+from claude_client._sdk import create_parameters
+from claude_client.simulator import Reply
 from pages import PAGES, ROOT, SHELLS, Block, blocks_of, difference, marks_of, name_of, prose_of
 
 BLOCKS = [block for page in PAGES for block in blocks_of(page)]
 PYTHON = [block for block in BLOCKS if block.language == "python" and block.not_run is None]
 ERRORS = ROOT / "references" / "errors.md"
+SDK_VERSIONS = ROOT / "references" / "sdk-versions.md"
 
 LONGEST = 30  # seconds that a thread of a block may go on after its end
 
@@ -139,3 +145,50 @@ def test_the_page_says_which_errors_are_sent_again(kind):
     (row,) = [row for row in rows_of(ERRORS, "kind") if row["kind"] == f"`{kind}`"]
     assert row["sent again"].startswith("yes") == (kind in TRANSIENT)
     assert all(row.values())
+
+
+def test_the_page_on_sdk_versions_is_true_of_the_installed_one(sim, monkeypatch):
+    rows = rows_of(SDK_VERSIONS, "what")
+    (column,) = [name for name in rows[0] if name.startswith(f"{helpers.SDK_MAJOR}.")]
+    assert {row["what"]: row[column] for row in rows} == of_the_installed_sdk(sim, monkeypatch)
+
+
+def of_the_installed_sdk(sim, monkeypatch) -> dict[str, str]:
+    """What the table says of it, found out."""
+
+    def create(**options):
+        with anthropic.Anthropic(base_url=sim.base_url, max_retries=0, **options) as client:
+            client.messages.create(model="claude-sonnet-4-6", max_tokens=9, messages=[{"role": "user", "content": "?"}])
+        return sim.requests[-1].headers
+
+    headers = create()
+    sim.script(Reply(fault="overloaded"))
+    overloaded = raised_by(create)
+    both = raised_by(lambda: create(api_key="a-key", auth_token="a-token"))
+    both_sent = {"x-api-key", "authorization"} <= sim.requests[-1].headers.keys()
+    monkeypatch.delenv("ANTHROPIC_API_KEY")
+    monkeypatch.setenv("ANTHROPIC_PROFILE", "nobody")
+    not_taken = {"temperature", *ApiParams.__annotations__} - create_parameters()
+    return {
+        "`anthropic-version`": headers["anthropic-version"],
+        "header of an API key": f"`{min({'x-api-key', 'authorization'} & headers.keys())}`",
+        "HTTP library": anthropic.DefaultHttpxClient.__mro__[1].__module__,
+        "not taken by `create`": ", ".join(f"`{name}`" for name in sorted(not_taken)),
+        "a key and a token at once": "both are sent" if both_sent else f"`{type(both).__name__}`",
+        "a profile that is not there": f"`{type(raised_by(create)).__name__}`",
+        "the class of a 529 is an `InternalServerError`": yes_if(isinstance(overloaded, anthropic.InternalServerError)),
+        "its errors have `error_code`": yes_if(hasattr(overloaded, "error_code")),
+        "its errors pickle": yes_if(raised_by(lambda: pickle.loads(pickle.dumps(overloaded))) is None),
+    }
+
+
+def raised_by(call) -> Exception | None:
+    try:
+        call()
+    except Exception as exc:  # noqa: BLE001 - it is what we are asking for
+        return exc
+    return None
+
+
+def yes_if(it) -> str:
+    return "yes" if it else "no"
