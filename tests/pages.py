@@ -22,9 +22,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
+#: In the order in which `.ci/run` goes through them: what fails soonest goes first.
 PAGES = [
     page
-    for pattern in ("README.md", "SKILL.md", "references/*.md", "CHANGELOG.md", "CONTRIBUTING.md")
+    for pattern in ("CONTRIBUTING.md", "README.md", "SKILL.md", "references/*.md", "CHANGELOG.md")
     for page in sorted(ROOT.glob(pattern))
 ]
 SHELLS = {"sh", "bash"}
