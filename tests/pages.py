@@ -74,7 +74,7 @@ def blocks_of(page: Path) -> list[Block]:
             mark["reason"].strip() if mark else None,
         )
         follows_directly = not "".join(lines[end_of_last + 1 : begin]).strip()
-        if found and follows_directly and block.language == "text":
+        if block.language == "text" and follows_directly and found and found[-1].language != "text":
             found[-1] = replace(found[-1], prints=block.code)
         found.append(block)
         end_of_last = end
