@@ -8,10 +8,14 @@ import time
 
 import pytest
 import respx
+from hypothesis import settings
 
 import claude_client
 import helpers
 from claude_client.simulator import Simulator
+
+settings.register_profile("ours", deadline=None, derandomize=True, max_examples=50)
+settings.load_profile("ours")
 
 
 @pytest.fixture(autouse=True)
