@@ -18,6 +18,7 @@ from claude_client import (
     invoke_parallel,
     set_default_client,
 )
+from task_state import TaskInfo, TaskState, TaskTracker
 
 answer = invoke_claude("hi", thinking={"type": "adaptive"}, tools=[{"name": "t", "input_schema": {}}], top_p=0.5)
 assert_type(answer, ClaudeResponse)
@@ -49,3 +50,9 @@ set_default_client(None)
 invoke_claude("hi", temprature=0.5)  # type: ignore[call-arg]
 invoke_claude("hi", stream=True)  # type: ignore[call-arg]
 invoke_claude_streaming("hi", callback="print")  # type: ignore[arg-type]
+
+tracker = TaskTracker(max_retries=3)
+assert_type(tracker.add("t", category="c", metadata={"a": 1}), TaskInfo)
+assert_type(tracker.get_by_state(TaskState.RUNNING), list[TaskInfo])
+assert_type(tracker.summary(), dict[str, int])
+tracker.on_transition(print)()

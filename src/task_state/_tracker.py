@@ -1,0 +1,295 @@
+"""The table of states, and the tracker that holds tasks to it."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Any
+
+_log = logging.getLogger("task_state")
+
+
+class TaskState(StrEnum):
+    """Where a task is in its life."""
+
+    UNCLAIMED = "unclaimed"
+    CLAIMED = "claimed"
+    RUNNING = "running"
+    COMPLETED = "completed"
+    #: Finished only where no retry is left: see `TaskInfo.finished`.
+    FAILED = "failed"
+    RETRY_QUEUED = "retry_queued"
+    CANCELLED = "cancelled"
+
+
+# Where a task may go from each state. Nothing leaves a finished one, which a failed one may be.
+_NEXT: Mapping[TaskState, frozenset[TaskState]] = {
+    TaskState.UNCLAIMED: frozenset({TaskState.CLAIMED, TaskState.CANCELLED}),
+    TaskState.CLAIMED: frozenset({TaskState.RUNNING, TaskState.CANCELLED}),
+    TaskState.RUNNING: frozenset({TaskState.COMPLETED, TaskState.FAILED, TaskState.CANCELLED}),
+    TaskState.COMPLETED: frozenset(),
+    TaskState.FAILED: frozenset({TaskState.RETRY_QUEUED, TaskState.CANCELLED}),
+    TaskState.RETRY_QUEUED: frozenset({TaskState.CLAIMED, TaskState.CANCELLED}),
+    TaskState.CANCELLED: frozenset(),
+}
+
+
+class InvalidTransitionError(RuntimeError):
+    """A task cannot go from the state it is in to the one asked for; it stays where it is."""
+
+    def __init__(self, task_id: str, from_state: TaskState, to_state: TaskState, reason: str = "") -> None:
+        super().__init__(task_id, from_state, to_state, reason)
+        self.task_id = task_id
+        self.from_state = from_state
+        self.to_state = to_state
+        #: Why, where the two states do not say it; else empty.
+        self.reason = reason
+
+    def __str__(self) -> str:
+        because = f": {self.reason}" if self.reason else ""
+        return f"task {self.task_id!r} cannot go from {self.from_state} to {self.to_state}{because}"
+
+
+@dataclass(frozen=True, slots=True)
+class TaskInfo:
+    """What is known of a task at one moment. Times are seconds by the tracker's clock."""
+
+    task_id: str
+    state: TaskState
+    #: How often it was started.
+    attempt: int
+    category: str | None
+    #: A read-only copy of what it was added with; the values in it are not copied.
+    metadata: Mapping[str, Any] = field(hash=False)
+    #: Of the last attempt that failed, as it was given to `TaskTracker.fail`.
+    error: str | BaseException | None
+    #: Whether it moves no more: completed, cancelled, or failed with no retry left.
+    finished: bool
+    #: Each state it has been in and the time it got there, from the first to that of now.
+    history: tuple[tuple[TaskState, float], ...]
+
+    @property
+    def added_at(self) -> float:
+        """When it was added."""
+        return self.history[0][1]
+
+    @property
+    def started_at(self) -> float | None:
+        """When its last attempt was started; None before the first."""
+        return next((at for state, at in reversed(self.history) if state is TaskState.RUNNING), None)
+
+    @property
+    def finished_at(self) -> float | None:
+        """When it was finished; None while it is not."""
+        return self.history[-1][1] if self.finished else None
+
+
+class TaskTracker:
+    """
+    Knows the state of each task, and allows only the moves of the table: a task is added, claimed, started, and
+    completes or fails; a failed one may be queued for a retry and claimed again; what is not finished may be cancelled.
+
+    Every method may be called from any thread. Of many that ask for the same move, one makes it and the others get an
+    `InvalidTransitionError`.
+
+    All that move a task return it as it is then, and raise:
+
+    - `KeyError`: There is no such task.
+    - `InvalidTransitionError`: It cannot go there from where it is.
+
+    Args:
+        max_retries: Most retries of a task after its first attempt. One that fails after them is finished.
+
+        clock:
+            Gives the times in `TaskInfo`, in seconds. The default is the time of day, for `datetime.fromtimestamp`
+            to read; where spans matter more, pass `time.monotonic`, which nobody can set back.
+
+    Raises:
+        ValueError: *max_retries* is not a whole number from 0.
+    """
+
+    def __init__(self, max_retries: int = 3, *, clock: Callable[[], float] = time.time) -> None:
+        if not isinstance(max_retries, int) or isinstance(max_retries, bool) or max_retries < 0:
+            raise ValueError(f"max_retries must be a whole number from 0, got {max_retries!r}")
+        self._max_retries = max_retries
+        self._clock = clock
+        self._lock = threading.Lock()  # guards the two below
+        self._tasks: dict[str, TaskInfo] = {}
+        self._observers: dict[object, Callable[[TaskInfo], object]] = {}
+
+    def add(self, task_id: str, category: str | None = None, metadata: Mapping[str, Any] | None = None) -> TaskInfo:
+        """
+        Track a new task, which is unclaimed.
+
+        Raises:
+            ValueError: There is a task of that id, or an argument is not what it should be.
+        """
+        if not isinstance(task_id, str) or not task_id:
+            raise ValueError(f"task_id must be a non-empty string, got {task_id!r}")
+        if category is not None and not isinstance(category, str):
+            raise ValueError(f"category must be a string or None, got {category!r}")
+        if metadata is not None and not isinstance(metadata, Mapping):
+            raise ValueError(f"metadata must be a mapping or None, got {metadata!r}")
+        copied = MappingProxyType({**metadata} if metadata else {})
+        with self._lock:
+            if task_id in self._tasks:
+                raise ValueError(f"there is a task {task_id!r} already")
+            history = ((TaskState.UNCLAIMED, self._clock()),)
+            info = TaskInfo(task_id, TaskState.UNCLAIMED, 0, category, copied, None, finished=False, history=history)
+            self._tasks[task_id] = info
+        return info
+
+    def claim(self, task_id: str) -> TaskInfo:
+        """Take an unclaimed or retry-queued task for oneself."""
+        return self._move(task_id, TaskState.CLAIMED)
+
+    def start(self, task_id: str) -> TaskInfo:
+        """Begin the next attempt of a claimed task."""
+        return self._move(task_id, TaskState.RUNNING)
+
+    def complete(self, task_id: str) -> TaskInfo:
+        """End a running task well."""
+        return self._move(task_id, TaskState.COMPLETED)
+
+    def fail(self, task_id: str, error: str | BaseException | None = None, *, final: bool = False) -> TaskInfo:
+        """
+        End the attempt of a running task badly.
+
+        Args:
+            error: What went wrong, for `TaskInfo.error`.
+
+            final: Another attempt would fail too, so the task is finished whatever retries are left.
+
+        Raises:
+            ValueError: *error* is something else.
+        """
+        if error is not None and not isinstance(error, (str, BaseException)):
+            raise ValueError(f"error must be a string, an exception or None, got {error!r}")
+        return self._move(task_id, TaskState.FAILED, error, final=final)
+
+    def retry(self, task_id: str) -> TaskInfo:
+        """Queue a failed task for another attempt; an `InvalidTransitionError` where no retry is left."""
+        return self._move(task_id, TaskState.RETRY_QUEUED)
+
+    def cancel(self, task_id: str) -> TaskInfo:
+        """End a task that is not finished. What runs for it is not stopped by that."""
+        return self._move(task_id, TaskState.CANCELLED)
+
+    def transition(self, task_id: str, state: TaskState | str) -> TaskInfo:
+        """
+        Move a task to *state*, as the method of that move would.
+
+        Raises:
+            ValueError: There is no such state.
+        """
+        return self._move(task_id, TaskState(state))
+
+    def get(self, task_id: str) -> TaskInfo:
+        """The task as it is now; a `KeyError` where there is none of that id."""
+        with self._lock:
+            return self._info(task_id)
+
+    def get_by_state(self, state: TaskState | str) -> list[TaskInfo]:
+        """All tasks that are in *state*, in the order they were added; a `ValueError` where there is no such state."""
+        wanted = TaskState(state)
+        return [info for info in self._all() if info.state is wanted]
+
+    def get_by_category(self, category: str | None) -> list[TaskInfo]:
+        """All tasks of *category*, in the order they were added; None: those without one."""
+        return [info for info in self._all() if info.category == category]
+
+    def active_count(self, category: str | None = None) -> int:
+        """How many tasks of *category* are not finished; None: of all."""
+        return sum(not info.finished for info in self._all() if category is None or info.category == category)
+
+    def is_all_terminal(self) -> bool:
+        """Whether every task is finished."""
+        return all(info.finished for info in self._all())
+
+    def summary(self) -> dict[str, int]:
+        """How many tasks are in each state that occurs: ``{"running": 2, "completed": 1}``."""
+        counts = Counter(info.state for info in self._all())
+        return {state.value: counts[state] for state in TaskState if counts[state]}
+
+    def on_transition(self, callback: Callable[[TaskInfo], object]) -> Callable[[], None]:
+        """
+        Call *callback* with the task after each move from now on. Where it came from is ``info.history[-2]``.
+
+        It is called on the thread that made the move, before that move returns, and under no lock: it may use the
+        tracker. Of several callbacks the first registered is called first. The moves of one thread arrive in their
+        order; those of several threads may overlap, and their histories tell which came first. What a callback
+        raises is logged, and changes nothing else.
+
+        Returns:
+            A function that ends this. Another thread that made a move just before may still be calling.
+        """
+        if not callable(callback):
+            raise ValueError(f"callback must be callable, got {callback!r}")
+        key = object()
+        with self._lock:
+            self._observers[key] = callback
+
+        def stop() -> None:
+            with self._lock:
+                self._observers.pop(key, None)
+
+        return stop
+
+    def __len__(self) -> int:
+        with self._lock:
+            return len(self._tasks)
+
+    def __bool__(self) -> bool:
+        """True, also without tasks: ``tracker or TaskTracker()`` must not replace a new one."""
+        return True
+
+    def __contains__(self, task_id: object) -> bool:
+        with self._lock:
+            return task_id in self._tasks
+
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{count} {state}" for state, count in self.summary().items())
+        return f"<TaskTracker {counts or 'without tasks'}>"
+
+    def _move(
+        self, task_id: str, target: TaskState, error: str | BaseException | None = None, *, final: bool = False
+    ) -> TaskInfo:
+        with self._lock:
+            info = self._info(task_id)
+            if info.finished or target not in _NEXT[info.state]:
+                no_retry = info.finished and info.state is TaskState.FAILED
+                reason = "it failed for good, and no retry is left" if no_retry else ""
+                raise InvalidTransitionError(task_id, info.state, target, reason)
+            failed_for_good = target is TaskState.FAILED and (final or info.attempt > self._max_retries)
+            info = self._tasks[task_id] = replace(
+                info,
+                state=target,
+                attempt=info.attempt + (target is TaskState.RUNNING),
+                error=error if target is TaskState.FAILED else info.error,
+                finished=failed_for_good or not _NEXT[target],
+                history=(*info.history, (target, self._clock())),
+            )
+            observers = [*self._observers.values()]
+        for observer in observers:
+            try:
+                observer(info)
+            except Exception:  # noqa: BLE001 - a user's callback
+                _log.exception("A callback for task %r failed; the task is %s all the same", task_id, target)
+        return info
+
+    def _info(self, task_id: str) -> TaskInfo:
+        """The caller holds the lock."""
+        try:
+            return self._tasks[task_id]
+        except KeyError:
+            raise KeyError(f"there is no task {task_id!r}") from None
+
+    def _all(self) -> list[TaskInfo]:
+        with self._lock:
+            return [*self._tasks.values()]
