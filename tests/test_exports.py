@@ -4,7 +4,11 @@ import typing
 import pytest
 
 import claude_client
+import orchestration
+import task_state
 from claude_client._conversation import CONTINUATION_PROMPT
+
+PACKAGES = [claude_client, task_state, orchestration]
 
 # The user's contract: names, order and defaults of what can be passed by position.
 PROMPT = {"prompt": inspect.Parameter.empty}
@@ -45,13 +49,15 @@ def test_signatures_are_the_contracts(name):
     assert [*by_position.items()] == [*CONTRACT[name].items()]
 
 
-def test_every_public_name_is_there_and_sorted():
-    assert all(hasattr(claude_client, name) for name in claude_client.__all__)
-    assert claude_client.__all__ == sorted(claude_client.__all__)
+@pytest.mark.parametrize("package", PACKAGES)
+def test_every_public_name_is_there_and_sorted(package):
+    assert all(hasattr(package, name) for name in package.__all__)
+    assert package.__all__ == sorted(package.__all__)
 
 
-def test_every_public_function_and_class_is_documented():
-    public = [getattr(claude_client, name) for name in claude_client.__all__]
+@pytest.mark.parametrize("package", PACKAGES)
+def test_every_public_function_and_class_is_documented(package):
+    public = [getattr(package, name) for name in package.__all__]
     assert [one for one in public if inspect.isclass(one) or inspect.isfunction(one) if not one.__doc__] == []
 
 

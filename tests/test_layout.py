@@ -1,6 +1,7 @@
 """The arrows between the modules, as DESIGN has them: each imports only what stands below it."""
 
 import ast
+import sys
 from pathlib import Path
 
 import pytest
@@ -84,9 +85,34 @@ def test_only_the_modules_at_the_door_import_the_sdk():
     assert found == MAY_IMPORT_THE_SDK
 
 
-def test_task_state_and_the_simulator_import_nothing_of_ours():
-    for folder in (SOURCE / "task_state", SOURCE / "claude_client" / "simulator"):
-        for path in folder.rglob("*.py"):
-            source = path.read_text()
-            assert "from .." not in source, path
-            assert "import claude_client\n" not in source, path
+def imported_from_outside(module: ast.Module) -> set[str]:
+    nodes = [*ast.walk(module)]
+    plain = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    return plain | {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom) and not node.level}
+
+
+def test_the_simulator_imports_nothing_of_ours():
+    for path in (SOURCE / "claude_client" / "simulator").rglob("*.py"):
+        source = path.read_text()
+        assert "from .." not in source, path
+        assert "import claude_client\n" not in source, path
+
+
+def test_task_state_imports_the_standard_library_only():
+    for path in (SOURCE / "task_state").glob("*.py"):
+        found = {name.split(".")[0] for name in imported_from_outside(tree(path))}
+        assert found <= sys.stdlib_module_names, path
+
+
+def test_orchestration_uses_public_names_and_two_doors():
+    for path in (SOURCE / "orchestration").glob("*.py"):
+        found = {
+            name for name in imported_from_outside(tree(path)) if name.split(".")[0] not in sys.stdlib_module_names
+        }
+        assert found <= {"claude_client", "claude_client._request", "claude_client._dispatch", "task_state"}, path
+
+
+def test_nobody_imports_orchestration():
+    for folder in ("claude_client", "task_state"):
+        for path in (SOURCE / folder).rglob("*.py"):
+            assert not any(name.startswith("orchestration") for name in imported_from_outside(tree(path))), path

@@ -1,1 +1,3 @@
 """Managed runs on top of `task_state` and `claude_client`."""
+
+__all__: list[str] = []
