@@ -18,6 +18,7 @@ from claude_client import (
     invoke_parallel,
     set_default_client,
 )
+from orchestration import ConcurrencyLimiter, Occupancy
 from task_state import TaskInfo, TaskState, TaskTracker
 
 answer = invoke_claude("hi", thinking={"type": "adaptive"}, tools=[{"name": "t", "input_schema": {}}], top_p=0.5)
@@ -56,3 +57,8 @@ assert_type(tracker.add("t", category="c", metadata={"a": 1}), TaskInfo)
 assert_type(tracker.get_by_state(TaskState.RUNNING), list[TaskInfo])
 assert_type(tracker.summary(), dict[str, int])
 tracker.on_transition(print)()
+
+limiter = ConcurrencyLimiter(global_limit=10, category_limits={"security": 3})
+with limiter.slot("security"):
+    assert_type(limiter.statistics().total, Occupancy)
+assert_type(limiter.acquire(timeout=1), bool)
