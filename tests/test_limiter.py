@@ -5,7 +5,7 @@ import math
 import signal
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from unittest import mock
@@ -365,6 +365,55 @@ def test_a_slot_is_still_kept_where_no_more_threads_can_be_started(pool, monkeyp
             ending.setattr(threading.Thread, "start", lambda _: (_ for _ in ()).throw(RuntimeError))
             limiter.release()
     assert thread.result(10)
+
+
+def test_what_is_kept_for_a_run_takes_nothing_from_other_categories(monkeypatch):
+    monkeypatch.setattr(_limiter, "_PATIENCE", 60.0)
+    limiter = ConcurrencyLimiter(3, {"a": 1})
+    limiter.acquire("a")
+    with limiter.waking(lambda: None) as ask, limiter.waking(lambda: None) as ask_too:
+        assert not ask("a")
+        limiter.release("a")
+        assert limiter.try_acquire("b")
+        assert ask_too("b")
+        assert not limiter.try_acquire("b")
+        assert ask("a")
+
+
+def test_runs_held_up_elsewhere_do_not_wake_each_other_without_end(monkeypatch):
+    monkeypatch.setattr(_limiter, "_PATIENCE", 60.0)
+    monkeypatch.setattr(threading, "Timer", mock.Mock())
+    limiter, woken = ConcurrencyLimiter(1), deque([0, 1])
+    limiter.acquire()
+    with limiter.waking(lambda: woken.append(0)) as ask, limiter.waking(lambda: woken.append(1)) as ask_too:
+
+        def look_round(run):
+            for category in "abc":
+                if [ask, ask_too][run](category):
+                    limiter.release(category)
+
+        for _ in range(2):
+            look_round(woken.popleft())
+        limiter.release()
+        rounds = 0
+        while woken and rounds < 100:
+            look_round(woken.popleft())
+            rounds += 1
+    assert rounds < 20
+
+
+def test_a_run_refused_while_a_slot_was_kept_for_another_gets_its_turn_all_the_same(monkeypatch):
+    monkeypatch.setattr(_limiter, "_PATIENCE", 60.0)
+    limiter, woken = ConcurrencyLimiter(1), threading.Event()
+    limiter.acquire()
+    with limiter.waking(lambda: None) as ask, limiter.waking(woken.set) as ask_too:
+        assert not ask(None)
+        limiter.release()
+        assert not ask_too(None)
+        assert ask(None)
+        limiter.release()
+        assert woken.wait(10)
+        assert ask_too(None)
 
 
 class LimiterGate:

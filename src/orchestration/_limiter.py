@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import Counter
@@ -12,6 +13,9 @@ from types import MappingProxyType
 
 # Seconds that a slot is kept for a run, which may not want it any more and cannot be asked.
 _PATIENCE = 0.05
+# Seconds until the turn of a run that was refused while a slot was kept for another. Runs that give back what they
+# took, as the rate gate holds them up, would otherwise wake each other without end.
+_PAUSE = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +50,8 @@ class _Place:
     #: Whether a slot is kept for it, or, once it has left the line, is its own.
     has_slot: bool = False
     kept_until: float | None = None
+    #: When its turn may come.
+    not_before: float = -math.inf
 
 
 class ConcurrencyLimiter:
@@ -80,7 +86,7 @@ class ConcurrencyLimiter:
         self._lock = threading.Lock()  # guards everything below
         self._taken: Counter[str | None] = Counter()  # slots held or kept
         self._line: list[_Place] = []
-        self._watched = False  # whether a timer will look for slots that were kept in vain
+        self._look_at = math.inf  # when the next timer lets the line move on
 
     def acquire(self, category: str | None = None, timeout: float | None = None) -> bool:
         """
@@ -178,12 +184,17 @@ class ConcurrencyLimiter:
     def _ask(self, place: _Place) -> bool:
         """Whether *place*, which enters the line if need be, has got its slot, and has left the line with it."""
         with self._lock:
-            if not place.has_slot and place not in self._line:
+            joins = not place.has_slot and place not in self._line
+            if joins:
+                place.not_before = -math.inf
                 self._line.append(place)
             woken = self._settle(asking=place)
             taken = place.has_slot
             if taken and place in self._line:
                 self._line.remove(place)
+            elif joins and place.patience is not None and any(one.kept_until is not None for one in self._line):
+                place.not_before = time.monotonic() + _PAUSE
+                self._look_again_in_time()
         _wake(one for one in woken if one is not place)
         return taken
 
@@ -198,7 +209,7 @@ class ConcurrencyLimiter:
     def _look_again(self) -> None:
         """On the thread of a timer."""
         with self._lock:
-            self._watched = False
+            self._look_at = math.inf
             woken = self._settle()
         _wake(woken)
 
@@ -215,23 +226,26 @@ class ConcurrencyLimiter:
         for place in self._line:
             if len(woken) == free:
                 break
-            if not place.has_slot and self._has_room(place.category):
+            if not place.has_slot and place.not_before <= now and self._has_room(place.category):
                 self._taken[place.category] += 1
                 place.has_slot = True
                 place.kept_until = None if place.patience is None else now + place.patience
                 woken.append(place)
-        self._watch()
+        self._look_again_in_time()
         return woken
 
-    def _watch(self) -> None:
-        """Have somebody look again where a slot may be kept in vain while others wait."""
-        kept = any(place.kept_until is not None for place in self._line)
-        if kept and not self._watched and not all(place.has_slot for place in self._line):
-            timer = threading.Timer(_PATIENCE, self._look_again)
+    def _look_again_in_time(self) -> None:
+        """Have the line move on where nothing but time lets it."""
+        now = time.monotonic()
+        waiting = [place for place in self._line if not place.has_slot]
+        kept = [place.kept_until for place in self._line if place.kept_until is not None]
+        due = min([*kept, *(place.not_before for place in waiting if place.not_before > now)], default=math.inf)
+        if waiting and due < self._look_at:
+            timer = threading.Timer(due - now, self._look_again)
             timer.daemon = True
             with suppress(RuntimeError):  # the interpreter is ending, and starts no more threads
                 timer.start()
-                self._watched = True
+                self._look_at = due
 
     def _drop(self, place: _Place) -> None:
         if place in self._line:
