@@ -416,6 +416,30 @@ def test_a_run_refused_while_a_slot_was_kept_for_another_gets_its_turn_all_the_s
         assert ask_too(None)
 
 
+def test_a_run_that_comes_late_gets_its_slot_if_nobody_else_came(monkeypatch):
+    monkeypatch.setattr(_limiter, "_PATIENCE", 0.0)
+    limiter = ConcurrencyLimiter(1)
+    limiter.acquire()
+    with limiter.waking(lambda: None) as ask:
+        assert not ask(None)
+        limiter.release()
+        assert ask(None)
+
+
+def test_a_thread_that_came_while_a_slot_was_kept_for_a_run_is_next_at_once(pool, monkeypatch):
+    monkeypatch.setattr(_limiter, "_PATIENCE", 60.0)
+    monkeypatch.setattr(_limiter, "_PAUSE", 60.0)
+    limiter = ConcurrencyLimiter(1)
+    limiter.acquire()
+    with limiter.waking(lambda: None) as ask:
+        assert not ask(None)
+        limiter.release()
+        thread = waits(pool, limiter)
+        assert ask(None)
+        limiter.release()
+        assert thread.result(10)
+
+
 class LimiterGate:
     """How a run obeys a limiter."""
 

@@ -148,8 +148,8 @@ class ConcurrencyLimiter:
         `try_acquire` does, but if there is none, stands in the line for it. When its turn comes, *wake* is called,
         from any thread and under no lock, and the slot is kept until the function is called again, for 50 ms at most.
 
-        Nobody else is woken, so one may give a slot back unused and not be called for it at once. Leaving the
-        ``with`` block leaves the line; slots that were taken are still to be released.
+        Only those who stand in the line are woken, not who gives back a slot that it could not use after all.
+        Leaving the ``with`` block leaves the line; slots that were taken are still to be released.
         """
         places: dict[str | None, _Place] = {}
 
@@ -193,8 +193,9 @@ class ConcurrencyLimiter:
             if taken and place in self._line:
                 self._line.remove(place)
             elif joins and place.patience is not None and any(one.kept_until is not None for one in self._line):
-                place.not_before = time.monotonic() + _PAUSE
-                self._look_again_in_time()
+                now = time.monotonic()
+                place.not_before = now + _PAUSE
+                self._look_again_in_time(now)
         _wake(one for one in woken if one is not place)
         return taken
 
@@ -231,12 +232,11 @@ class ConcurrencyLimiter:
                 place.has_slot = True
                 place.kept_until = None if place.patience is None else now + place.patience
                 woken.append(place)
-        self._look_again_in_time()
+        self._look_again_in_time(now)
         return woken
 
-    def _look_again_in_time(self) -> None:
+    def _look_again_in_time(self, now: float) -> None:
         """Have the line move on where nothing but time lets it."""
-        now = time.monotonic()
         waiting = [place for place in self._line if not place.has_slot]
         kept = [place.kept_until for place in self._line if place.kept_until is not None]
         due = min([*kept, *(place.not_before for place in waiting if place.not_before > now)], default=math.inf)
