@@ -35,13 +35,28 @@ BOTTOM_UP = [
     "_call",
     "_dispatch",
     "_cache_gate",
+    "_jobs",
     "_invoke",
     "_conversation",
     "_parallel",
     "__init__",
 ]
 # What `orchestration` may use besides public names.
-DOORS = {"_request", "_dispatch", "_prompts", "_response", "_sdk"}
+DOORS = {
+    "_call",
+    "_client",
+    "_dispatch",
+    "_jobs",
+    "_parallel",
+    "_progress",
+    "_prompts",
+    "_request",
+    "_response",
+    "_retry",
+    "_sdk",
+    "_stall",
+    "_transport",
+}
 MAY_IMPORT_THE_SDK = {"_sdk", "_client", "_stream"}
 
 

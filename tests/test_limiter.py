@@ -16,6 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from claude_client._dispatch import Job, Run
 from orchestration import ConcurrencyLimiter, Occupancy, _limiter
+from orchestration._limiter import LimiterGate
 
 
 @pytest.fixture
@@ -440,33 +441,14 @@ def test_a_thread_that_came_while_a_slot_was_kept_for_a_run_is_next_at_once(pool
         assert thread.result(10)
 
 
-class LimiterGate:
-    """How a run obeys a limiter."""
-
-    def __init__(self, limiter):
-        self._limiter = limiter
-
-    @contextmanager
-    def waking(self, wake):
-        with self._limiter.waking(wake) as self._ask:
-            yield
-
-    def enter(self, job):
-        return 0.0 if self._ask(job.call.category) else math.inf
-
-    def leave(self, job):
-        self._limiter.release(job.call.category)
-
-    def done(self, job):
-        pass
-
-
 class Task:
     """A call that asks nobody."""
 
-    def __init__(self, category, done):
-        self.category = category
+    def __init__(self, done):
         self._done = done
+
+    def wait(self):
+        return 0.0
 
     def enter(self):
         return 0.0
@@ -477,8 +459,8 @@ class Task:
 
 
 def run_of(limiter, categories, done):
-    jobs = [Job(i, Task(category, done), group=category) for i, category in enumerate(categories)]
-    run = Run(jobs, max_workers=3, gates=[LimiterGate(limiter)])
+    jobs = [Job(i, Task(done), group=category) for i, category in enumerate(categories)]
+    run = Run(jobs, max_workers=3, gates=[LimiterGate(limiter, dict(enumerate(categories)))])
     run.to_the_end()
     return run.outcomes
 

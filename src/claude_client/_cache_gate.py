@@ -41,6 +41,11 @@ class Primed:
                 return True
             return self._primers.setdefault(prefix, who) is who
 
+    def could_go(self, prefix: Prefix, who: object) -> bool:
+        """Whether `may_go` would say so; nothing is changed by asking."""
+        with self._lock:
+            return self._is_primed(prefix) or self._primers.get(prefix, who) is who
+
     def is_primer(self, prefix: Prefix, who: object) -> bool:
         """Whether *who* is the one whose answer all others wait for."""
         with self._lock:
@@ -99,8 +104,13 @@ class CacheGate:
         self._primed = primed
         self.waking = primed.waking
 
-    def enter(self, job: Job) -> float:
+    def wait(self, job: Job) -> float:
         """Inf for a job that has to wait for the answer of another to begin."""
+        prefix = self._prefixes.get(job.index)
+        return 0.0 if prefix is None or self._primed.could_go(prefix, job) else math.inf
+
+    def enter(self, job: Job) -> float:
+        """As `wait`; a job that is let in where nobody has written the prefix is the one to write it."""
         prefix = self._prefixes.get(job.index)
         if prefix is None:
             return 0.0

@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, NamedTuple
 
 from ._client import shared_client
 from ._errors import ClaudeInvocationError
@@ -15,7 +15,7 @@ from ._prompts import plain, size
 from ._rate_gate import Pass, gate_for
 from ._request import Request
 from ._response import TRUNCATING, ClaudeResponse, text_of, total
-from ._retry import RetryPolicy, next_delay
+from ._retry import LONGEST_RETRY_AFTER, RetryPolicy, next_delay
 from ._transport import Answer, ended, send
 from ._types import TextCallback
 from ._usage import Usage
@@ -32,15 +32,33 @@ _CHARACTERS_PER_TOKEN = 4
 _UNWATCHED: AbstractContextManager[None] = nullcontext()
 
 
+class Again(NamedTuple):
+    """There is no answer yet: make another attempt after so many seconds."""
+
+    seconds: float
+    #: Why the last one failed; None where the answer only paused.
+    error: ClaudeInvocationError | None = None
+
+
 class Call:
     """
     Makes one attempt after another until there is a whole answer. Not for use by two threads at once.
 
     It never waits: `enter` and `attempt` say how long to wait, and the caller decides how.
+
+    Args:
+        policy: None for that of the plain verbs, with the request's `max_retries`.
     """
 
-    def __init__(self, client: Any, request: Request, on_text: TextCallback | None = None) -> None:
+    def __init__(
+        self,
+        client: Any,
+        request: Request,
+        on_text: TextCallback | None = None,
+        policy: RetryPolicy | None = None,
+    ) -> None:
         self._client = client
+        self._policy = policy or RetryPolicy(max_retries=request.max_retries)
         self._request = self._asked = request
         self._guessed_tokens = _guess(request)
         self._gate = gate_for(client, request.model)
@@ -60,7 +78,7 @@ class Call:
             ClaudeInvocationError: If the API wants a longer pause than is waited for.
         """
         try:
-            passed = self._gate.enter(self._guessed_tokens)
+            passed = self._gate.enter(self._guessed_tokens, patient=self._policy.patient)
         except ClaudeInvocationError as shut:
             self.ended_by(shut)
             raise
@@ -69,9 +87,22 @@ class Call:
         self._passed = passed
         return 0.0
 
-    def attempt(self, operation: Operation) -> ClaudeResponse | float:
+    def wait(self) -> float:
         """
-        Make one request. Returns the answer, or else the seconds to wait before the next attempt.
+        The seconds that `enter` would give, with nothing changed.
+
+        Raises:
+            ClaudeInvocationError: As `enter`.
+        """
+        try:
+            return self._gate.wait(self._guessed_tokens, patient=self._policy.patient)
+        except ClaudeInvocationError as shut:
+            self.ended_by(shut)
+            raise
+
+    def attempt(self, operation: Operation) -> ClaudeResponse | Again:
+        """
+        Make one request. Returns the answer, or when to make another.
 
         Raises:
             ClaudeInvocationError:
@@ -89,7 +120,7 @@ class Call:
             if delay is None:
                 self.ended_by(error)
                 raise
-            return delay
+            return Again(delay, error)
         finally:
             if self._passed:
                 self._gate.left(self._passed)  # which knows already where the server has answered
@@ -133,11 +164,11 @@ class Call:
             self._gate.heard(self._passed, limits)
 
     def _delay_after(self, error: ClaudeInvocationError) -> float | None:
-        if self._waits_at_the_gate(error):
+        if self._waits_at_the_gate(error) and self._policy.forgiving:
             self._attempt = max(1, self._attempt - 1)
         if self._on_text and error.partial_text:  # a callback must not be told the same text twice
             return None
-        delay = next_delay(error, self._attempt, RetryPolicy(max_retries=self._asked.max_retries))
+        delay = next_delay(error, self._attempt, self._policy)
         if delay is not None:
             _log.info("Attempt %d failed, the next in %.1f s: %s", self._attempt, delay, error)
         return delay
@@ -150,7 +181,7 @@ class Call:
             return self._gate.rejected(self._passed, error.retry_after, self._limits)
         return False
 
-    def _take(self, answer: Answer) -> ClaudeResponse | float:
+    def _take(self, answer: Answer) -> ClaudeResponse | Again:
         self._turns.append(answer)
         used = answer.usage
         self._used.append(used)
@@ -159,7 +190,7 @@ class Call:
             self._passed = None
         if answer.message.stop_reason == "pause_turn":
             self._continue(answer)
-            return 0.0
+            return Again(0.0)
         response = self._joined()
         _tell(response)
         return response
@@ -188,7 +219,12 @@ class Call:
         return [block for turn in self._turns for block in turn.message.content]
 
 
-def run(request: Request, on_text: TextCallback | None = None, token: InterruptToken | None = None) -> ClaudeResponse:
+def run(
+    request: Request,
+    on_text: TextCallback | None = None,
+    token: InterruptToken | None = None,
+    policy: RetryPolicy | None = None,
+) -> ClaudeResponse:
     """
     The answer to *request*, waiting on this thread before and between attempts.
 
@@ -196,7 +232,7 @@ def run(request: Request, on_text: TextCallback | None = None, token: InterruptT
         ClaudeInvocationError: If there is none; of kind "interrupted" if *token* ended the call.
     """
     with shared_client() as client:
-        call = Call(client, request, on_text)
+        call = Call(client, request, on_text, policy)
         while True:
             while delay := call.enter():
                 _wait(call, delay, token)
@@ -205,7 +241,7 @@ def run(request: Request, on_text: TextCallback | None = None, token: InterruptT
                 outcome = call.attempt(operation)
             if isinstance(outcome, ClaudeResponse):
                 return outcome
-            _wait(call, outcome, token)
+            _wait(call, outcome.seconds, token)
 
 
 def _guess(request: Request) -> int:
@@ -214,10 +250,19 @@ def _guess(request: Request) -> int:
 
 
 def _wait(call: Call, seconds: float, token: InterruptToken | None) -> None:
+    tell_of_pause(seconds)
     if token is None:
         time.sleep(seconds)
     elif token.wait(seconds):
         raise call.ended_by(ended("interrupted"))
+
+
+def tell_of_pause(seconds: float) -> bool:
+    """Log it if nothing is sent for longer than a plain call would wait; whether that is so."""
+    long = seconds > LONGEST_RETRY_AFTER
+    if long:
+        _log.warning("The API asked for a pause: nothing is sent for %.0f s", seconds)
+    return long
 
 
 def _tell(response: ClaudeResponse) -> None:

@@ -14,7 +14,7 @@ import math
 import os
 import threading
 import time
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from contextvars import Context, copy_context
@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from typing import Protocol
 
-from ._call import Call
+from ._call import Again, Call, tell_of_pause
 from ._errors import ClaudeInvocationError, Kind
 from ._interrupt import InterruptToken, Operation
 from ._response import ClaudeResponse
@@ -55,6 +55,9 @@ class Job:
 class Gate(Protocol):
     """Says whether a job may start now. Asked by the thread of the run, which it must not keep waiting."""
 
+    def wait(self, job: Job) -> float:
+        """The seconds that `enter` would give, as far as can be known without entering."""
+
     def enter(self, job: Job) -> float:
         """Let *job* in and return 0, or else the seconds until it is worth asking again; inf: until woken."""
 
@@ -68,17 +71,27 @@ class Gate(Protocol):
         """For the length of a run: call *wake*, from any thread, whenever asking again may be worth it."""
 
 
+#: Something that a run does from time to time. Called, on the thread of the run, with the attempts under way; gives the
+#: time, by `time.monotonic`, to be called again at the latest.
+Chore = Callable[[Collection[Job]], float]
+
+
 class Run:
     """
-    Runs *jobs* to their ends, lowest index first.
+    Runs *jobs* to their ends, lowest index first. All callbacks come on the thread of the run.
 
     Args:
         max_workers: Most attempts under way at once.
 
-        gates: What a job must pass to start; it enters all of them or none.
+        gates: What a job must pass to start; it enters all of them or none, in this order.
 
-        on_outcome: Called with index and outcome of each job as it ends, on the thread of the run. What it raises is
-            logged.
+        on_start: Called with the index of a job when it makes an attempt.
+
+        on_retry: Called with index and error when an attempt has failed that is to be made again.
+
+        on_outcome: Called with index and outcome of each job as it ends. What it raises is logged.
+
+        chores: Done after each thing that happens, and when they are due.
     """
 
     def __init__(
@@ -87,20 +100,29 @@ class Run:
         *,
         max_workers: int,
         gates: Sequence[Gate] = (),
+        on_start: Callable[[int], object] = lambda _: None,
+        on_retry: Callable[[int, ClaudeInvocationError], object] = lambda *_: None,
         on_outcome: Callable[[int, Outcome], object] | None = None,
+        chores: Sequence[Chore] = (),
     ) -> None:
         #: What became of each job, by index.
         self.outcomes: dict[int, Outcome] = {}
         self._jobs = jobs
         self._max_workers = max_workers
         self._gates = gates
+        self._on_start = on_start
+        self._on_retry = on_retry
         self._on_outcome = on_outcome
+        self._chores = chores
         self._ready: dict[Hashable, list[Job]] = {}
         self._due: list[tuple[float, Job]] = []
-        self._happened: SimpleQueue[tuple[Job, Outcome | float] | None] = SimpleQueue()
-        # Guards the two below. Reentrant, as a signal handler may interrupt the thread of the run itself.
+        self._happened: SimpleQueue[tuple[Job, Outcome | Again] | None] = SimpleQueue()
+        self._told_of_pause = False
+        # Guards the four below. Reentrant, as a signal handler may interrupt the thread of the run itself.
         self._lock = threading.RLock()
         self._running: set[Job] = set()
+        self._cancelled: set[int] = set()
+        self._stopped: ClaudeInvocationError | None = None
         self._interrupted = False
         self._main_thread_ended = False
 
@@ -131,6 +153,7 @@ class Run:
     def _wind_up(self, pool: ThreadPoolExecutor) -> None:
         """End everything, with nobody told any more, so that nothing but the next Ctrl-C can come between."""
         self._on_outcome = None
+        self._chores = ()
         self.interrupt()
         while len(self.outcomes) < len(self._jobs):
             with suppress(KeyboardInterrupt):
@@ -153,8 +176,24 @@ class Run:
         """End every attempt under way, and start no other. From any thread."""
         with self._lock:
             self._interrupted = True
+            self._stopped = ended("interrupted")
             for job in self._running:
                 job.operation.end()
+        self.wake()
+
+    def stop(self, error: ClaudeInvocationError) -> None:
+        """Let what is under way come to its end; the rest ends by *error*. From any thread."""
+        with self._lock:
+            self._stopped = self._stopped or error
+        self.wake()
+
+    def cancel(self, index: int) -> None:
+        """End one job, with an error of kind "cancelled", unless it has its outcome. From any thread."""
+        with self._lock:
+            self._cancelled.add(index)
+            for job in self._running:
+                if job.index == index:
+                    job.operation.end("cancelled")
         self.wake()
 
     def end_with_main_thread(self) -> None:
@@ -174,13 +213,28 @@ class Run:
         seconds = self._start_what_may(pool)
         if len(self.outcomes) == len(self._jobs):  # the last were refused at a gate
             return
-        for happened in self._what_happens_in(seconds):
+        self._tell_of_pause(seconds)
+        for happened in self._what_happens_in(min(seconds, self._do_chores())):
             if happened:
                 self._finish(*happened)
-        if self._interrupted:
-            self._end_waiting(ended("interrupted"))
+        self._end_cancelled()
+        if self._stopped:
+            self._end_waiting(self._stopped)
 
-    def _what_happens_in(self, seconds: float) -> Iterator[tuple[Job, Outcome | float] | None]:
+    def _do_chores(self) -> float:
+        """Do what is due; the seconds until something is again."""
+        if not self._chores:
+            return math.inf
+        with self._lock:
+            under_way = [*self._running]
+        due = min(chore(under_way) for chore in self._chores)
+        return max(0.0, due - time.monotonic())
+
+    def _tell_of_pause(self, seconds: float) -> None:
+        if not self._running and not self._told_of_pause and seconds < math.inf:
+            self._told_of_pause = tell_of_pause(seconds)
+
+    def _what_happens_in(self, seconds: float) -> Iterator[tuple[Job, Outcome | Again] | None]:
         """Wait for something, at most *seconds*, and give all there is."""
         try:
             yield self._happened.get(timeout=None if seconds == math.inf else seconds)
@@ -195,7 +249,7 @@ class Run:
         while self._due and self._due[0][0] <= now:
             self._make_ready(heapq.heappop(self._due)[1])
         soonest = self._due[0][0] - now if self._due else math.inf
-        if self._interrupted:
+        if self._stopped:
             return 0.0 if self._ready else soonest
         while len(self._running) < self._max_workers:
             job, wait = self._next()
@@ -225,6 +279,9 @@ class Run:
 
     def _enter(self, job: Job) -> float:
         """Let *job* into all gates and return 0, or into none and return the seconds until asking again."""
+        # Asked of all before any is entered: what is taken at one and given back would wake others for nothing.
+        if wait := max((gate.wait(job) for gate in self._gates), default=0.0) or job.call.wait():
+            return wait
         for i, gate in enumerate(self._gates):
             if wait := gate.enter(job):
                 self._leave(job, self._gates[:i])
@@ -247,6 +304,10 @@ class Run:
             self._running.add(job)
             if self._interrupted:
                 job.operation.end()
+            if job.index in self._cancelled:
+                job.operation.end("cancelled")
+        self._told_of_pause = False
+        self._on_start(job.index)
         try:
             pool.submit(self._attempt, job)
         except RuntimeError:  # the interpreter is ending, and starts no more threads
@@ -255,20 +316,22 @@ class Run:
     def _attempt(self, job: Job) -> None:
         """On a thread of the pool."""
         try:
-            outcome: Outcome | float = job.context.run(job.call.attempt, job.operation)
+            outcome: Outcome | Again = job.context.run(job.call.attempt, job.operation)
         except BaseException as exc:  # noqa: BLE001 - a callback's error is its own prompt's only
             outcome = job.call.outcome_of(exc, job.operation)
         if job.operation.on_end:
             job.operation.on_end()
         self._happened.put((job, outcome))
 
-    def _finish(self, job: Job, outcome: Outcome | float) -> None:
+    def _finish(self, job: Job, outcome: Outcome | Again) -> None:
         with self._lock:
             self._running.discard(job)
         self._leave(job, self._gates)
         job.operation = Operation()
-        if isinstance(outcome, float):
-            heapq.heappush(self._due, (time.monotonic() + outcome, job))
+        if isinstance(outcome, Again):
+            if outcome.error:
+                self._on_retry(job.index, outcome.error)
+            heapq.heappush(self._due, (time.monotonic() + outcome.seconds, job))
         else:
             self._end(job, outcome)
 
@@ -293,6 +356,23 @@ class Run:
             self.outcomes[job.index] = job.call.ended_by(error.again())
         for job in waiting:  # told only now: a callback may be broken off
             self._end(job, self.outcomes[job.index])
+
+    def _end_cancelled(self) -> None:
+        """Give every cancelled job that is not under way its outcome."""
+        with self._lock:
+            cancelled, self._cancelled = self._cancelled, {job.index for job in self._running} & self._cancelled
+        gone = cancelled - self._cancelled - self.outcomes.keys()
+        if not gone:
+            return
+        waiting = [job for jobs in self._ready.values() for job in jobs]
+        self._ready.clear()
+        for job in waiting:
+            if job.index not in gone:
+                self._make_ready(job)
+        self._due = [due for due in self._due if due[1].index not in gone]
+        heapq.heapify(self._due)
+        for job in [job for job in self._jobs if job.index in gone]:
+            self._end(job, job.call.ended_by(ended("cancelled")))
 
     def _make_ready(self, job: Job) -> None:
         heapq.heappush(self._ready.setdefault(job.group, []), job)

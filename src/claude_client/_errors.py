@@ -38,6 +38,7 @@ Kind = Literal[
     "pause_limit",
     "interrupted",
     "stalled",
+    "cancelled",
     "callback",
 ]
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
-Ending = Literal["interrupted", "stalled"]
+Ending = Literal["interrupted", "stalled", "cancelled"]
 
 
 class InterruptToken:

@@ -6,12 +6,10 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ._cache_gate import CacheGate, primed_by
-from ._call import Call
 from ._client import shared_client
-from ._dispatch import Job, Outcome, Run
+from ._dispatch import Outcome, Run
 from ._interrupt import InterruptToken
-from ._prefix import shared_prefixes
+from ._jobs import jobs_of
 from ._progress import progress_of
 from ._request import DEFAULT_MODEL, Request, build_requests, check_callback, whole_number
 from ._results import ParallelInterrupt, ParallelInvocationError, Results
@@ -194,24 +192,17 @@ def _fan_out(
     callbacks: Sequence[TextCallback | None] | None = None,
 ) -> Results:
     check_callback("on_result", on_result)
-    workers = _workers(max_workers)
-    prefixes = {i: prefix for i, prefix in enumerate(shared_prefixes(requests)) if prefix}
+    workers = workers_of(max_workers)
     with shared_client() as client, progress_of(len(requests), shown=progress) as move_bar:
-        jobs = [
-            Job(
-                i,
-                Call(client, request, callbacks[i] if callbacks else None),
-                group=(request.model, prefixes.get(i)),
-            )
-            for i, request in enumerate(requests)
-        ]
+        callback_of = callbacks.__getitem__ if callbacks else lambda _: None
+        jobs, cache_gate = jobs_of(client, dict(enumerate(requests)), callback_of=callback_of)
 
         def on_outcome(index: int, outcome: Outcome) -> None:
             move_bar(outcome)
             if on_result:
                 on_result(index, outcome)
 
-        run = Run(jobs, max_workers=workers, gates=[CacheGate(prefixes, primed_by(client))], on_outcome=on_outcome)
+        run = Run(jobs, max_workers=workers, gates=[cache_gate], on_outcome=on_outcome)
         try:
             run.to_the_end(token)
         except KeyboardInterrupt as interrupt:
@@ -237,8 +228,9 @@ def _checked_callbacks(callbacks: Any, prompts: int) -> Sequence[TextCallback | 
     return callbacks
 
 
-def _workers(asked: int) -> int:
-    if whole_number("max_workers", asked, 1) <= MOST_WORKERS:
+def workers_of(asked: int, most: int = MOST_WORKERS) -> int:
+    """How many workers to have where *asked* are wanted, and *most* are allowed."""
+    if whole_number("max_workers", asked, 1) <= most:
         return asked
-    _log.warning("max_workers=%d is more than the %d allowed: working with %d", asked, MOST_WORKERS, MOST_WORKERS)
-    return MOST_WORKERS
+    _log.warning("max_workers=%d is more than the %d allowed: working with %d", asked, most, most)
+    return most

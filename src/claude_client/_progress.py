@@ -43,7 +43,7 @@ class _Bar:
         self._bar.close()
 
     def _move(self, outcome: Outcome) -> None:
-        self._failed += isinstance(outcome, ClaudeInvocationError)
+        self._failed += isinstance(outcome, ClaudeInvocationError) and outcome.kind != "cancelled"
         self._used += outcome.usage
         tokens = self._used.total_input_tokens
         self._bar.set_postfix(

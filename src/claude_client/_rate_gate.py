@@ -90,12 +90,18 @@ class RateGate:
         """
         with self._lock:
             now = self._clock()
-            pause = self._shut.until - now if self._shut else 0.0
-            if pause > LONGEST_RETRY_AFTER and not patient:
-                raise _long_pause(pause)
             tokens = self._calibration.tokens(input_tokens)
-            wait = max(pause, self._wait(tokens, now))
-            return max(wait, _SHORTEST_WAIT) if wait > 0 else self._give(input_tokens, tokens, now)
+            return self._wait(tokens, now, patient=patient) or self._give(input_tokens, tokens, now)
+
+    def wait(self, input_tokens: int, *, patient: bool = False) -> float:
+        """
+        The seconds that `enter` would give; 0 for a pass, which is not taken.
+
+        Raises:
+            ClaudeInvocationError: As `enter`.
+        """
+        with self._lock:
+            return self._wait(self._calibration.tokens(input_tokens), self._clock(), patient=patient)
 
     def heard(self, passed: Pass, headers: Mapping[str, str]) -> None:
         """
@@ -151,9 +157,15 @@ class RateGate:
 
     # The caller of what follows holds the lock.
 
-    def _wait(self, tokens: int, now: float) -> float:
-        wait = self._pace.due - now if self._pace else 0.0
-        return max(wait, self._requests.wait(1, now), self._tokens.wait(tokens, now)) if self._told else wait
+    def _wait(self, tokens: int, now: float, *, patient: bool) -> float:
+        wait = self._shut.until - now if self._shut else 0.0
+        if wait > LONGEST_RETRY_AFTER and not patient:
+            raise _long_pause(wait)
+        if self._pace:
+            wait = max(wait, self._pace.due - now)
+        if self._told:
+            wait = max(wait, self._requests.wait(1, now), self._tokens.wait(tokens, now))
+        return max(wait, _SHORTEST_WAIT) if wait > 0 else 0.0
 
     def _give(self, guessed: int, tokens: int, now: float) -> Pass:
         passed = Pass(self._passes, now, guessed, tokens, self._accepted)

@@ -161,8 +161,16 @@ def build_requests(
         ValueError: Naming the prompt (`prompts[2]: ...`) and what was got; for anything but a non-empty sequence of
             mappings too.
     """
+    build = request_builder(shared_system=shared_system, cache_shared_system=cache_shared_system, **defaults)
+    return tuple(build(index, spec) for index, spec in enumerate(prompt_list(prompts)))
+
+
+def request_builder(
+    *, shared_system: Content | None = None, cache_shared_system: bool = False, **defaults: Any
+) -> Callable[[int, Mapping[str, Any]], Request]:
+    """What makes the `Request` of one prompt at its index, as `build_requests` does of all."""
     shared = _prompts.as_blocks(system_blocks(shared_system, mark=cache_shared_system, name="shared_system"))
-    return tuple(_build_one(i, spec, shared, defaults) for i, spec in enumerate(_prompt_list(prompts)))
+    return lambda index, spec: _build_one(index, spec, shared, defaults)
 
 
 def system_blocks(system: Content | None, *, mark: bool, name: str = "system") -> str | list[_prompts.Block] | None:
@@ -206,7 +214,13 @@ def _sharing(own: Request, shared: Sequence[_prompts.Block]) -> Request:
     return request
 
 
-def _prompt_list(prompts: Any) -> Sequence[Any]:
+def prompt_list(prompts: Any) -> Sequence[Any]:
+    """
+    *prompts* themselves.
+
+    Raises:
+        ValueError: For anything but a sequence with something in it.
+    """
     if isinstance(prompts, (str, bytes, Mapping)) or not isinstance(prompts, Sequence):
         raise ValueError(f"prompts must be a list of dicts, got {_a(prompts)}")
     if not prompts:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Self
 
 from ._errors import ClaudeInvocationError
 from ._response import ClaudeResponse, total
@@ -22,16 +22,18 @@ class Results(list["Item"]):
         super().__init__(answers)
         #: The error of each prompt without an answer, by its index.
         self.errors: dict[int, ClaudeInvocationError] = dict(errors or {})
+        #: What was under way of each prompt that a managed run cancelled, by its index; it is not among the errors.
+        self.cancelled: dict[int, ClaudeInvocationError] = {}
         #: Whether the run was ended before its time, by its token or by Ctrl-C.
         self.interrupted = False
 
     @classmethod
-    def of(
-        cls, outcomes: Mapping[int, ClaudeResponse | ClaudeInvocationError], *, interrupted: bool = False
-    ) -> Results:
+    def of(cls, outcomes: Mapping[int, ClaudeResponse | ClaudeInvocationError], *, interrupted: bool = False) -> Self:
         """The results with None for every error among *outcomes*, which has one for each prompt."""
         errors = {i: outcome for i, outcome in sorted(outcomes.items()) if isinstance(outcome, ClaudeInvocationError)}
-        results = cls([None if i in errors else outcomes[i] for i in range(len(outcomes))], errors)
+        results = cls([None if i in errors else outcomes[i] for i in range(len(outcomes))])
+        for i, error in errors.items():
+            (results.cancelled if error.kind == "cancelled" else results.errors)[i] = error
         results.interrupted = interrupted
         return results
 
@@ -84,14 +86,16 @@ class Results(list["Item"]):
     def _rows(self) -> list[tuple[str, ...]]:
         rows = [_row(str(i), self._usage_of(i), self._shown(i)) for i in range(len(self))]
         failed = f", {len(self.errors)} failed" if self.errors else ""
-        return [*rows, _row("all", self.usage, f"{len(self) - len(self.errors)} answered{failed}")]
+        cancelled = f", {len(self.cancelled)} cancelled" if self.cancelled else ""
+        answered = len(self) - len(self.errors) - len(self.cancelled)
+        return [*rows, _row("all", self.usage, f"{answered} answered{failed}{cancelled}")]
 
     def _usage_of(self, index: int) -> Usage:
-        item = self.errors.get(index, self[index])
+        item = self.errors.get(index) or self.cancelled.get(index) or self[index]
         return Usage() if item is None else item.usage
 
     def _shown(self, index: int) -> str:
-        error = self.errors.get(index)
+        error = self.errors.get(index) or self.cancelled.get(index)
         text = " ".join(str(self[index] if error is None else f"{error.kind}: {error}").split())
         return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "\u2026"
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from ._errors import ClaudeInvocationError
 
-#: The longest `retry-after`, in seconds, that is waited for.
+#: Seconds that a plain call waits at the most, if the API asks for a pause.
 LONGEST_RETRY_AFTER = 60.0
 
 
@@ -19,11 +20,24 @@ class RetryPolicy:
     max_retries: int = 2
     base_ms: float = 500
     max_ms: float = 8000
+    #: The longest `retry-after`, in seconds, that is waited for.
+    longest_retry_after: float = LONGEST_RETRY_AFTER
+    #: Whether a 429 costs no retry where others were let in meanwhile: it was only one too many.
+    forgiving: bool = True
+
+    @property
+    def patient(self) -> bool:
+        """Whether pauses of any length are waited for."""
+        return self.longest_retry_after == math.inf
 
 
-def compute_backoff_delay(attempt: int, *, base_ms: float = 1000, max_ms: float = 10000) -> float:
+def compute_backoff_delay(
+    attempt: int, *, is_continuation: bool = False, base_ms: float = 1000, max_ms: float = 10000
+) -> float:
     """
     Seconds to wait after *attempt* (from 1) has failed: *base_ms*, doubled each time, at most *max_ms*.
+
+    After a continuation it is always 1 second: its work is under way, and not to be kept waiting.
 
     Raises:
         ValueError: If *attempt* is below 1 or a delay is negative.
@@ -32,6 +46,8 @@ def compute_backoff_delay(attempt: int, *, base_ms: float = 1000, max_ms: float 
         raise ValueError(f"attempt counts from 1, got {attempt}")
     if base_ms < 0 or max_ms < 0:
         raise ValueError(f"delays must not be negative, got base_ms={base_ms}, max_ms={max_ms}")
+    if is_continuation:
+        return 1.0
     doublings = min(attempt - 1, 1000)  # 2.0**1024 overflows
     return min(base_ms * 2.0**doublings, max_ms) / 1000
 
@@ -46,12 +62,12 @@ def next_delay(
     """
     Seconds until *attempt* (from 1), which ended with *error*, may be made again; None if it must not be.
 
-    The API's own `retry-after` goes before the policy's delay, and one above `LONGEST_RETRY_AFTER` is None.
+    The API's own `retry-after` goes before the policy's delay, and one above its longest is None.
     Up to a quarter is added by *jitter*, but nothing above the policy's longest delay.
     """
     if not error.retryable or attempt > policy.max_retries:
         return None
     if error.retry_after is not None:
-        return error.retry_after if error.retry_after <= LONGEST_RETRY_AFTER else None
+        return error.retry_after if error.retry_after <= policy.longest_retry_after else None
     delay = compute_backoff_delay(attempt, base_ms=policy.base_ms, max_ms=policy.max_ms)
     return min(delay * (1 + jitter() / 4), policy.max_ms / 1000)

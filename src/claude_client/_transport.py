@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -163,9 +163,16 @@ class _Exchange:
         return [secret.removeprefix("Bearer ") for secret in found if isinstance(secret, str) and secret]
 
 
+_ENDED: Mapping[Ending, str] = {
+    "interrupted": "The call was interrupted",
+    "stalled": "The call was ended, as it showed no sign of life",
+    "cancelled": "The call was cancelled",
+}
+
+
 def ended(how: Ending, **arrived: Any) -> ClaudeInvocationError:
     """The error for an operation that was ended from outside."""
-    return ClaudeInvocationError(f"The call was {how}", kind=how, retryable=how == "stalled", **arrived)
+    return ClaudeInvocationError(_ENDED[how], kind=how, retryable=how == "stalled", **arrived)
 
 
 def _whole(message: Any, request_id: str | None) -> Answer:

@@ -1,10 +1,31 @@
 """
 Managed runs on top of `task_state` and `claude_client`.
 
-- `ConcurrencyLimiter`: slots that several runs and people's own threads share, in total and per category.
-- `LimiterStatistics`, `Occupancy`: what it tells of itself.
+- `invoke_parallel_managed`, `invoke_parallel_with_reconciliation`: prompts as tasks that are tracked, retried, limited
+  by category, watched for stalls, checked against what is still wanted and, with a journal, resumed.
+- `ManagedResults`: what they return.
+- `invoke_with_retry`, `compute_backoff_delay`: one call with the same backoff.
+- `ConcurrencyLimiter`: slots that several runs and people's own threads share, in total and per category;
+  `LimiterStatistics` and `Occupancy` are what it tells of itself.
+- `JournalError`: a journal cannot be used.
 """
 
-from ._limiter import ConcurrencyLimiter, LimiterStatistics, Occupancy
+from claude_client._retry import compute_backoff_delay
 
-__all__ = ["ConcurrencyLimiter", "LimiterStatistics", "Occupancy"]
+from ._books import ManagedResults
+from ._journal import JournalError
+from ._limiter import ConcurrencyLimiter, LimiterStatistics, Occupancy
+from ._managed import invoke_parallel_managed, invoke_parallel_with_reconciliation
+from ._retrying import invoke_with_retry
+
+__all__ = [
+    "ConcurrencyLimiter",
+    "JournalError",
+    "LimiterStatistics",
+    "ManagedResults",
+    "Occupancy",
+    "compute_backoff_delay",
+    "invoke_parallel_managed",
+    "invoke_parallel_with_reconciliation",
+    "invoke_with_retry",
+]

@@ -147,11 +147,11 @@ def fingerprint(request: Request) -> str:
     A hash of all in *request* that the answer depends on: what its body says, and its `extra_query`.
 
     Headers, time limits, retries, streaming, `task_id` and category do not count. Nor do cache breakpoints: they change
-    the price and not the answer, so what was paid for without caching is not asked again with it. A path stands for
-    the content of its file. The same on every SDK, Python and machine.
+    the price and not the answer, so what was paid for without caching is not asked again with it. The same on every
+    SDK, Python and machine.
 
     Raises:
-        ValueError: Naming the parameter that holds what cannot be compared: it is neither JSON nor a path or a date.
+        ValueError: Naming the parameter that holds what cannot be compared: it is neither JSON nor a date.
     """
     import hashlib
 
@@ -200,7 +200,7 @@ def _unmarked(part: Any) -> Any:
 def _json(name: str, value: Any) -> str:
     try:
         return _encoder().encode(value)
-    except (TypeError, ValueError, OSError) as unknown:
+    except (TypeError, ValueError) as unknown:
         raise ValueError(f"a journal cannot compare {name!r} with that of an earlier run: {unknown}") from unknown
 
 
@@ -213,12 +213,8 @@ def _encoder() -> json.JSONEncoder:
 
 def _stands_for(value: Any) -> Any:
     """The JSON for *value*, which is none: as the SDK would send it."""
-    import base64
     import datetime as dt
-    from pathlib import Path
 
-    if isinstance(value, os.PathLike):
-        return base64.b64encode(Path(value).read_bytes()).decode()
     if isinstance(value, dt.date):
         return value.isoformat()
     if _is_omitted(value):

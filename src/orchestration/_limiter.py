@@ -10,6 +10,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from claude_client._dispatch import Job
 
 # Seconds that a slot is kept for a run, which may not want it any more and cannot be asked.
 _PATIENCE = 0.05
@@ -265,6 +269,36 @@ class ConcurrencyLimiter:
 
     def _held(self) -> Counter[str | None]:
         return self._taken - Counter(place.category for place in self._line if place.has_slot)
+
+
+class LimiterGate:
+    """How a run obeys *limiter*. *categories* has that of the job of each index."""
+
+    def __init__(self, limiter: ConcurrencyLimiter, categories: Mapping[int, str | None]) -> None:
+        self._limiter = limiter
+        self._categories = categories
+        self._ask: Callable[[str | None], bool]
+
+    @contextmanager
+    def waking(self, wake: Callable[[], None]) -> Iterator[None]:
+        """Call *wake* when a slot that was asked for is there."""
+        with self._limiter.waking(wake) as self._ask:
+            yield
+
+    def wait(self, job: Job) -> float:  # noqa: ARG002 - a slot cannot be promised, only taken
+        """Whoever asks takes part in the line, so there is nothing to say before."""
+        return 0.0
+
+    def enter(self, job: Job) -> float:
+        """Inf where no slot is free: *wake* says when."""
+        return 0.0 if self._ask(self._categories[job.index]) else math.inf
+
+    def leave(self, job: Job) -> None:
+        """Give the slot of *job* back."""
+        self._limiter.release(self._categories[job.index])
+
+    def done(self, job: Job) -> None:
+        """It holds nothing any more."""
 
 
 def _checked(name: str, limit: int) -> int:

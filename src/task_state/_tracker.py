@@ -123,6 +123,11 @@ class TaskTracker:
         self._tasks: dict[str, TaskInfo] = {}
         self._observers: dict[object, Callable[[TaskInfo], object]] = {}
 
+    @property
+    def max_retries(self) -> int:
+        """Most retries of a task after its first attempt."""
+        return self._max_retries
+
     def add(self, task_id: str, category: str | None = None, metadata: Mapping[str, Any] | None = None) -> TaskInfo:
         """
         Track a new task, which is unclaimed.

@@ -1,0 +1,35 @@
+"""Requests as the jobs of one run, and the gate that all fan-outs have."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ._cache_gate import CacheGate, primed_by
+from ._call import Call
+from ._dispatch import Job
+from ._prefix import shared_prefixes
+from ._request import Request
+from ._retry import RetryPolicy
+from ._types import TextCallback
+
+
+def jobs_of(
+    client: Any,
+    requests: Mapping[int, Request],
+    *,
+    callback_of: Callable[[int], TextCallback | None] = lambda _: None,
+    policy_of: Callable[[Request], RetryPolicy | None] = lambda _: None,
+) -> tuple[list[Job], CacheGate]:
+    """A job for each of *requests*, by its index, and the gate that lets those with one prompt prefix write it once."""
+    shared = shared_prefixes([*requests.values()])
+    prefixes = {index: prefix for index, prefix in zip(requests, shared, strict=True) if prefix}
+    jobs = [
+        Job(
+            index,
+            Call(client, request, callback_of(index), policy_of(request)),
+            group=(request.model, prefixes.get(index), request.category),
+        )
+        for index, request in requests.items()
+    ]
+    return jobs, CacheGate(prefixes, primed_by(client))

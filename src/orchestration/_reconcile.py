@@ -1,0 +1,110 @@
+"""Asks the caller which prompts are still wanted."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
+
+from claude_client._dispatch import Job
+from claude_client._prompts import plain
+from claude_client._request import prompt_list
+from task_state import TaskTracker
+
+Prompt = dict[str, Any]
+
+#: Gets copies of prompts, each with a `task_id`, and the tracker; gives those that are wanted, changed if need be.
+Reconcile = Callable[[list[Prompt], TaskTracker], Sequence[Mapping[str, Any]]]
+
+
+def generated_id(index: int) -> str:
+    """The id of the task of a prompt that has none."""
+    return f"prompts[{index}]"
+
+
+def identified(prompts: Sequence[Mapping[str, Any]]) -> dict[str, Prompt]:
+    """
+    Copies of *prompts* by their ids; one without a `task_id` gets ``prompts[<its index>]``.
+
+    Raises:
+        ValueError: If a prompt is no dict, or a `task_id` is no text, blank or there twice.
+    """
+    found: dict[str, Prompt] = {}
+    for i, prompt in enumerate(prompt_list(prompts)):
+        if not isinstance(prompt, Mapping):
+            raise ValueError(f"prompts[{i}] is a {type(prompt).__name__}, not a dict such as {{'prompt': ...}}")
+        task_id = prompt.get("task_id")
+        if task_id is None:
+            task_id = generated_id(i)
+        if not isinstance(task_id, str) or not task_id.strip():
+            raise ValueError(f"prompts[{i}]: task_id must be a non-empty str, got {task_id!r}")
+        if task_id in found:
+            raise ValueError(f"prompts[{i}]: the task_id {task_id!r} is there twice")
+        found[task_id] = {**plain(prompt), "task_id": task_id}
+    return found
+
+
+def wanted(reconcile: Reconcile, prompts: Mapping[str, Prompt], tracker: TaskTracker) -> dict[str, Prompt]:
+    """
+    What *reconcile* wants of *prompts*, by its ids.
+
+    Raises:
+        ValueError: If it gives anything but prompts with the ids of some of these, each once.
+    """
+    given = reconcile([dict(prompt) for prompt in prompts.values()], tracker)
+    if isinstance(given, (str, bytes, Mapping)) or not isinstance(given, Sequence):
+        raise ValueError(f"reconcile must return a list of prompts, got {type(given).__name__}")
+    kept: dict[str, Prompt] = {}
+    for i, prompt in enumerate(given):
+        task_id = prompt.get("task_id") if isinstance(prompt, Mapping) else None
+        if not isinstance(task_id, str) or task_id not in prompts:
+            raise ValueError(f"reconcile returned, at {i}, a prompt with an unknown task_id: {task_id!r}")
+        if task_id in kept:
+            raise ValueError(f"reconcile returned the task_id {task_id!r} twice")
+        kept[task_id] = plain(prompt)
+    return kept
+
+
+class Reconciliation:
+    """
+    A chore that asks *reconcile* every *interval* seconds about the prompts that are not finished, and cancels the
+    tasks that it drops. What it changes in the others is too late.
+
+    Args:
+        on_failure: Called with what *reconcile*, or the check of what it gives, raises. It is not asked again then.
+    """
+
+    def __init__(
+        self,
+        reconcile: Reconcile,
+        interval: float,
+        prompts: Mapping[str, Prompt],
+        tracker: TaskTracker,
+        on_failure: Callable[[Exception], object],
+    ) -> None:
+        self._reconcile = reconcile
+        self._interval = interval
+        self._prompts = prompts
+        self._tracker = tracker
+        self._on_failure = on_failure
+        self._due = time.monotonic() + interval
+
+    def __call__(self, _: Collection[Job]) -> float:
+        if time.monotonic() >= self._due:
+            self._due = math.inf
+            try:
+                self._ask()
+            except Exception as failed:  # noqa: BLE001 - a user's callback
+                self._on_failure(failed)
+            else:
+                self._due = time.monotonic() + self._interval
+        return self._due
+
+    def _ask(self) -> None:
+        unfinished = {
+            task_id: prompt for task_id, prompt in self._prompts.items() if not self._tracker.get(task_id).finished
+        }
+        for task_id in unfinished.keys() - wanted(self._reconcile, unfinished, self._tracker).keys():
+            if not self._tracker.get(task_id).finished:
+                self._tracker.cancel(task_id)

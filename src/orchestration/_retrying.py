@@ -1,0 +1,87 @@
+"""One call with the backoff of managed runs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Unpack
+
+from claude_client import ApiParams, ClaudeResponse, Content, InterruptToken
+from claude_client._call import run
+from claude_client._request import DEFAULT_MODEL, build_request
+from claude_client._retry import RetryPolicy, compute_backoff_delay
+
+CONTINUATION_MS = compute_backoff_delay(1, is_continuation=True) * 1000
+
+
+def patient_policy(max_retries: int, base_delay_ms: float, max_delay_ms: float) -> RetryPolicy:
+    """
+    That of this package: at most *max_retries*, whatever the reason, and a `retry-after` of any length is waited for.
+
+    Raises:
+        ValueError: If a delay is negative.
+    """
+    compute_backoff_delay(1, base_ms=base_delay_ms, max_ms=max_delay_ms)
+    return RetryPolicy(
+        max_retries=max_retries,
+        base_ms=base_delay_ms,
+        max_ms=max_delay_ms,
+        longest_retry_after=math.inf,
+        forgiving=False,
+    )
+
+
+def invoke_with_retry(
+    prompt: Content | None,
+    model: str = DEFAULT_MODEL,
+    system: Content | None = None,
+    max_tokens: int = 4096,
+    temperature: float = 1.0,
+    *,
+    max_retries: int = 3,
+    base_delay_ms: float = 1000,
+    max_delay_ms: float = 10000,
+    is_continuation: bool = False,
+    streaming: bool = False,
+    cache_system: bool = False,
+    cache_prompt: bool = False,
+    messages: Sequence[Mapping[str, Any]] | None = None,
+    timeout: float | None = None,
+    interrupt_token: InterruptToken | None = None,
+    **kwargs: Unpack[ApiParams],
+) -> ClaudeResponse:
+    """
+    Like `claude_client.invoke_claude`, with more patience: a pause that the API asks for is waited for however long
+    it is, with one line in the log where it is above a minute.
+
+    Args:
+        max_retries: How often to try again after a failure that may pass; 3 makes four requests at the most.
+
+        base_delay_ms, max_delay_ms:
+            Milliseconds to wait after the first failure, doubled after each other, and at the most; up to a quarter is
+            added at random, but nothing above *max_delay_ms*. A `retry-after` of the API goes before them.
+
+        is_continuation: The call goes on with work that is under way: always wait 1 second.
+
+    Raises:
+        ValueError: For bad input, before any request, or if there are no credentials.
+        ClaudeInvocationError: If there is no whole answer. What cannot succeed is not tried again.
+    """
+    request = build_request(
+        prompt=prompt,
+        model=model,
+        system=system,
+        max_tokens=max_tokens,
+        temperature=temperature,
+        streaming=streaming,
+        cache_system=cache_system,
+        cache_prompt=cache_prompt,
+        messages=messages,
+        max_retries=max_retries,
+        timeout=timeout,
+        **kwargs,
+    )
+    policy = patient_policy(max_retries, base_delay_ms, max_delay_ms)
+    if is_continuation:
+        policy = patient_policy(max_retries, CONTINUATION_MS, CONTINUATION_MS)
+    return run(request, token=interrupt_token, policy=policy)
