@@ -176,6 +176,7 @@ def invoke_parallel_managed(
         stack.enter_context(
             _cancelled_by(tracker, run, {task_id: i for i, task_id in enumerate(tasks) if i in requests})
         )
+        books.stop = run.stop
         return _ended(run, books, interrupt_token)
 
 
