@@ -1,12 +1,15 @@
 """Conversations: what is remembered, what is sent, and what it costs."""
 
+import datetime as dt
 import json
+import os
+import signal
 import threading
 
 import pytest
 
 from claude_client import ClaudeInvocationError, ConversationThread, InterruptToken, Usage, invoke_claude
-from claude_client.simulator import Reply
+from claude_client.simulator import Reply, Simulator
 from helpers import error, reply, streamed
 
 LONG = 20  # seconds after which a test gives up
@@ -14,6 +17,14 @@ TOOL = {"name": "look", "input_schema": {"type": "object"}}
 ASKS = {"type": "tool_use", "id": "toolu_1", "name": "look", "input": {"at": "it"}}
 RESULT = {"type": "tool_result", "tool_use_id": "toolu_1", "content": "seen"}
 THOUGHT = {"type": "thinking", "thinking": "hm", "signature": "s1gned"}
+
+
+@pytest.fixture
+def plain_sim(monkeypatch):
+    """A simulator whose threads Ctrl-C does not reach."""
+    with Simulator() as simulator:
+        monkeypatch.setenv("ANTHROPIC_BASE_URL", simulator.base_url)
+        yield simulator
 
 
 def said(text):
@@ -139,6 +150,29 @@ def test_a_callback_that_raises_leaves_everything_as_it_was(api):
     assert thread.send("hi") == "whole"
 
 
+def test_what_a_broken_off_turn_has_used_is_counted(api):
+    def stop(_):
+        raise ClaudeInvocationError("of a nested call", usage=Usage(777, 7))
+
+    for raising in (stop, lambda _: 1 / 0):
+        api.answers(streamed("one", "two"))
+        thread = ConversationThread()
+        with pytest.raises((ClaudeInvocationError, ZeroDivisionError)):
+            thread.send("hi", callback=raising)
+        assert thread.usage == Usage(input_tokens=10, output_tokens=1)
+
+
+@pytest.mark.filterwarnings("ignore:The model:DeprecationWarning")
+def test_the_cost_is_that_of_each_request(api):
+    usage = {"input_tokens": 150_000, "output_tokens": 1}
+    model = "claude-sonnet-4-5"  # dearer above 200,000 tokens
+    paused = reply("a", stop_reason="pause_turn", usage=usage, model=model)
+    api.answers(paused, reply("b", usage=usage, model=model))
+    thread = ConversationThread(model=model)
+    answer = thread.send("hi")
+    assert thread.cost_usd == pytest.approx(answer.cost_usd)
+
+
 def test_what_failed_turns_have_used_is_counted(api):
     api.answers(reply("one"), reply("no", stop_reason="refusal"))
     thread = ConversationThread()
@@ -201,7 +235,7 @@ def test_roles_alternate_also_after_an_answer_that_says_nothing(api, nothing):
     thread = ConversationThread()
     thread.send("a")
     assert thread.send("b") == ""
-    assert thread.turn_count == 1
+    assert thread.turn_count == 2
     thread.send("c")
     assert clean(api.bodies[2]) == [
         ("user", [said("a")]),
@@ -217,6 +251,66 @@ def test_an_answer_that_pauses_is_kept_as_one(api):
     assert thread.send("a") == "part, rest"
     thread.send("b")
     assert clean(api.bodies[2])[1] == ("assistant", [said("part, "), said("rest")])
+
+
+def test_answers_that_say_nothing_count_as_turns(api):
+    api.always(lambda _: reply(content=[]))
+    thread = ConversationThread(max_turns=2)
+    thread.send("a")
+    thread.send("b")
+    with pytest.raises(RuntimeError, match="max_turns"):
+        thread.send("c")
+
+
+def test_a_tool_use_that_was_cut_off_is_not_kept_and_wants_no_result(api):
+    another = {**ASKS, "id": "toolu_2"}
+    api.answers(reply(content=[said("so"), THOUGHT, another], stop_reason="max_tokens"), reply())
+    thread = ConversationThread(tools=[TOOL])
+    thread.send("look")
+    thread.send_continuation(max_tokens=9999)
+    assert clean(api.bodies[1])[1] == ("assistant", [said("so")])
+
+
+def test_a_server_tool_that_was_cut_off_before_its_result_is_not_kept(api):
+    whole = [{"type": "server_tool_use", "id": "srvtoolu_1", "name": "web_search", "input": {}}]
+    whole.append({"type": "web_search_tool_result", "tool_use_id": "srvtoolu_1", "content": []})
+    cut = {**whole[0], "id": "srvtoolu_2"}
+    api.answers(reply(content=[said("so"), *whole, cut], stop_reason="max_tokens"), reply())
+    thread = ConversationThread()
+    thread.send("search")
+    thread.send("again")
+    assert clean(api.bodies[1])[1] == ("assistant", [said("so"), *whole])
+
+
+def test_blank_text_of_an_answer_that_pauses_is_not_sent_back(api):
+    api.answers(reply(content=[said("a "), said(" ")], stop_reason="pause_turn"), reply("b"))
+    assert ConversationThread().send("hi") == "a  b"
+    assert clean(api.bodies[1])[1] == ("assistant", [said("a ")])
+
+
+@pytest.mark.parametrize(
+    ("message", "problem"),
+    [
+        ([said("first"), RESULT], "must begin with its tool_result"),
+        ([RESULT, RESULT], "more than one tool_result"),
+        ([RESULT, {**RESULT, "tool_use_id": "toolu_9"}], "toolu_9, which nobody asked for"),
+    ],
+)
+def test_results_that_the_api_would_refuse_are_a_value_error(api, message, problem):
+    api.answers(reply(content=[ASKS], stop_reason="tool_use"), reply("seen"))
+    thread = ConversationThread(tools=[TOOL])
+    thread.send("look")
+    with pytest.raises(ValueError, match=problem):
+        thread.send(message)
+    assert thread.send([RESULT, said("and then?")]) == "seen"
+
+
+def test_all_missing_results_are_named(api):
+    api.answers(reply(content=[ASKS, {**ASKS, "id": "toolu_2"}], stop_reason="tool_use"))
+    thread = ConversationThread(tools=[TOOL])
+    thread.send("look")
+    with pytest.raises(ValueError, match="needs a tool_result for toolu_1, toolu_2"):
+        thread.send("well?")
 
 
 @pytest.mark.parametrize("message", ["and?", [said("and?")], [{**RESULT, "tool_use_id": "another"}]])
@@ -246,10 +340,22 @@ def test_max_turns_is_a_runtime_error_and_nothing_is_sent(api):
     assert thread.send("b")
 
 
-def test_a_continuation_before_any_turn_is_a_runtime_error(api):
+@pytest.mark.parametrize("messages", [None, [{"role": "user", "content": "a"}]])
+def test_a_continuation_before_any_turn_is_a_runtime_error(api, messages):
     with pytest.raises(RuntimeError, match="nothing to continue"):
-        ConversationThread().send_continuation()
+        ConversationThread(messages=messages).send_continuation()
     assert api.bodies == []
+
+
+def test_a_continuation_is_streamed_and_interrupted_like_any_turn(api):
+    api.answers(reply(), streamed("on", "ward"))
+    thread, token, chunks = ConversationThread(), InterruptToken(), []
+    thread.send("a")
+    assert thread.send_continuation(callback=chunks.append) == "onward"
+    assert chunks == ["on", "ward"]
+    token.interrupt()
+    with pytest.raises(ClaudeInvocationError, match="interrupted"):
+        thread.send_continuation(interrupt_token=token)
 
 
 def test_a_continuation_says_the_guidance_or_the_prompt_of_the_conversation(api):
@@ -259,6 +365,9 @@ def test_a_continuation_says_the_guidance_or_the_prompt_of_the_conversation(api)
     thread.send_continuation()
     thread.send_continuation("But shorter.")
     assert [clean(body)[-1][1][0]["text"] for body in api.bodies] == ["a", "Go on.", "But shorter."]
+    thread.send_continuation(max_tokens=7, metadata={"user_id": "u"}, cache_history=False)
+    assert (api.bodies[-1]["max_tokens"], api.bodies[-1]["metadata"]) == (7, {"user_id": "u"})
+    assert marks(api.bodies[-1]["messages"]) == 0
     default = ConversationThread()
     default.send("a")
     assert default.send_continuation()
@@ -280,6 +389,29 @@ def test_a_continuation_says_the_guidance_or_the_prompt_of_the_conversation(api)
         ),
         ({"messages": "hello"}, "messages must be a list"),
         ({"messages": [{"role": "user"}]}, "messages[0] has no 'content'"),
+        ({"messages": ""}, "messages must be a list"),
+        ({"messages": {}}, "messages must be a list"),
+        ({"messages": [{"role": "user", "content": ""}]}, "messages[0] says nothing"),
+        (
+            {
+                "messages": [
+                    {"role": "user", "content": "a"},
+                    {"role": "assistant", "content": [ASKS]},
+                    {"role": "user", "content": "b"},
+                ]
+            },
+            "messages[2] needs a tool_result for toolu_1",
+        ),
+        (
+            {
+                "messages": [
+                    {"role": "user", "content": "a"},
+                    {"role": "assistant", "content": "b"},
+                    {"role": "user", "content": [RESULT]},
+                ]
+            },
+            "messages[2] has a tool_result for toolu_1, which nobody asked for",
+        ),
         ({"system": [{**said("s"), "cache_control": {"type": "ephemeral"}}] * 5}, "at most 4 cache breakpoints"),
     ],
 )
@@ -287,6 +419,18 @@ def test_bad_options_are_a_value_error_at_once(options, message):
     with pytest.raises(ValueError) as caught:
         ConversationThread(**options)
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["prompt", "messages", "model", "system", "streaming", "task_id", "cache_prompt"])
+def test_what_is_not_of_a_turn_is_a_type_error_and_nothing_is_sent(api, name):
+    with pytest.raises(TypeError, match=f"unknown parameter '{name}'"):
+        ConversationThread().send("hi", **{name: "x"})
+    assert api.bodies == []
+
+
+def test_an_empty_history_can_be_taken_up(api):
+    api.answers(reply())
+    assert ConversationThread(messages=ConversationThread().get_messages()).send("a")
 
 
 def test_an_unknown_option_is_a_type_error_at_once():
@@ -314,9 +458,10 @@ def test_a_history_can_be_kept_as_json_and_taken_up_again(api, tmp_path):
     file = tmp_path / "dot.png"
     file.write_bytes(b"png")
     picture = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": file}}
+    day = {"type": "text", "text": "of", "citations": [{"day": dt.date(2026, 1, 2)}]}
     api.answers(reply(content=[THOUGHT, said("one")]), reply("two"))
     thread = ConversationThread()
-    thread.send([picture, said("what is it?")])
+    thread.send([picture, day, said("what is it?")])
     kept = json.dumps(thread.get_messages())
     again = ConversationThread(messages=json.loads(kept))
     assert again.turn_count == 1
@@ -404,6 +549,65 @@ def test_using_the_conversation_from_its_own_callback_is_a_runtime_error(api, ca
     assert thread.send("b")
 
 
+def test_an_interrupt_of_a_wait_is_not_undone_by_a_reset(sim):
+    release = threading.Event()
+    sim.script(Reply(until=release))
+    thread, token = ConversationThread(), InterruptToken()
+    sending = threading.Thread(target=thread.send, args=["first"])
+    sending.start()
+    sim.wait_for(lambda s: s.in_flight == 1)
+    kinds, waits = [], threading.Event()
+
+    def wait():
+        try:
+            thread.send("second", interrupt_token=Watched())
+        except ClaudeInvocationError as exc:
+            kinds.append(exc.kind)
+
+    class Watched:
+        def watched_by(self, watcher):
+            waits.set()
+            return token.watched_by(watcher)
+
+    waiting = threading.Thread(target=wait)
+    waiting.start()
+    assert waits.wait(LONG)
+    while not token._watchers:  # entered an instant later
+        pass
+    token.interrupt()
+    token.reset()
+    waiting.join(LONG)
+    release.set()
+    sending.join(LONG)
+    assert kinds == ["interrupted"]
+    assert thread.turn_count == 1
+    assert len(sim.requests) == 1
+
+
+def test_a_continuation_waits_for_the_first_turn(sim):
+    release = threading.Event()
+    sim.script(Reply(until=release))
+    thread = ConversationThread()
+    first = threading.Thread(target=thread.send, args=["first"])
+    first.start()
+    sim.wait_for(lambda s: s.in_flight == 1)
+    second = threading.Thread(target=thread.send_continuation)
+    second.start()
+    release.set()
+    first.join(LONG)
+    second.join(LONG)
+    assert thread.turn_count == 2
+
+
+def test_ctrl_c_leaves_the_conversation_free(plain_sim):
+    thread = ConversationThread()
+    with pytest.raises(KeyboardInterrupt):
+        thread.send("a", callback=lambda _: os.kill(os.getpid(), signal.SIGINT))
+    assert thread.get_messages() == []
+    assert thread.usage.input_tokens > 0
+    assert thread.send("a")
+
+
 def test_clear_waits_for_a_turn_that_is_under_way(sim):
     release = threading.Event()
     sim.script(Reply(until=release))
@@ -469,6 +673,65 @@ def test_a_turn_wider_than_the_look_back_is_still_read_from_the_cache(sim, notes
     second = thread.send([RESULT, *[said(f"note {i}") for i in range(notes)]])
     assert second.usage.cache_read_input_tokens >= first.usage.total_input_tokens
     assert marks(sim.requests[-1].body["messages"]) == expected
+
+
+def test_a_wide_answer_is_still_read_from_the_cache(sim):
+    asks = [{**ASKS, "id": f"toolu_{i}"} for i in range(25)]
+    sim.script(Reply(content=asks), Reply(text="done"))
+    thread = ConversationThread(long("s"), tools=[TOOL])
+    first = thread.send(long("a"))
+    second = thread.send([{**RESULT, "tool_use_id": ask["id"]} for ask in asks])
+    assert second.usage.cache_read_input_tokens == first.usage.total_input_tokens
+
+
+def test_a_turn_without_caching_does_not_lose_what_was_cached_before_it(sim):
+    thread = ConversationThread(long("s"))
+    cached = thread.send(long("a")).usage.total_input_tokens
+    thread.send([said(f"note {i}") for i in range(30)], cache_history=False)
+    assert thread.send("b").usage.cache_read_input_tokens >= cached
+
+
+def test_what_was_said_before_an_empty_answer_is_read_from_the_cache(sim):
+    sim.script(Reply(content=[]))
+    thread = ConversationThread(long("s"))
+    cached = thread.send(long("a")).usage.total_input_tokens
+    assert thread.send([said(f"note {i}") for i in range(30)]).usage.cache_read_input_tokens >= cached
+
+
+def test_marks_within_a_message_do_not_accumulate_either(api):
+    api.always(lambda _: reply(content=[ASKS], stop_reason="tool_use"))
+    inner = {**said("seen"), "cache_control": {"type": "ephemeral"}}
+    thread = ConversationThread(tools=[TOOL])
+    thread.send("look")
+    for _ in range(6):
+        thread.send([{**RESULT, "content": [inner]}])
+    assert marks(thread.get_messages()) == 0
+
+
+HOUR = {"type": "ephemeral", "ttl": "1h"}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"cache_control": HOUR}, "hi"),
+        ({"cache_control": HOUR, "system": "s"}, "hi"),
+        ({"system": "s"}, [{**said("document"), "cache_control": HOUR}, said("question")]),
+        ({"system": [{**said("s"), "cache_control": HOUR}]}, "hi"),
+    ],
+)
+def test_breakpoints_of_an_hour_go_together_with_ours(sim, options, message):
+    thread = ConversationThread(**options)
+    thread.send(message)
+    assert thread.send("more")
+
+
+def test_an_own_mark_at_the_end_takes_no_room_from_ours(sim):
+    blocks = [{**said("s"), "cache_control": {"type": "ephemeral"}} for _ in range(2)]
+    thread = ConversationThread([said(long("s")), *blocks])
+    first = thread.send(long("a"))
+    wide = [*[said(f"note {i}") for i in range(30)], {**said("end"), "cache_control": {"type": "ephemeral"}}]
+    assert thread.send(wide).usage.cache_read_input_tokens == first.usage.total_input_tokens
 
 
 def test_breakpoints_of_ones_own_come_first(api):

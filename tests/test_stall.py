@@ -1,6 +1,8 @@
 """What the detector takes for a stall, and whom it tells. Time is a number here; only the monitor's thread is real."""
 
 import logging
+import os
+import signal
 import threading
 
 import pytest
@@ -76,9 +78,10 @@ def test_a_heartbeat_ends_a_stall(detector, clock):
 def test_the_longest_stalled_comes_first(detector, clock):
     for name in "abc":
         detector.register(name)
-        clock.now += 10
+    clock.now = 10
+    detector.heartbeat("a")
     clock.now = 75
-    assert [name for name, _ in detector.check_stalled()] == ["a", "b"]
+    assert [name for name, _ in detector.check_stalled()] == ["b", "c", "a"]
 
 
 def test_registering_again_begins_anew(detector, clock):
@@ -231,6 +234,66 @@ def test_stop_waits_for_a_callback_that_is_running(clock):
     assert events == ["called back", "stopped"]
 
 
+def test_every_stop_waits_for_a_callback_that_is_running(clock):
+    entered, release, events = threading.Event(), threading.Event(), []
+
+    def on_stall(task_id, idle):
+        detector.stop_monitoring()
+        entered.set()
+        assert release.wait(LONG)
+        events.append("called back")
+
+    with StallDetector(60.0, on_stall, clock=clock) as detector:
+        detector.register("a")
+        clock.now = 60
+        detector.start_monitoring(SOON)
+        assert entered.wait(LONG)
+        threading.Timer(0.01, release.set).start()
+    events.append("stopped")
+    assert events == ["called back", "stopped"]
+
+
+def test_a_callback_that_exits_is_logged_and_the_monitor_goes_on(clock, told, caplog):
+    def on_stall(task_id, idle):
+        told(task_id, idle)
+        raise SystemExit
+
+    with StallDetector(60.0, on_stall, clock=clock) as detector:
+        detector.register("a")
+        detector.register("b")
+        clock.now = 60
+        detector.start_monitoring(SOON)
+        told.wait_for(2)
+    assert len(caplog.records) == 2
+
+
+def test_a_context_manager_looks_often_enough_for_its_timeout(told):
+    with StallDetector(0.004, told) as detector:
+        detector.register("a")
+        told.wait_for(1)
+
+
+def test_what_is_watched_cannot_be_watched_again(detector):
+    with detector.watch("a"), pytest.raises(ValueError, match="'a' is watched already"), detector.watch("a"):
+        pass
+
+
+def test_a_signal_handler_may_use_it(detector):
+    signal.signal(signal.SIGUSR1, lambda *_: (detector.heartbeat("a"), detector.stop_monitoring()))
+    try:
+        detector.register("a")
+        with detector._lock:
+            os.kill(os.getpid(), signal.SIGUSR1)
+    finally:
+        signal.signal(signal.SIGUSR1, signal.SIG_DFL)
+
+
+def test_any_interval_can_be_asked_for(detector):
+    detector.start_monitoring(1e12)
+    detector.stop_monitoring()
+    assert monitors() == []
+
+
 def test_starting_again_during_a_slow_callback_leaves_one_monitor(clock):
     entered, release = threading.Event(), threading.Event()
 
@@ -245,6 +308,7 @@ def test_starting_again_during_a_slow_callback_leaves_one_monitor(clock):
     assert entered.wait(LONG)
     restarting = threading.Thread(target=lambda: detector.start_monitoring(SOON))
     restarting.start()
+    assert len(monitors()) == 1
     release.set()
     restarting.join(LONG)
     assert len(monitors()) == 1

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from ._client import shared_client
 from ._errors import ClaudeInvocationError
 from ._interrupt import InterruptToken, Operation
-from ._prompts import plain, size
+from ._prompts import plain, size, without_blank_text
 from ._rate_gate import Pass, gate_for
 from ._request import Request
 from ._response import TRUNCATING, ClaudeResponse, text_of, total
@@ -48,6 +48,8 @@ class Call:
 
     Args:
         policy: None for that of the plain verbs, with the request's `max_retries`.
+
+        used: Where to add what each attempt used, whole or not.
     """
 
     def __init__(
@@ -56,6 +58,7 @@ class Call:
         request: Request,
         on_text: TextCallback | None = None,
         policy: RetryPolicy | None = None,
+        used: list[Usage] | None = None,
     ) -> None:
         self._client = client
         self._policy = policy or RetryPolicy(max_retries=request.max_retries)
@@ -68,7 +71,7 @@ class Call:
         self._callbacks_error: BaseException | None = None
         self._attempt = 0
         self._turns: list[Answer] = []
-        self._used: list[Usage] = []  # by each attempt, whole or not
+        self._used: list[Usage] = [] if used is None else used
 
     def enter(self) -> float:
         """
@@ -114,6 +117,7 @@ class Call:
             return self._take(send(self._client, self._request, self._on_text, operation))
         except ClaudeInvocationError as error:
             if error is self._callbacks_error:
+                self._note_streamed(operation)
                 raise
             self._used.append(error.usage)
             delay = self._delay_after(error)
@@ -121,6 +125,9 @@ class Call:
                 self.ended_by(error)
                 raise
             return Again(delay, error)
+        except BaseException:
+            self._note_streamed(operation)
+            raise
         finally:
             if self._passed:
                 self._gate.left(self._passed)  # which knows already where the server has answered
@@ -142,9 +149,12 @@ class Call:
             partial_text=operation.streamed.text if operation.streamed else "",
         )
         error.__cause__ = exc
+        return self.ended_by(error)
+
+    def _note_streamed(self, operation: Operation) -> None:
+        """Count what a stream has said it used, before a callback or Ctrl-C broke it off."""
         if operation.streamed:
             self._used.append(operation.streamed.usage)
-        return self.ended_by(error)
 
     def _guarded(self, on_text: TextCallback) -> TextCallback:
         """*on_text*, noting what it raises: an error of a nested call must not be taken for one of ours."""
@@ -203,7 +213,7 @@ class Call:
                 status_code=200,
                 request_id=answer.request_id,
             )
-        self._request = self._asked.continued(plain(self._content()))
+        self._request = self._asked.continued(without_blank_text(plain(self._content())))
         self._guessed_tokens = _guess(self._request)
         self._attempt = 0
 
@@ -224,15 +234,16 @@ def run(
     on_text: TextCallback | None = None,
     token: InterruptToken | None = None,
     policy: RetryPolicy | None = None,
+    used: list[Usage] | None = None,
 ) -> ClaudeResponse:
     """
-    The answer to *request*, waiting on this thread before and between attempts.
+    The answer to *request*, waiting on this thread before and between attempts. *policy* and *used* are as in `Call`.
 
     Raises:
         ClaudeInvocationError: If there is none; of kind "interrupted" if *token* ended the call.
     """
     with shared_client() as client:
-        call = Call(client, request, on_text, policy)
+        call = Call(client, request, on_text, policy, used)
         while True:
             while delay := call.enter():
                 _wait(call, delay, token)

@@ -23,8 +23,8 @@ def plain(value: Any) -> Any:
     A copy of *value* that no later change by the caller reaches.
 
     Mappings become dicts, lists, tuples and generators lists, objects of the SDK or pydantic what they stand for, and
-    files, open ones or their paths, their content in base64, so that another attempt sends the same. Anything else
-    stays as it is.
+    files, open ones or their paths, their content in base64, so that another attempt sends the same; dates become
+    ISO text. Anything else stays as it is.
 
     Raises:
         ValueError: For a text with a lone surrogate, which no request can hold, or a file that cannot be read.
@@ -58,6 +58,8 @@ def _stands_for(value: Any) -> Any:
     if callable(read := getattr(value, "read", None)):
         content = read()
         return base64.b64encode(content).decode() if isinstance(content, bytes) else content
+    if callable(iso := getattr(value, "isoformat", None)):
+        return iso()
     return base64.b64encode(_content_of(value)).decode() if isinstance(value, os.PathLike) else value
 
 
@@ -78,11 +80,33 @@ def as_blocks(content: str | list[Block] | None) -> list[Block]:
 def marked(blocks: Sequence[Block]) -> list[Block]:
     """*blocks* with a cache breakpoint on the last that may carry one; one already there stays as it is."""
     out = list(blocks)
-    for i in range(len(out) - 1, -1, -1):
-        if _may_be_marked(out[i]):
-            out[i] = {**out[i], "cache_control": out[i].get("cache_control") or EPHEMERAL}
-            break
+    place = last_markable(out)
+    if place is not None:
+        out[place] = {**out[place], "cache_control": out[place].get("cache_control") or EPHEMERAL}
     return out
+
+
+def last_markable(blocks: Sequence[Block]) -> int | None:
+    """The place of the last of *blocks* that may carry a cache breakpoint."""
+    return next((i for i in range(len(blocks) - 1, -1, -1) if _may_be_marked(blocks[i])), None)
+
+
+def unmarked(part: Any) -> Any:
+    """*part* without the cache breakpoints of its blocks or tools; what a tool takes or was given stays as it is."""
+    if isinstance(part, list):
+        return [unmarked(item) for item in part]
+    if isinstance(part, dict):
+        return {
+            name: unmarked(value) if name in {"content", "source"} else value
+            for name, value in part.items()
+            if name != "cache_control"
+        }
+    return part
+
+
+def without_blank_text(content: Sequence[Block]) -> list[Block]:
+    """*content* without the blocks that the API gives, but does not take."""
+    return [block for block in content if block["type"] != "text" or block["text"].strip()]
 
 
 def count_breakpoints(part: Any) -> int:

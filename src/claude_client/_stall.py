@@ -36,16 +36,16 @@ class StallDetector:
     """
     Calls back when a task has been silent for too long.
 
-    It only tells; it ends nothing. Every method may be called from any thread, also from *on_stall*. As a context
-    manager it monitors for the length of the block.
+    It only tells; it ends nothing. Every method may be called from any thread, also from *on_stall* or a signal
+    handler. As a context manager it monitors for the length of the block, often enough for its *timeout*.
 
     Args:
         timeout: Seconds of silence that count as a stall.
 
         on_stall:
             Called with task id and idle seconds, once for each stall: again only after a heartbeat and another
-            *timeout* of silence. It runs on the monitor's thread; what it raises is logged, and the monitor goes on.
-            None: stalls are logged as warnings.
+            *timeout* of silence. It runs on the monitor's thread; what it raises is logged, and the monitor goes on. It
+            may still come in the moment in which its task is unregistered. None: stalls are logged as warnings.
 
         clock: Seconds from any origin.
 
@@ -66,7 +66,7 @@ class StallDetector:
             raise TypeError(f"on_stall must be callable or None, got {on_stall!r}")
         self._on_stall = on_stall or _log_stall
         self._clock = clock
-        self._lock = threading.Lock()  # guards the two below
+        self._lock = threading.RLock()  # guards the two below; a signal handler may interrupt who holds it
         self._watched: dict[str, _Watched] = {}
         self._monitor: _Monitor | None = None
 
@@ -99,8 +99,16 @@ class StallDetector:
 
     @contextmanager
     def watch(self, task_id: str) -> Iterator[None]:
-        """Watch *task_id* for the length of a `with` block."""
-        self.register(task_id)
+        """
+        Watch *task_id* for the length of a `with` block.
+
+        Raises:
+            ValueError: If it is watched already.
+        """
+        with self._lock:
+            if task_id in self._watched:
+                raise ValueError(f"{task_id!r} is watched already")
+            self.register(task_id)
         try:
             yield
         finally:
@@ -117,25 +125,28 @@ class StallDetector:
     def start_monitoring(self, poll_interval: float = 5.0) -> None:
         """
         Look for stalls every *poll_interval* seconds, on a daemon thread. There is one monitor at most: another call
-        replaces it.
+        replaces it, and waits for a callback that is running, unless called from one.
 
         Raises:
             ValueError: If *poll_interval* is not above 0.
         """
-        seconds("poll_interval", poll_interval)
+        interval = min(seconds("poll_interval", poll_interval), threading.TIMEOUT_MAX)
+        self.stop_monitoring()
         stop = threading.Event()
         thread = threading.Thread(
-            target=self._look_until, args=(stop, poll_interval), name="claude_client stall monitor", daemon=True
+            target=self._look_until, args=(stop, interval), name="claude_client stall monitor", daemon=True
         )
         thread.start()
-        _await_end(self._replace_monitor(_Monitor(thread, stop)))
+        with self._lock:
+            before, self._monitor = self._monitor, _Monitor(thread, stop)
+        _end(before)  # that of a thread which has started one meanwhile
 
     def stop_monitoring(self) -> None:
         """Look no longer, if it did. Waits for a callback that is running, unless called from one."""
-        _await_end(self._replace_monitor(None))
+        _end(self._monitor)
 
     def __enter__(self) -> Self:
-        self.start_monitoring()
+        self.start_monitoring(min(5.0, self._timeout / 4))
         return self
 
     def __exit__(self, *exc_info: object) -> None:
@@ -143,15 +154,8 @@ class StallDetector:
 
     def __repr__(self) -> str:
         with self._lock:
-            monitored = "monitored" if self._monitor else "not monitored"
+            monitored = "monitored" if self._monitor and not self._monitor.stop.is_set() else "not monitored"
             return f"<StallDetector timeout={self._timeout:g} s, {len(self._watched)} watched, {monitored}>"
-
-    def _replace_monitor(self, monitor: _Monitor | None) -> _Monitor | None:
-        with self._lock:
-            before, self._monitor = self._monitor, monitor
-            if before:
-                before.stop.set()
-            return before
 
     def _look_until(self, stop: threading.Event, poll_interval: float) -> None:
         while not stop.wait(poll_interval):
@@ -172,7 +176,7 @@ class StallDetector:
     def _tell(self, task_id: str, idle: float) -> None:
         try:
             self._on_stall(task_id, idle)
-        except Exception:  # noqa: BLE001 - a user's callback
+        except (Exception, SystemExit):  # noqa: BLE001 - a user's callback
             _log.exception("on_stall failed for %s", task_id)
 
 
@@ -180,6 +184,8 @@ def _log_stall(task_id: str, idle: float) -> None:
     _log.warning("%s has shown no sign of life for %.1f s", task_id, idle)
 
 
-def _await_end(monitor: _Monitor | None) -> None:
-    if monitor and monitor.thread is not threading.current_thread():
-        monitor.thread.join()
+def _end(monitor: _Monitor | None) -> None:
+    if monitor:
+        monitor.stop.set()
+        if monitor.thread is not threading.current_thread():
+            monitor.thread.join()

@@ -12,7 +12,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Self
 
 from claude_client import ClaudeResponse, Usage
-from claude_client._prompts import as_blocks
+from claude_client._prompts import as_blocks, unmarked
 from claude_client._response import text_of
 from claude_client._sdk import message_of
 
@@ -151,20 +151,20 @@ def fingerprint(request: Request) -> str:
     SDK, Python and machine.
 
     Raises:
-        ValueError: Naming the parameter that holds what cannot be compared: it is neither JSON nor a date.
+        ValueError: Naming the parameter that holds what cannot be compared, as it is no JSON.
     """
     import hashlib
 
     said: dict[str, Any] = {
         "model": request.model,
         "max_tokens": request.max_tokens,
-        "system": _unmarked(as_blocks(request.system)),
-        "messages": [_unmarked({**turn, "content": as_blocks(turn["content"])}) for turn in request.messages],
+        "system": unmarked(as_blocks(request.system)),
+        "messages": [unmarked({**turn, "content": as_blocks(turn["content"])}) for turn in request.messages],
         **request.params,
         **request.extra_body,
         "extra_query": request.extra_query,
     }
-    said["tools"] = _unmarked(said.get("tools"))
+    said["tools"] = unmarked(said.get("tools"))
     said.pop("cache_control", None)
     lines = [f"{name}={_json(name, value)}\n" for name, value in sorted(said.items()) if not _is_omitted(value)]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
@@ -182,19 +182,6 @@ def _keys(requests: Sequence[Request]) -> list[tuple[str, str | None, int]]:
         keys.append((*same, before[same]))
         before[same] += 1
     return keys
-
-
-def _unmarked(part: Any) -> Any:
-    """*part* without the cache breakpoints of its blocks or tools; what a tool takes or was given stays as it is."""
-    if isinstance(part, list):
-        return [_unmarked(item) for item in part]
-    if isinstance(part, dict):
-        return {
-            name: _unmarked(value) if name in {"content", "source"} else value
-            for name, value in part.items()
-            if name != "cache_control"
-        }
-    return part
 
 
 def _json(name: str, value: Any) -> str:
