@@ -20,7 +20,7 @@ from typing import Any
 import anthropic
 from _figures import Figure, at_most
 from _raw import ask
-from _simulated import forget_client, reset, script, seen, sides
+from _simulated import renew_client, reset, script, seen, sides
 from _timing import seconds
 
 import claude_client
@@ -66,7 +66,7 @@ def figure(what: str, measured: list[float], raw: str = "\u2013", *, in_readme: 
 
 def interrupt_simulated(base_url: str, reply: dict[str, Any], options: dict[str, Any], prompts: int = PROMPTS) -> float:
     reset(base_url)
-    forget_client()  # whose rate gate may be closed from the time before
+    renew_client()  # whose rate gate may be closed from the time before
     script(base_url, *[reply] * prompts)
     return interrupt_after(partial(seen, base_url), prompts, options)
 
@@ -85,7 +85,7 @@ def interrupt_to(base_url: str) -> float:
     with anthropic.Anthropic(api_key="any", base_url=base_url, timeout=60) as client:
         claude_client.set_default_client(client)
         milliseconds = interrupt_after(lambda: True, PROMPTS, {})
-        forget_client()
+        renew_client()
     return milliseconds
 
 

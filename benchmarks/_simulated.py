@@ -28,13 +28,14 @@ def sides(*arguments: str) -> Iterator[tuple[str, anthropic.Anthropic]]:
     """
     with simulator(*arguments) as base_url, anthropic.Anthropic(api_key="any", base_url=base_url) as client:
         os.environ |= {"ANTHROPIC_API_KEY": "any", "ANTHROPIC_BASE_URL": base_url}
-        forget_client()
+        renew_client()
         yield base_url, client
 
 
-def forget_client() -> None:
-    """Have our next call build a client, with nothing known of the server's limits and cache."""
+def renew_client() -> None:
+    """Have a client of our own built, as the raw SDK's is, that knows nothing of the server's limits and cache."""
     claude_client.set_default_client(None)
+    assert claude_client.has_credentials()
 
 
 @contextmanager

@@ -10,11 +10,14 @@ Call = Callable[[], object]
 Clock = Callable[[], float]
 
 
-def in_turn(rounds: int, calls: Mapping[str, Call], clock: Clock = time.perf_counter) -> dict[str, list[float]]:
-    """The seconds that each of *calls* took by *clock*, in each of the rounds that have one of every kind."""
+def in_turn(
+    rounds: int, calls: Mapping[str, Call], clock: Clock = time.perf_counter, before: Call = lambda: None
+) -> dict[str, list[float]]:
+    """The seconds by *clock* that each of *calls* took in each round, with *before* called before it."""
     taken: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(rounds):
         for name, call in calls.items():
+            before()
             taken[name].append(seconds(call, clock))
     return taken
 

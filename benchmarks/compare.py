@@ -21,6 +21,7 @@ import _failures
 import _fan_outs
 import _interrupts
 import _limits
+import _managed
 import anthropic
 from _figures import Figure, table
 
@@ -31,6 +32,7 @@ PARTS = {
     "interrupts": _interrupts,
     "failures": _failures,
     "conversations": _conversations,
+    "managed": _managed,
 }
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "references" / "benchmarks.md"
