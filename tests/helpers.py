@@ -1,9 +1,10 @@
-"""Replies as the API sends them, and the HTTP seam they come through."""
+"""Replies as the API sends them, the HTTP seam they come through, and what a browser makes of our HTML."""
 
 from __future__ import annotations
 
 import importlib
 import json
+from html.parser import HTMLParser
 from typing import Any
 
 import anthropic
@@ -145,3 +146,50 @@ def stream(*parts: bytes | Exception) -> httpx.Response:
 def streamed(*chunks: str, stop_reason: str = "end_turn") -> httpx.Response:
     """A whole stream of one text in *chunks*."""
     return stream(start(), event("ping"), *text_block(*chunks), *end(stop_reason))
+
+
+OUR_TAGS = {"div", "table", "thead", "tbody", "tfoot", "tr", "th", "td"}
+OUR_TAGS |= {"details", "summary", "pre", "strong", "em", "bdi"}
+
+
+class Page(HTMLParser):
+    """What a browser makes of HTML of ours. Refuses bad nesting, and what could load, run or have a colour."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        #: The name of each tag and the text in it, in the order in which they end.
+        self.texts: list[tuple[str, str]] = []
+        self._open: list[tuple[str, list[str]]] = []
+        self.feed(html)
+        self.close()
+        assert not self._open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        assert tag in OUR_TAGS
+        for name, value in attrs:
+            assert name in {"class", "dir", "style"}, name
+            assert "url" not in (value or "")
+            assert "#" not in (value or "")
+        self._open.append((tag, []))
+
+    def handle_endtag(self, tag: str) -> None:
+        opened, pieces = self._open.pop()
+        assert opened == tag
+        self.texts.append((tag, "".join(pieces)))
+
+    def handle_data(self, data: str) -> None:
+        for _, pieces in self._open:
+            pieces.append(data)
+
+    def handle_comment(self, data: str) -> None:
+        raise AssertionError(data)
+
+    handle_decl = handle_pi = unknown_decl = handle_comment
+
+    def of(self, *tags: str) -> list[str]:
+        """The text in each of *tags*."""
+        return [text for tag, text in self.texts if tag in tags]
+
+    @property
+    def text(self) -> str:
+        return self.texts[-1][1]

@@ -4,13 +4,14 @@ import datetime as dt
 import json
 import os
 import signal
+import sys
 import threading
 
 import pytest
 
 from claude_client import ClaudeInvocationError, ConversationThread, InterruptToken, Usage, invoke_claude
 from claude_client.simulator import Reply, Simulator
-from helpers import error, reply, streamed
+from helpers import Page, error, reply, streamed
 
 LONG = 20  # seconds after which a test gives up
 TOOL = {"name": "look", "input_schema": {"type": "object"}}
@@ -757,17 +758,108 @@ def test_the_first_turn_of_a_fork_reads_the_history_from_the_cache(sim):
 # Looks
 
 
-def test_a_notebook_shows_a_transcript_with_everything_escaped(api):
-    api.answers(reply(content=[THOUGHT, said("<b>bold</b>"), ASKS], stop_reason="tool_use"))
-    thread = ConversationThread(tools=[TOOL])
-    assert "nothing said yet" in thread._repr_html_()
-    thread.send("<script>alert(1)</script>")
-    shown = thread._repr_html_()
-    assert "<script>" not in shown
-    assert "<b>bold" not in shown
-    assert "&lt;script&gt;alert(1)" in shown
-    assert "<summary>tool_use</summary>" in shown
-    assert "s1gned" in shown
+NASTY = "</pre></div></details><script>alert(1)</script> & \u202e\n  next"
+
+
+def transcript(content, **options) -> Page:
+    return Page(ConversationThread(messages=[{"role": "user", "content": content}], **options)._repr_html_())
+
+
+def test_a_notebook_shows_a_transcript_with_all_but_texts_folded(api):
+    api.answers(reply(content=[THOUGHT, said("one\n  two"), ASKS], stop_reason="tool_use"))
+    thread = ConversationThread("be brief", tools=[TOOL])
+    assert "nothing said yet" in Page(thread._repr_html_()).text
+    thread.send("hi")
+    page = Page(thread._repr_html_())
+    assert page.of("strong") == ["user", "assistant"]
+    assert page.of("details") == ["systembe brief", "thinkinghm", 'tool_use: look{\n  "at": "it"\n}']
+    assert "one\n  two" in page.of("div")
+    assert "1 turns \u00b7 tokens: 10 in, 5 out" in page.text
+
+
+def test_a_transcript_works_without_the_extra_for_costs(api, monkeypatch):
+    monkeypatch.setitem(sys.modules, "genai_prices", None)
+    api.answers(reply(usage={"input_tokens": 1, "output_tokens": 2, "cache_read_input_tokens": 3000}))
+    thread = ConversationThread()
+    thread.send("hi")
+    assert Page(thread._repr_html_()).text.endswith("tokens: 3,001 in (3,000 of it cached), 2 out")
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        said(NASTY),
+        said(NASTY * 200),
+        {**THOUGHT, "thinking": NASTY},
+        {**ASKS, "name": NASTY, "input": {NASTY: NASTY}},
+        {**RESULT, "content": NASTY},
+        {**RESULT, "content": [said(NASTY)]},
+        {"type": NASTY, NASTY: [NASTY]},
+        {"type": "image", "source": {"type": "url", "url": NASTY}},
+        {"type": "document", "title": NASTY, "source": {"type": "text", "data": NASTY}},
+        {"type": "document", "source": {"type": "content", "content": [said(NASTY)]}},
+    ],
+)
+def test_everything_in_a_transcript_is_escaped(block):
+    page = transcript([block], system=NASTY, model=NASTY)
+    assert page.text.count("<script>") >= 3
+
+
+def test_images_are_named_and_not_dumped():
+    picture = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "A" * 2_000_000}}
+    page = transcript([picture, {**RESULT, "is_error": True, "content": [said("seen"), picture]}])
+    assert page.of("div").count("image: image/png, 1.5 MB") == 2
+    assert "tool_result failed" in page.of("summary")
+    assert len(page.text) < 1000
+
+
+@pytest.mark.parametrize(
+    ("source", "named"),
+    [
+        ({"type": "url", "url": "https://example.com/a.png"}, "image: https://example.com/a.png"),
+        ({"type": "file", "file_id": "file_1"}, "image: file_1"),
+        ({"type": "base64", "media_type": "image/gif", "data": "AAAA"}, "image: image/gif, 3 bytes"),
+        ({"type": "base64", "media_type": "image/gif", "data": "A" * 40000}, "image: image/gif, 30.0 kB"),
+    ],
+)
+def test_an_image_says_what_it_is(source, named):
+    assert named in transcript([{"type": "image", "source": source}]).of("div")
+
+
+def test_a_document_says_what_it_is_and_what_it_says():
+    document = {
+        "type": "document",
+        "title": "Spec",
+        "source": {"type": "text", "media_type": "text/plain", "data": "All of it."},
+    }
+    assert transcript([document]).of("details") == ["document: Spec, text/plainAll of it."]
+
+
+def test_what_only_machines_can_read_is_counted_in_a_transcript():
+    found = {"type": "web_search_result", "title": "A page", "encrypted_content": "E" * 5000}
+    page = transcript(
+        [
+            {"type": "web_search_tool_result", "content": [found]},
+            {"type": "code_execution_tool_result", "content": {"type": "result", "stdout": "42"}},
+            {"type": "redacted_thinking", "data": "D" * 900},
+            {**THOUGHT, "signature": "S" * 900},
+        ]
+    )
+    assert '"encrypted_content": "(5,000 characters)"' in page.text
+    assert '"data": "(900 characters)"' in page.text
+    assert '"stdout": "42"' in page.text
+    assert "SSS" not in page.text
+
+
+@pytest.mark.parametrize("content", [None, 5, ["a text"], {"type": "image"}])
+def test_a_transcript_survives_what_the_api_would_refuse(content):
+    assert transcript([{**RESULT, "content": content}, {"type": "image"}, {"type": "text"}]).of("summary")
+
+
+def test_a_long_message_is_folded_in_a_transcript():
+    whole = "word\n" * 2000
+    page = transcript(whole)
+    assert page.of("details") == ["10,000 characters: " + " ".join(["word"] * 60) + whole]
 
 
 def test_it_says_what_it_is(api):

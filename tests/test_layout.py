@@ -13,6 +13,7 @@ SOURCE = Path(claude_client.__file__).parent.parent
 # A module imports only from those before it.
 BOTTOM_UP = [
     "_types",
+    "_html",
     "_usage",
     "_errors",
     "_response",

@@ -3,11 +3,12 @@ import io
 import pickle
 import re
 import sys
+from types import SimpleNamespace
 
 import pytest
 
-from claude_client import ClaudeInvocationError, ParallelInterrupt, Results, Usage, invoke_parallel
-from helpers import error, reply
+from claude_client import ClaudeInvocationError, ClaudeResponse, ParallelInterrupt, Results, Usage, invoke_parallel
+from helpers import Page, error, reply
 
 
 def answers(api, *replies, **options) -> Results:
@@ -64,11 +65,100 @@ def test_long_answers_are_cut_in_the_summary_only(api):
     assert results[0] == "x" * 500
 
 
-def test_everything_is_escaped_in_a_notebook(api):
-    table = answers(api, reply("<script>alert(1)</script> & more"))._repr_html_()
-    assert "<script>" not in table
-    assert "&lt;script&gt;alert(1)&lt;/script&gt; &amp; more" in table
-    assert table.startswith("<table>")
+# In a notebook
+
+NASTY = [
+    "</details></td></tr></table><script>alert(1)</script>",
+    '"><img src=x onerror="alert(1)">',
+    "<!-- & &amp; &lt;b&gt; -->",
+    "\u202egnp.exe\u2066",
+    "half of a pair: \ud800",
+]
+
+
+def table(results) -> Page:
+    return Page(results._repr_html_())
+
+
+@pytest.fixture
+def without_prices(monkeypatch):
+    monkeypatch.setitem(sys.modules, "genai_prices", None)
+
+
+@pytest.mark.usefixtures("without_prices")
+def test_a_notebook_shows_a_table_with_the_sums(api):
+    page = table(answers(api, reply("Hello", usage=USED), error(404, "not_found_error", "Gone")))
+    cells = page.of("th", "td")
+    assert [cells[i : i + 5] for i in range(0, len(cells), 5)] == [
+        ["", "in", "of it cached", "out", "answer"],
+        ["0", "400", "300", "50", "Hello"],
+        ["1", "0", "0", "0", "failed: not_found 404 not_found_error: Gone"],
+        ["all", "400", "300", "50", "1 answered, 1 failed"],
+    ]
+    assert page.of("strong") == ["failed: not_found"]
+
+
+@pytest.mark.parametrize("nasty", NASTY)
+def test_answers_and_errors_are_escaped_in_a_notebook(nasty):
+    failed = ClaudeInvocationError(nasty, kind=nasty, partial_text=nasty)
+    page = table(Results([ClaudeResponse(nasty), ClaudeResponse(nasty * 9), None], {2: failed}))
+    shown = nasty.replace("\ud800", "?")
+    assert page.of("bdi") == [shown, " ".join((shown * 9).split())[:300], shown]
+    assert shown * 9 in page.of("div")
+    assert page.of("strong") == [f"failed: {shown}"]
+
+
+def test_a_long_answer_is_one_line_with_the_whole_of_it_folded_below(api):
+    whole = "First\n\n  second\n" + "x" * 1000
+    page = table(answers(api, reply(whole), reply("short")))
+    (line,) = page.of("summary")
+    assert line.startswith("First second x")
+    assert len(line) < 400
+    assert page.of("details") == [line + whole]
+
+
+def test_what_a_failed_prompt_had_said_is_folded_below_its_error():
+    page = table(Results([None], {0: ClaudeInvocationError("cut", kind="incomplete_stream", partial_text="The fir")}))
+    assert page.of("summary") == ["failed: incomplete_stream cut"]
+    assert page.of("details")[0].endswith("cut\n\nWhat had arrived:\nThe fir")
+
+
+def test_an_answer_that_is_not_simply_one_says_why(api):
+    page = table(answers(api, reply("Half a", stop_reason="max_tokens"), reply("", stop_reason="tool_use"), reply("a")))
+    assert page.of("strong") == ["cut off: max_tokens", "no text: tool_use"]
+    assert table(Results([None, ClaudeResponse()])).of("strong") == ["no answer", "no text: None"]
+
+
+def test_of_many_prompts_a_notebook_shows_those_that_failed_and_the_first():
+    failed = {i: ClaudeInvocationError("no") for i in (7, 500, 999)}
+    page = table(Results.of({i: failed.get(i, ClaudeResponse("a")) for i in range(1000)}))
+    numbers = [int(text) for text in page.of("td")[::5] if text.isdecimal()]
+    assert numbers == [*range(98), 500, 999]
+    assert page.of("em") == ["900 more: summary() has a line for each"]
+    assert page.of("th")[-1] == "997 answered, 3 failed"
+
+
+def test_the_sums_tell_of_an_interrupt_and_the_cost(api):
+    pytest.importorskip("genai_prices")
+    results = answers(api, reply(usage={"input_tokens": 1_000_000, "output_tokens": 1000}))
+    results.interrupted = True
+    assert table(results).of("th")[-1] == f"1 answered \u00b7 interrupted \u00b7 ${results.cost_usd:.2f}"
+
+
+def test_the_cost_is_left_out_where_a_price_is_unknown(api):
+    assert table(answers(api, reply(model="claude-from-the-future"))).of("th")[-1] == "1 answered"
+
+
+def test_a_table_of_thousands_is_quick_as_it_asks_no_prices(monkeypatch):
+    monkeypatch.setattr(Usage, "cost_usd", lambda *_: 1.0)
+    message = SimpleNamespace(model="m", stop_reason="end_turn")
+    priced = [ClaudeResponse("a", message, usages=[Usage(1)])] * 1000
+    assert table(Results(priced)).of("th")[-1] == "1000 answered \u00b7 $1,000.00"
+    assert table(Results([*priced, None])).of("th")[-1] == "1001 answered"
+
+
+def test_no_results_are_a_table_too():
+    assert table(Results()).of("th")[-5:] == ["all", "0", "0", "0", "0 answered"]
 
 
 @pytest.mark.parametrize("again", [lambda r: pickle.loads(pickle.dumps(r)), copy.copy, copy.deepcopy])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import html
-import json
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -247,7 +245,19 @@ class ConversationThread:
         return f"<ConversationThread {self._options['model']}, {self.turn_count} turns>"
 
     def _repr_html_(self) -> str:
-        return "".join(map(_as_html, self._past.messages)) or "<em>nothing said yet</em>"
+        """The transcript, with everything but texts folded, and what it used."""
+        from . import _html
+
+        used = self.usage
+        cached = f" ({used.cache_read_input_tokens:,} of it cached)" if used.cache_read_input_tokens else ""
+        notes = [
+            self._options["model"],
+            f"{self.turn_count} turns",
+            f"tokens: {used.total_input_tokens:,} in{cached}, {used.output_tokens:,} out",
+            _html.price(self),
+        ]
+        said = [(message["role"], as_blocks(message["content"])) for message in self._past.messages]
+        return _html.transcript(as_blocks(self._options["system"]), said, " \u00b7 ".join(filter(None, notes)))
 
     def _take_turn(
         self,
@@ -437,18 +447,3 @@ def _answer(response: ClaudeResponse) -> list[Block]:
     while content and content[-1]["type"] in _THINKING:
         content.pop()
     return [{"role": "assistant", "content": content}] if content else []
-
-
-def _as_html(message: Block) -> str:
-    blocks = "".join(map(_block_as_html, as_blocks(message["content"])))
-    return (
-        '<div style="margin: .5em 0; padding-left: .75em; border-left: 3px solid">'
-        f"<strong>{html.escape(message['role'])}</strong>{blocks}</div>"
-    )
-
-
-def _block_as_html(block: Block) -> str:
-    if block["type"] == "text":
-        return f'<div style="white-space: pre-wrap">{html.escape(str(block["text"]))}</div>'
-    whole = html.escape(json.dumps(block, indent=2, ensure_ascii=False))
-    return f"<details><summary>{html.escape(str(block['type']))}</summary><pre>{whole}</pre></details>"

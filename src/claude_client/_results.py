@@ -6,13 +6,15 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Self
 
 from ._errors import ClaudeInvocationError
-from ._response import ClaudeResponse, total
+from ._response import TRUNCATING, ClaudeResponse, total
 from ._usage import Usage
 
 Item = ClaudeResponse | ClaudeInvocationError | None
 
 _COLUMNS = ("", "in", "of it cached", "out", "answer")
 _SHOWN = 80  # characters of an answer in a table
+_MOST_ROWS = 100  # in a notebook, which keeps them all in its file
+_MOST_PRICED = 1000  # in a notebook: each takes up to half a millisecond
 
 
 class Results(list["Item"]):
@@ -77,21 +79,40 @@ class Results(list["Item"]):
         )
 
     def _repr_html_(self) -> str:
-        import html
+        """
+        The table of `summary` with whole answers, and the cost where the `cost` extra is there.
 
-        head, *body = ["".join(f"<td>{html.escape(cell)}</td>" for cell in row) for row in (_COLUMNS, *self._rows())]
-        rows = "".join(f"<tr>{row}</tr>" for row in body)
-        return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+        Of more than 100 prompts, those that failed and the first ones are shown; above 1,000 it leaves out the cost.
+        """
+        from . import _html
+
+        shown = sorted(sorted(range(len(self)), key=lambda i: i not in self.errors)[:_MOST_ROWS])
+        rows = [
+            (_numbers(str(i), self._usage_of(i)), _html.one_line(*_told(self._item(i))), bool(_label(self._item(i))))
+            for i in shown
+        ]
+        left = len(self) - len(shown)
+        note = f"{left:,} more: summary() has a line for each" if left else ""
+        ends = [self._counts(), "interrupted" if self.interrupted else ""]
+        ends += [_html.price(self)] if len(self) <= _MOST_PRICED else []
+        sums = (_numbers("all", self.usage), " \u00b7 ".join(filter(None, ends)))
+        return _html.table(_COLUMNS, rows, note, sums)
 
     def _rows(self) -> list[tuple[str, ...]]:
-        rows = [_row(str(i), self._usage_of(i), self._shown(i)) for i in range(len(self))]
+        rows = [(*_numbers(str(i), self._usage_of(i)), self._shown(i)) for i in range(len(self))]
+        return [*rows, (*_numbers("all", self.usage), self._counts())]
+
+    def _counts(self) -> str:
         failed = f", {len(self.errors)} failed" if self.errors else ""
         cancelled = f", {len(self.cancelled)} cancelled" if self.cancelled else ""
         answered = len(self) - len(self.errors) - len(self.cancelled)
-        return [*rows, _row("all", self.usage, f"{answered} answered{failed}{cancelled}")]
+        return f"{answered} answered{failed}{cancelled}"
+
+    def _item(self, index: int) -> Item:
+        return self.errors.get(index) or self.cancelled.get(index) or self[index]
 
     def _usage_of(self, index: int) -> Usage:
-        item = self.errors.get(index) or self.cancelled.get(index) or self[index]
+        item = self._item(index)
         return Usage() if item is None else item.usage
 
     def _shown(self, index: int) -> str:
@@ -134,6 +155,24 @@ class ParallelInterrupt(KeyboardInterrupt):
         self.results = Results() if results is None else results
 
 
-def _row(name: str, used: Usage, text: str) -> tuple[str, ...]:
+def _numbers(name: str, used: Usage) -> tuple[str, ...]:
     numbers = (used.total_input_tokens, used.cache_read_input_tokens, used.output_tokens)
-    return (name, *(f"{number:,}" for number in numbers), text)
+    return (name, *(f"{number:,}" for number in numbers))
+
+
+def _told(item: Item) -> tuple[str, str, str]:
+    """What *item* says, after which label, and what had arrived if it is an error."""
+    partial = item.partial_text if isinstance(item, ClaudeInvocationError) else ""
+    return "" if item is None else str(item), _label(item), f"What had arrived:\n{partial}" if partial else ""
+
+
+def _label(item: Item) -> str:
+    """Why *item* is not simply an answer; empty where it is."""
+    if item is None:
+        return "no answer"
+    if isinstance(item, ClaudeInvocationError):
+        return f"failed: {item.kind}"
+    stopped = item.stop_reason if hasattr(item, "message") else None
+    if stopped in TRUNCATING:
+        return f"cut off: {stopped}"
+    return "" if item.strip() else f"no text: {stopped}"
