@@ -1,9 +1,13 @@
 import copy
 import json
 import pickle
+import re
 import sys
+import time
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from claude_client import ClaudeResponse, Usage, invoke_claude
 from helpers import reply
@@ -42,6 +46,55 @@ def test_an_answer_survives_copying_and_pickling_whole(answer, again):
 
 def test_an_answer_renders_as_markdown_in_a_notebook(answer):
     assert answer._repr_markdown_() == "**Hello**"
+
+
+# What a model wrote must not run in the notebook. Our own tags around code are all that is left.
+OURS = re.compile(r"(<pre>)?<code>|</code>(</pre>)?")
+LIVE = re.compile(r"<[a-z/!?]", re.IGNORECASE)
+
+
+def shown(text) -> str:
+    return ClaudeResponse(text)._repr_markdown_()
+
+
+@pytest.mark.parametrize(
+    ("text", "markdown"),
+    [
+        ("a <b onclick=x>b</b> <!-- c --> <script>", "a &lt;b onclick=x>b&lt;/b> &lt;!-- c --> &lt;script>"),
+        ("see <https://example.com/a?b=c>.", "see https://example.com/a?b=c."),
+        ("a `List<T>` or `plain` <i>", "a <code>List&#60;T&#62;</code> or `plain` &lt;i>"),
+        (
+            "<p>\n- a\n\n  ```x\n  <b>\n\n    *b*\n  ```\n",
+            "&lt;p>\n- a\n\n  <pre><code>&#60;b&#62;&#10;&#10;  &#42;b&#42;</code></pre>\n",
+        ),
+        ("~~~\n<b>", "<pre><code>&#60;b&#62;</code></pre>"),
+        ("<p>\n```c\nif (a < b)\n```", "&lt;p>\n```c\nif (a < b)\n```"),
+        ("$0<x<y$ and $$\na<b\n$$", "$0< x< y$ and $$\na< b\n$$"),
+    ],
+)
+def test_html_in_an_answer_is_shown_and_not_obeyed(text, markdown):
+    assert shown(text) == markdown
+
+
+@pytest.mark.parametrize("text", ["a < b, 1<2 & `c`", "```py\nif a < b: pass\n```", "costs $5 or $10", "<", ""])
+def test_an_answer_without_html_is_shown_as_it_is(text):
+    assert shown(text) == text
+
+
+PIECES = ["<", ">", "b", "/", "!", " ", "\n", "`", "```", "~~~", "$", "$$", "<https://a>", "<b x=y>", "<code>", "- "]
+
+
+@given(st.lists(st.sampled_from(PIECES)).map("".join))
+def test_no_tag_of_an_answer_is_left_whatever_is_taken_for_code(text):
+    assert not LIVE.search(OURS.sub("\0", shown(text)))
+
+
+@pytest.mark.parametrize("many", ["`", "~", "~~~\n", "$a ", "$$", "`a", "<https://", " ", "<<"])
+def test_no_answer_takes_long_to_show(many):
+    text = "<b>\n" + many * (100_000 // len(many))
+    started = time.process_time()
+    shown(text)
+    assert time.process_time() - started < 5
 
 
 def test_usage_has_every_count_and_their_sum(answer):

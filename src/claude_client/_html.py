@@ -22,10 +22,55 @@ _GREY = "rgba(128,128,128,.4)"  # a line that is faint on light and on dark
 _BODY = "white-space:pre-wrap;overflow-wrap:anywhere;max-width:90ch"
 _LINE = "display:list-item;cursor:pointer;overflow:hidden;white-space:nowrap;text-overflow:ellipsis"
 
+# What begins a tag, a comment or the like, wherever it stands.
+_TAG = re.compile(r"<(?=[a-z/!?])", re.IGNORECASE)
+# Links, fenced code, code in a line, mathematics; in time that grows with the text and not faster, whatever it is.
+_SPECIAL = re.compile(
+    r"(?<!<)<(?P<link>https?://[^\s<>]++)>"
+    r"|^(?P<indent>[ \t]*+)(?P<fence>`{3,}+|~{3,}+)[^`\n]*+\n(?P<block>.*?)(?:^[ \t]*+(?P=fence)[`~]*+[ \t]*+$|\Z)"
+    r"|(?<!`)(?P<ticks>`++)(?P<span>[^\n]{1,500}?)(?<!`)(?P=ticks)(?!`)"
+    r"|(?P<math>\$\$.+?\$\$|\$[^\s$](?:[^\n$]*[^\s$])?\$)",
+    re.DOTALL | re.MULTILINE,
+)
+
 
 class _Priced(Protocol):
     @property
     def cost_usd(self) -> float | None: ...
+
+
+def without_tags(markdown: str) -> str:
+    """
+    *markdown* that shows the HTML in it instead of being it; as it is where it has none.
+
+    A notebook runs the scripts in the outputs of its own cells, Markdown included. So no tag of *markdown* is left,
+    whatever a renderer takes for code: code with tags in it becomes HTML in which they are escaped. To be wrong about
+    what is code looks bad, and no more.
+    """
+    out, end = [], 0
+    for found in _SPECIAL.finditer(markdown) if _TAG.search(markdown) else ():
+        out += [_TAG.sub("&lt;", markdown[end : found.start()]), _special(found)]
+        end = found.end()
+    return "".join([*out, _TAG.sub("&lt;", markdown[end:])])
+
+
+def _special(found: re.Match[str]) -> str:
+    whole, indent = found[0], found["indent"]
+    if not _TAG.search(whole):
+        return whole
+    if found["link"]:
+        return found["link"]
+    if found["math"]:
+        return _TAG.sub("< ", whole)  # a space means nothing there, but an entity would
+    if found["span"]:
+        return f"<code>{_entities(found['span'].strip())}</code>"
+    lines = found["block"].removesuffix("\n").split("\n")
+    # In one line, as that cannot leave the list that it may be in.
+    return f"{indent}<pre><code>{_entities(chr(10).join(line.removeprefix(indent) for line in lines))}</code></pre>"
+
+
+def _entities(text: str) -> str:
+    return re.sub(r"[^\w ]", lambda found: f"&#{ord(found[0])};", text)
 
 
 def table(

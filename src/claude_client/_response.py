@@ -82,7 +82,10 @@ class ClaudeResponse(str):  # noqa: SLOT000 - people may hang their own notes on
         return self.message.stop_reason in TRUNCATING
 
     def _repr_markdown_(self) -> str:
-        return str(self)
+        """The text as Markdown, in which HTML is shown and not obeyed; mathematics between dollars is typeset."""
+        from ._html import without_tags
+
+        return without_tags(str(self))
 
 
 def total(usages: Iterable[Usage]) -> Usage:
