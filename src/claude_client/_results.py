@@ -171,7 +171,7 @@ def _label(item: Item) -> str:
     if item is None:
         return "no answer"
     if isinstance(item, ClaudeInvocationError):
-        return f"failed: {item.kind}"
+        return item.kind if item.kind == "cancelled" else f"failed: {item.kind}"
     stopped = item.stop_reason if hasattr(item, "message") else None
     if stopped in TRUNCATING:
         return f"cut off: {stopped}"
