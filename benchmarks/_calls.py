@@ -91,8 +91,8 @@ def of_imports(starts: int) -> Figure:
     taken = in_turn(starts, {name: partial(run_python, code) for name, code in programs.items()})
     bare, ours, raw = (statistics.median(measured) * 1e3 for measured in taken.values())
     return Figure(
-        what="import, beyond bare Python (ours leaves the SDK's to the first call)",
-        ours=f"{ours - bare:.0f} ms",
+        what="import, over bare Python (ours leaves the SDK's to the first call)",
+        ours=f"{ours - bare:.0f} ms (over {bare:.0f})",
         raw=f"{raw - bare:,.0f} ms",
         target=at_most(80, ours - bare, " ms", 0),
     )

@@ -101,7 +101,7 @@ def about(name: str) -> str:
 
 def filled(page: Path, figures: str) -> str:
     """The text of *page* with *figures* between its marks."""
-    text, times = MARKED.subn(lambda marks: f"{marks[1]}\n{figures}\n\n{marks[2]}", page.read_text(encoding="utf-8"))
+    text, times = MARKED.subn(lambda marks: f"{marks[1]}{figures}\n\n{marks[2]}", page.read_text(encoding="utf-8"))
     assert times == 1, f"{page.name} has no marks for figures, or more than one pair"
     return text
 
