@@ -192,3 +192,18 @@ def raised_by(call) -> Exception | None:
 
 def yes_if(it) -> str:
     return "yes" if it else "no"
+
+
+def test_the_figures_of_the_readme_are_those_of_the_page_on_benchmarks():
+    shown = figures_of(ROOT / "README.md")
+    assert shown
+    assert shown <= figures_of(ROOT / "references" / "benchmarks.md")
+
+
+def figures_of(page: Path) -> set[tuple[str, ...]]:
+    """The rows of all tables of *page*, cell by cell."""
+    return {
+        tuple(cell.strip() for cell in line.strip("| ").split("|"))
+        for _, line in prose_of(page)
+        if line.startswith("| ")
+    }
