@@ -209,9 +209,7 @@ def test_a_section_begins_with_the_signature(name):
     assert expected is None or (said and said[0] == expected), f"to be written:\n{expected}"
 
 
-@pytest.mark.parametrize(
-    "name", sorted(PUBLIC.keys() - {"Kind"})
-)
+@pytest.mark.parametrize("name", sorted(PUBLIC.keys() - {"Kind"}))
 def test_every_parameter_is_explained_here_or_where_the_section_leads(name):  # test_docs has Kind
     section = sections()[name]
     near = [section, *(other for anchor, other in by_anchor().items() if anchor in section.linked)]
