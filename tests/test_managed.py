@@ -1,6 +1,7 @@
 """Managed runs over the simulator: states, retries, limits, what is wanted, stalls, and who is told."""
 
 import os
+import pickle
 import signal
 import threading
 import time
@@ -513,13 +514,13 @@ def test_a_long_pause_is_waited_for_with_one_line_in_the_log(sim, caplog):
     sim.script(*[Reply(fault="rate_limit", retry_after=3600.0)] * 2)
     token = InterruptToken()
     run, came = in_background(invoke_parallel_managed, prompts(4), max_workers=2, interrupt_token=token)
-    until(lambda: "nothing is sent for" in caplog.text)
+    until(lambda: "Nothing is sent for" in caplog.text)
     assert run.is_alive()
     assert len(sim.requests) == 2
     token.interrupt()
     run.join(LONG)
     assert {error.kind for error in came[0].errors.values()} == {"interrupted"}
-    assert sum("nothing is sent for" in record.getMessage() for record in caplog.records) == 1
+    assert sum("Nothing is sent for" in record.getMessage() for record in caplog.records) == 1
 
 
 def test_the_shared_context_is_paid_for_once(sim):
@@ -544,7 +545,9 @@ def test_progress_counts_every_task(sim, capsys):
         ({"prompts": [{"prompt": "a", "category": 7}]}, "category must be"),
         ({"max_retries": -1}, "max_retries"),
         ({"max_workers": 0}, "max_workers"),
-        ({"base_delay_ms": -1}, "delays must not be negative"),
+        ({"base_delay_ms": -1}, "base_ms must be"),
+        ({"max_delay_ms": float("nan")}, "max_ms must be"),
+        ({"base_delay_ms": float("inf")}, "base_ms must be"),
         ({"stall_timeout": 0}, "stall_timeout must be"),
         ({"reconcile_interval": 1}, "no reconcile to call"),
         ({"reconcile_interval": -1, "reconcile": print}, "reconcile_interval must be"),
@@ -562,6 +565,15 @@ def test_what_is_of_the_wrong_kind_is_a_type_error_before_any_request(sim, name)
     with pytest.raises(TypeError, match=name):
         invoke_parallel_managed(prompts(2), **{name: 7})
     assert sim.requests == ()
+
+
+def test_results_pickle_with_their_tracker(sim):
+    sim.script(Reply(fault="not_found"))
+    results = invoke_parallel_managed(prompts(2), max_workers=1)
+    copied = pickle.loads(pickle.dumps(results))
+    assert copied == results
+    assert copied.errors[0].kind == "not_found"
+    assert copied.tracker.summary() == {"completed": 1, "failed": 1}
 
 
 def test_the_example_of_the_seed(sim):

@@ -188,3 +188,12 @@ def test_progress_without_its_extra_says_how_to_get_it_and_asks_nothing(api, mon
     with pytest.raises(ImportError, match=r'pip install "orchestrating-agents\[progress\]"'):
         invoke_parallel([{"prompt": "a"}], progress=True)
     assert not api.requests
+
+
+def test_errors_in_their_places_leave_the_rest_as_it_is():
+    outcomes = {0: ClaudeInvocationError("no"), 1: ClaudeInvocationError("gone", kind="cancelled")}
+    results = Results.of(outcomes, interrupted=True)
+    placed = results.with_errors()
+    assert placed == [outcomes[0], None]
+    assert (placed.errors, placed.cancelled, placed.interrupted) == ({0: outcomes[0]}, {1: outcomes[1]}, True)
+    assert results == [None, None]

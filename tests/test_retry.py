@@ -1,3 +1,5 @@
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,10 +17,18 @@ def test_the_delay_doubles_up_to_its_cap():
     assert [compute_backoff_delay(attempt) for attempt in range(1, 7)] == [1, 2, 4, 8, 10, 10]
 
 
-@pytest.mark.parametrize("attempt", [0, -1])
+@pytest.mark.parametrize("attempt", [0, -1, 1.5])
 def test_attempts_count_from_one(attempt):
-    with pytest.raises(ValueError, match=f"attempt counts from 1, got {attempt}"):
+    with pytest.raises(ValueError, match=f"attempt must be a whole number from 1, got {attempt}"):
         compute_backoff_delay(attempt)
+
+
+@pytest.mark.parametrize("delay", [-1, math.inf, math.nan, "1"])
+def test_a_delay_that_is_none_is_a_value_error(delay):
+    with pytest.raises(ValueError, match="base_ms must be a number of milliseconds from 0"):
+        compute_backoff_delay(1, base_ms=delay)
+    with pytest.raises(ValueError, match="max_ms must be"):
+        compute_backoff_delay(1, max_ms=delay)
 
 
 @given(attempt=st.integers(1, 10**9), base=st.floats(0, 1e6), cap=st.floats(0, 1e6), share=st.floats(0, 1))

@@ -362,3 +362,15 @@ class Life(RuleBasedStateMachine):
 
 
 TestAnyLife = Life.TestCase
+
+
+def test_a_tracker_and_its_tasks_pickle_without_observers():
+    tracker = TaskTracker(max_retries=1)
+    tracker.add("a", "c", {"of": "mine"})
+    tracker.on_transition(lambda _: pytest.fail("an observer of the original"))
+    copied = pickle.loads(pickle.dumps(tracker))
+    assert copied.get("a") == tracker.get("a")
+    copied.claim("a")
+    assert (copied.summary(), tracker.summary()) == ({"claimed": 1}, {"unclaimed": 1})
+    with pytest.raises(TypeError):
+        copied.get("a").metadata["of"] = "another"

@@ -269,10 +269,10 @@ def _wait(call: Call, seconds: float, token: InterruptToken | None) -> None:
 
 
 def tell_of_pause(seconds: float) -> bool:
-    """Log it if nothing is sent for longer than a plain call would wait; whether that is so."""
+    """Log it if nothing is sent for longer than a plain call would wait for the API; whether that is so."""
     long = seconds > LONGEST_RETRY_AFTER
     if long:
-        _log.warning("The API asked for a pause: nothing is sent for %.0f s", seconds)
+        _log.warning("Nothing is sent for %.0f s, until calls may be tried again", seconds)
     return long
 
 

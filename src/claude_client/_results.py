@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Mapping
 from typing import Any, Self
 
@@ -39,10 +40,10 @@ class Results(list["Item"]):
         results.interrupted = interrupted
         return results
 
-    def with_errors(self) -> Results:
+    def with_errors(self) -> Self:
         """The same with the errors in the places of their prompts."""
-        results = Results([self.errors.get(i, answer) for i, answer in enumerate(self)], self.errors)
-        results.interrupted = self.interrupted
+        results = copy.copy(self)
+        results[:] = [self.errors.get(i, answer) for i, answer in enumerate(self)]
         return results
 
     @property

@@ -40,12 +40,13 @@ def compute_backoff_delay(
     After a continuation it is always 1 second: its work is under way, and not to be kept waiting.
 
     Raises:
-        ValueError: If *attempt* is below 1 or a delay is negative.
+        ValueError: If *attempt* is no whole number from 1, or a delay no number of milliseconds from 0.
     """
-    if attempt < 1:
-        raise ValueError(f"attempt counts from 1, got {attempt}")
-    if base_ms < 0 or max_ms < 0:
-        raise ValueError(f"delays must not be negative, got base_ms={base_ms}, max_ms={max_ms}")
+    if not isinstance(attempt, int) or attempt < 1:
+        raise ValueError(f"attempt must be a whole number from 1, got {attempt!r}")
+    for name, delay in (("base_ms", base_ms), ("max_ms", max_ms)):
+        if not isinstance(delay, (int, float)) or not 0 <= delay < math.inf:
+            raise ValueError(f"{name} must be a number of milliseconds from 0, got {delay!r}")
     if is_continuation:
         return 1.0
     doublings = min(attempt - 1, 1000)  # 2.0**1024 overflows

@@ -96,7 +96,8 @@ def invoke_parallel_managed(
         journal:
             A file, made where there is none, that each answer is committed to before its task counts as completed.
             The same call with the same journal, after whatever ended the first, asks only for what has no answer.
-            `Journal` says how prompts are recognised, and what the file holds.
+            A prompt is recognised by all that decides its answer and its `task_id`, wherever it stands; an edited one
+            is asked again. The file holds answers, not prompts, for its owner alone. One run at a time can use it.
 
         interrupt_token:
             Ends the run within 100 ms. The rest has errors of kind "interrupted", and its tasks are cancelled.

@@ -7,7 +7,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from types import MappingProxyType
 from typing import Any
@@ -74,6 +74,10 @@ class TaskInfo:
     #: Each state it has been in and the time it got there, from the first to that of now.
     history: tuple[tuple[TaskState, float], ...]
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        return _task_info, ({**values, "metadata": {**self.metadata}},)
+
     @property
     def added_at(self) -> float:
         """When it was added."""
@@ -90,6 +94,10 @@ class TaskInfo:
         return self.history[-1][1] if self.finished else None
 
 
+def _task_info(values: dict[str, Any]) -> TaskInfo:
+    return TaskInfo(**{**values, "metadata": MappingProxyType(values["metadata"])})
+
+
 class TaskTracker:
     """
     Knows the state of each task, and allows only the moves of the table: a task is added, claimed, started, and
@@ -102,6 +110,8 @@ class TaskTracker:
 
     - `KeyError`: There is no such task.
     - `InvalidTransitionError`: It cannot go there from where it is.
+
+    It pickles and copies without its observers.
 
     Args:
         max_retries: Most retries of a task after its first attempt. One that fails after them is finished.
@@ -261,6 +271,15 @@ class TaskTracker:
     def __repr__(self) -> str:
         counts = ", ".join(f"{count} {state}" for state, count in self.summary().items())
         return f"<TaskTracker {counts or 'without tasks'}>"
+
+    def __getstate__(self) -> dict[str, Any]:
+        with self._lock:
+            return {"_max_retries": self._max_retries, "_clock": self._clock, "_tasks": {**self._tasks}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._lock = threading.Lock()
+        self._observers = {}
 
     def _move(
         self, task_id: str, target: TaskState, error: str | BaseException | None = None, *, final: bool = False
