@@ -61,7 +61,8 @@ class Call:
         used: list[Usage] | None = None,
     ) -> None:
         self._client = client
-        self._policy = policy or RetryPolicy(max_retries=request.max_retries)
+        self._policy = policy
+        self._patient = policy is not None and policy.patient
         self._request = self._asked = request
         self._guessed_tokens = _guess(request)
         self._gate = gate_for(client, request.model)
@@ -81,7 +82,7 @@ class Call:
             ClaudeInvocationError: If the API wants a longer pause than is waited for.
         """
         try:
-            passed = self._gate.enter(self._guessed_tokens, patient=self._policy.patient)
+            passed = self._gate.enter(self._guessed_tokens, patient=self._patient)
         except ClaudeInvocationError as shut:
             self.ended_by(shut)
             raise
@@ -98,7 +99,7 @@ class Call:
             ClaudeInvocationError: As `enter`.
         """
         try:
-            return self._gate.wait(self._guessed_tokens, patient=self._policy.patient)
+            return self._gate.wait(self._guessed_tokens, patient=self._patient)
         except ClaudeInvocationError as shut:
             self.ended_by(shut)
             raise
@@ -174,11 +175,12 @@ class Call:
             self._gate.heard(self._passed, limits)
 
     def _delay_after(self, error: ClaudeInvocationError) -> float | None:
-        if self._waits_at_the_gate(error) and self._policy.forgiving:
+        policy = self._policy or RetryPolicy(max_retries=self._asked.max_retries)
+        if self._waits_at_the_gate(error) and policy.forgiving:
             self._attempt = max(1, self._attempt - 1)
         if self._on_text and error.partial_text:  # a callback must not be told the same text twice
             return None
-        delay = next_delay(error, self._attempt, self._policy)
+        delay = next_delay(error, self._attempt, policy)
         if delay is not None:
             _log.info("Attempt %d failed, the next in %.1f s: %s", self._attempt, delay, error)
         return delay

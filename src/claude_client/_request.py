@@ -333,7 +333,7 @@ def check_breakpoints(request: Request) -> int:
     """
     automatic = 1 if request.params.get("cache_control") or request.extra_body.get("cache_control") else 0
     parts = (request.params.get("tools"), request.system, request.messages)
-    found = automatic + sum(_prompts.count_breakpoints(part) for part in parts if part)
+    found = automatic + sum([_prompts.count_breakpoints(part) for part in parts if part])
     if found > _prompts.MOST_BREAKPOINTS:
         raise ValueError(f"at most {_prompts.MOST_BREAKPOINTS} cache breakpoints are allowed, got {found}")
     return found
