@@ -11,21 +11,11 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
-import anthropic
+from _rehearsal import rehearsal
 
-from claude_client import (
-    ClaudeInvocationError,
-    ClaudeResponse,
-    Results,
-    has_credentials,
-    invoke_parallel_streaming,
-    set_default_client,
-)
-from claude_client.simulator import Simulator
+from claude_client import ClaudeInvocationError, ClaudeResponse, Results, invoke_parallel_streaming
 
 DEFAULT_FILE = Path(__file__).parent.parent / "src" / "claude_client" / "_request.py"
 
@@ -44,12 +34,7 @@ def main() -> int:
         {"prompt": TASK.format(perspective.lower()), "system": role} for perspective, role in PERSPECTIVES.items()
     ]
     print(f"Reviewing {path} ({len(source):,} characters) from {len(prompts)} perspectives.")
-    try:
-        credentials = has_credentials()
-    except ValueError as malformed:
-        print(malformed, file=sys.stderr)
-        return 2
-    with nullcontext() if credentials else simulated_answers():
+    with rehearsal(tokens_per_second=30):
         started = time.perf_counter()
         results = invoke_parallel_streaming(
             prompts,
@@ -73,18 +58,6 @@ def file_to_review() -> Path:
     if not path.is_file():
         parser.error(f"{path} is no file")
     return path
-
-
-@contextmanager
-def simulated_answers() -> Iterator[None]:
-    """Answers from the simulator, and a line that says so."""
-    print("No credentials found: the answers below are simulated.")
-    with (
-        Simulator(latency=0.5, tokens_per_second=30) as simulator,
-        anthropic.Anthropic(api_key="any", base_url=simulator.base_url) as client,
-    ):
-        set_default_client(client)
-        yield
 
 
 class Headline:
