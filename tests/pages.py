@@ -25,7 +25,7 @@ ROOT = Path(__file__).parent.parent
 #: In the order in which `.ci/run` goes through them: what fails soonest goes first.
 PAGES = [
     page
-    for pattern in ("CONTRIBUTING.md", "README.md", "SKILL.md", "references/*.md", "CHANGELOG.md")
+    for pattern in ("CONTRIBUTING.md", "README.md", "SKILL.md", "references/*.md", "examples/*.md", "CHANGELOG.md")
     for page in sorted(ROOT.glob(pattern))
 ]
 SHELLS = {"sh", "bash"}
