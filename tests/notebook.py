@@ -9,6 +9,7 @@ machine to machine is left out.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import sys
 from pathlib import Path
@@ -26,7 +27,9 @@ METADATA = {
 
 
 def main(to: Path) -> None:
-    # Without ipywidgets tqdm draws its bar as text, which is what should be kept, and warns of that with its path.
+    if importlib.util.find_spec("ipywidgets"):
+        sys.exit("run this where there are no ipywidgets: the bars are kept as text, as a widget would stand at 0 %")
+    # tqdm warns of that, with its path.
     os.environ["PYTHONWARNINGS"] = "ignore:IProgress not found"
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     client = NotebookClient(
