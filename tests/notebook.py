@@ -10,7 +10,6 @@ machine to machine is left out.
 from __future__ import annotations
 
 import importlib.util
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -29,8 +28,6 @@ METADATA = {
 def main(to: Path) -> None:
     if importlib.util.find_spec("ipywidgets"):
         sys.exit("run this where there are no ipywidgets: the bars are kept as text, as a widget would stand at 0 %")
-    # tqdm warns of that, with its path.
-    os.environ["PYTHONWARNINGS"] = "ignore:IProgress not found"
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     client = NotebookClient(
         notebook,

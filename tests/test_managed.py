@@ -614,6 +614,7 @@ def test_the_same_call_with_the_same_journal_asks_only_for_the_rest(sim, tmp_pat
     assert second[1] is not None
     assert [r.text for r in sim.requests[3:]] == ["prompt 1."]
     assert second.tracker.summary() == {"completed": 3}
+    assert (first.recalled, second.recalled) == (set(), {0, 2})
     assert sorted(told) == [0, 1, 2]
     assert second[0].usage == first[0].usage
 

@@ -140,9 +140,10 @@ def test_of_many_prompts_a_notebook_shows_those_that_failed_and_the_first():
 
 def test_the_sums_tell_of_an_interrupt_and_the_cost(api):
     pytest.importorskip("genai_prices")
-    results = answers(api, reply(usage={"input_tokens": 1_000_000, "output_tokens": 1000}))
-    results.interrupted = True
-    assert table(results).of("th")[-1] == f"1 answered \u00b7 interrupted \u00b7 ${results.cost_usd:.2f}"
+    (answer,) = answers(api, reply(usage={"input_tokens": 1_000_000, "output_tokens": 1000}))
+    ended = {i: ClaudeInvocationError("ended", kind="interrupted") for i in (1, 2)}
+    results = Results.of({0: answer, **ended}, interrupted=True)
+    assert table(results).of("th")[-1] == f"1 answered, 2 interrupted \u00b7 ${results.cost_usd:.2f}"
 
 
 def test_the_cost_is_left_out_where_a_price_is_unknown(api):

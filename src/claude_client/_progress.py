@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
@@ -27,7 +28,9 @@ def progress_of(prompts: int, *, shown: bool) -> AbstractContextManager[Callable
 class _Bar:
     def __init__(self, prompts: int) -> None:
         try:
-            from tqdm.auto import tqdm
+            with warnings.catch_warnings():  # without widgets it is a bar of text, also in a notebook
+                warnings.filterwarnings("ignore", message="IProgress not found")
+                from tqdm.auto import tqdm
         except ImportError as missing:
             raise ImportError('progress=True needs an extra: pip install "orchestrating-agents[progress]"') from missing
         self._bar: Any = tqdm(total=prompts, unit="prompt")
@@ -43,7 +46,8 @@ class _Bar:
         self._bar.close()
 
     def _move(self, outcome: Outcome) -> None:
-        self._failed += isinstance(outcome, ClaudeInvocationError) and outcome.kind != "cancelled"
+        ended = {"cancelled", "interrupted"}
+        self._failed += isinstance(outcome, ClaudeInvocationError) and outcome.kind not in ended
         self._used += outcome.usage
         tokens = self._used.total_input_tokens
         self._bar.set_postfix(

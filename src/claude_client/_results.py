@@ -94,7 +94,7 @@ class Results(list["Item"]):
         ]
         left = len(self) - len(shown)
         note = f"{left:,} more: summary() has a line for each" if left else ""
-        ends = [self._counts(), "interrupted" if self.interrupted else ""]
+        ends = [self._counts()]
         ends += [_html.price(self)] if len(self) <= _MOST_PRICED else []
         sums = (_numbers("all", self.usage), " \u00b7 ".join(filter(None, ends)))
         return _html.table(_COLUMNS, rows, note, sums)
@@ -104,10 +104,14 @@ class Results(list["Item"]):
         return [*rows, (*_numbers("all", self.usage), self._counts())]
 
     def _counts(self) -> str:
-        failed = f", {len(self.errors)} failed" if self.errors else ""
-        cancelled = f", {len(self.cancelled)} cancelled" if self.cancelled else ""
-        answered = len(self) - len(self.errors) - len(self.cancelled)
-        return f"{answered} answered{failed}{cancelled}"
+        interrupted = sum(error.kind == "interrupted" for error in self.errors.values())
+        counts = {
+            "answered": len(self) - len(self.errors) - len(self.cancelled),
+            "failed": len(self.errors) - interrupted,
+            "interrupted": interrupted,
+            "cancelled": len(self.cancelled),
+        }
+        return ", ".join(f"{count} {what}" for what, count in counts.items() if count or what == "answered")
 
     def _item(self, index: int) -> Item:
         return self.errors.get(index) or self.cancelled.get(index) or self[index]
@@ -172,7 +176,7 @@ def _label(item: Item) -> str:
     if item is None:
         return "no answer"
     if isinstance(item, ClaudeInvocationError):
-        return item.kind if item.kind == "cancelled" else f"failed: {item.kind}"
+        return item.kind if item.kind in {"cancelled", "interrupted"} else f"failed: {item.kind}"
     stopped = item.stop_reason if hasattr(item, "message") else None
     if stopped in TRUNCATING:
         return f"cut off: {stopped}"

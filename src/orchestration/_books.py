@@ -21,6 +21,8 @@ class ManagedResults(Results):
 
     #: The state of every task, and what became of it.
     tracker: TaskTracker
+    #: The prompts, by index, whose answers the journal had from an earlier run.
+    recalled: frozenset[int]
 
 
 class Books:
@@ -47,6 +49,7 @@ class Books:
         self._on_outcome = on_outcome
         self._on_result = on_result
         self._keep: Callable[[int, ClaudeResponse], object] = lambda *_: None
+        self._recalled: set[int] = set()
         #: What became of each task, by its index.
         self.outcomes: dict[int, Outcome] = {}
         #: Why the run was to be stopped; None if it was not.
@@ -59,7 +62,7 @@ class Books:
         places = {index: place for place, index in enumerate(indices)}
         self._keep = lambda index, answer: journal.keep(places[index], answer)
         for place, answer in journal.answered.items():
-            self._recalled(indices[place], answer)
+            self._recall(indices[place], answer)
 
     def drop(self, indices: Iterable[int]) -> None:
         """These tasks are not wanted, and were not begun."""
@@ -104,10 +107,12 @@ class Books:
         """All outcomes as the caller gets them."""
         results = ManagedResults.of(self.outcomes, interrupted=interrupted)
         results.tracker = self._tracker
+        results.recalled = frozenset(self._recalled)
         return results
 
-    def _recalled(self, index: int, answer: ClaudeResponse) -> None:
+    def _recall(self, index: int, answer: ClaudeResponse) -> None:
         """An earlier run was given *answer*."""
+        self._recalled.add(index)
         self.started(index)
         self._move(index, self._tracker.complete)
         self._note(index, answer)
