@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import time
 
@@ -16,6 +17,9 @@ from claude_client.simulator import Simulator
 
 settings.register_profile("ours", deadline=None, derandomize=True, max_examples=50)
 settings.load_profile("ours")
+
+# A shell ignores Ctrl-C in what it starts in the background, and so would all that is tested here.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
