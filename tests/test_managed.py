@@ -656,12 +656,13 @@ def test_a_second_run_on_a_journal_is_refused_at_once(sim, tmp_path):
 
 def test_answers_in_hand_at_ctrl_c_are_in_the_journal(plain_sim, tmp_path):
     plain_sim.script(Reply(fault="silent"), matching="prompt 3.")
+
+    def on_result(*_):
+        plain_sim.wait_for(lambda s: "prompt 3." in [r.text for r in s.requests])
+        os.kill(os.getpid(), signal.SIGINT)
+
     with pytest.raises(ParallelInterrupt) as caught:
-        invoke_parallel_managed(
-            prompts(4),
-            journal=tmp_path / "run.sqlite",
-            on_result=lambda *_: os.kill(os.getpid(), signal.SIGINT),
-        )
+        invoke_parallel_managed(prompts(4), journal=tmp_path / "run.sqlite", on_result=on_result)
     had = [i for i, answer in enumerate(caught.value.results) if answer is not None]
     before = len(plain_sim.requests)
     assert None not in invoke_parallel_managed(prompts(4), journal=tmp_path / "run.sqlite")
