@@ -113,6 +113,13 @@ def test_a_tracker_bounds_the_retries_of_the_run(sim):
     tracker = TaskTracker(max_retries=1)
     invoke_parallel_managed(prompts(1), max_retries=5, tracker=tracker, **QUICK)
     assert tracker.get("task-0").attempt == 2
+    assert len(sim.requests) == 2
+
+
+def test_a_tracker_is_left_as_it_was_but_for_its_tasks(sim):
+    tracker = TaskTracker()
+    invoke_parallel_managed(prompts(1), tracker=tracker)
+    assert tracker._observers == {}
 
 
 def test_a_tracker_can_be_watched(sim):
@@ -136,11 +143,12 @@ def test_a_tracker_whose_task_is_under_way_is_refused_before_any_request(sim):
     assert sim.requests == ()
 
 
-def test_an_answer_that_pauses_is_one_attempt(sim):
+def test_an_answer_that_pauses_is_one_attempt(sim, caplog):
     sim.script(Reply(fault="pause_turn", text="one "), says("two"))
     results = invoke_parallel_managed(prompts(1))
     assert results == ["one two"]
     assert results.tracker.get("task-0").attempt == 1
+    assert caplog.records == []
 
 
 def test_cancelling_in_the_tracker_stops_a_task_wherever_it_is(sim):
@@ -235,6 +243,11 @@ def test_more_than_ten_workers_are_allowed_as_far_as_the_limiter_goes(sim, caplo
     run.join(LONG)
     assert sim.peak_concurrency == 12
     assert "more than the 12 allowed" in caplog.text
+
+
+def test_a_small_limiter_does_not_clamp_the_workers(sim, caplog):
+    invoke_parallel_managed(prompts(3), max_workers=8, concurrency_limiter=ConcurrencyLimiter(2))
+    assert caplog.records == []
 
 
 def test_two_runs_and_a_thread_share_one_limiter(sim):
