@@ -217,7 +217,8 @@ class Run:
         for happened in self._what_happens_in(min(seconds, self._do_chores())):
             if happened:
                 self._finish(*happened)
-        self._end_cancelled()
+        if self._cancelled:
+            self._end_cancelled()
         if self._stopped:
             self._end_waiting(self._stopped)
 
