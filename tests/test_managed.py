@@ -1,5 +1,6 @@
 """Managed runs over the simulator: states, retries, limits, what is wanted, stalls, and who is told."""
 
+import asyncio
 import os
 import pickle
 import signal
@@ -8,7 +9,7 @@ import time
 
 import pytest
 
-from claude_client import InterruptToken, ParallelInterrupt, ParallelInvocationError
+from claude_client import InterruptToken, ParallelInterrupt, ParallelInvocationError, invoke_claude
 from claude_client.simulator import Reply, Simulator
 from orchestration import (
     ConcurrencyLimiter,
@@ -99,6 +100,35 @@ def test_max_retries_counts_every_failed_attempt(sim, fault):
     assert len(sim.requests) == 4
     assert results.tracker.get("task-0").attempt == 4
     assert results.errors.keys() == {0}
+
+
+def test_an_answer_that_pauses_has_one_budget_of_retries(sim):
+    sim.script(Reply(fault="overloaded"), Reply(fault="pause_turn", text="one "), Reply(fault="overloaded"))
+    results = invoke_parallel_managed(prompts(1), max_retries=1, **QUICK)
+    assert results.errors.keys() == {0}
+    assert results.errors[0].partial_text == "one "
+    assert len(sim.requests) == 3
+
+
+def test_a_rejection_while_others_succeed_uses_up_a_retry_here(sim):
+    held = threading.Event()
+    sim.script(Reply(fault="rate_limit", retry_after=0.0, until=held), matching="prompt 0.")
+    run, came = in_background(invoke_parallel_managed, prompts(1), max_retries=0)
+    sim.wait_for(lambda s: s.in_flight == 1)
+    invoke_claude("another")
+    held.set()
+    run.join(LONG)
+    assert came[0].errors.keys() == {0}
+
+
+def test_a_pause_of_any_length_can_be_waited_for(sim):
+    sim.script(Reply(fault="overloaded", retry_after=1e12))
+    token = InterruptToken()
+    run, came = in_background(invoke_parallel_managed, prompts(2), interrupt_token=token)
+    sim.wait_for(lambda s: len(s.requests) == 2 and s.in_flight == 0)
+    token.interrupt()
+    run.join(LONG)
+    assert len(came[0].errors) == 1
 
 
 def test_a_prompt_may_set_its_own_retries(sim):
@@ -295,6 +325,28 @@ def test_nothing_is_asked_where_nothing_is_wanted(sim, monkeypatch):
     assert sim.requests == ()
 
 
+def test_what_reconcile_changes_later_is_not_asked(sim):
+    kept = []
+
+    def reconcile(given, _):
+        kept.extend([{**prompt, "metadata": {"user_id": "u"}} for prompt in given])
+        return kept
+
+    def on_result(*_):
+        kept[1]["metadata"]["user_id"] = "changed"
+
+    invoke_parallel_managed(prompts(2), reconcile=reconcile, max_workers=1, on_result=on_result)
+    assert [r.body["metadata"] for r in sim.requests] == [{"user_id": "u"}] * 2
+
+
+def test_a_start_that_failed_can_be_made_again_with_the_same_tracker(sim, tmp_path):
+    tracker = TaskTracker()
+    options = {"tracker": tracker, "reconcile": lambda given, _: given[:1]}
+    with pytest.raises(JournalError):
+        invoke_parallel_managed(prompts(2), journal=tmp_path / "missing" / "run.sqlite", **options)
+    assert invoke_parallel_managed(prompts(2), journal=tmp_path / "run.sqlite", **options)[0] is not None
+
+
 def test_reconcile_may_change_what_is_asked(sim):
     def reconcile(given, _):
         return [{**prompt, "prompt": f"changed {i}"} for i, prompt in enumerate(given)]
@@ -412,6 +464,27 @@ def test_a_stalled_attempt_is_told_once_ended_at_its_socket_and_tried_again(sim)
     sim.wait_for(lambda s: s.in_flight == 0)
 
 
+def test_an_attempt_that_is_over_does_not_stall(sim):
+    tracker, stalls = TaskTracker(), []
+    tracker.on_transition(lambda task: task.state is TaskState.RUNNING and threading.Event().wait(0.3))
+    invoke_parallel_managed(
+        prompts(2), tracker=tracker, stall_timeout=0.2, on_stall=lambda *stall: stalls.append(stall)
+    )
+    assert stalls == []
+
+
+def test_a_stall_is_told_of_only_once_it_is_ended(sim):
+    sim.script(Reply(fault="silent"))
+    seen = []
+
+    def on_stall(*_):
+        sim.wait_for(lambda s: s.in_flight == 0)
+        seen.append(1)
+
+    assert invoke_parallel_managed(prompts(1), stall_timeout=0.05, on_stall=on_stall, **QUICK) != [None]
+    assert seen == [1]
+
+
 def test_watched_attempts_are_streamed_and_others_are_not(sim):
     invoke_parallel_managed([{"prompt": "a", "streaming": False}], stall_timeout=60)
     invoke_parallel_managed([{"prompt": "a"}])
@@ -514,6 +587,41 @@ def test_ctrl_c_has_the_results_with_the_tracker(plain_sim):
     assert len(told) == 1
 
 
+@pytest.mark.parametrize("raised", [SystemExit, asyncio.CancelledError, KeyboardInterrupt])
+def test_whatever_breaks_a_run_off_its_answers_are_in_the_journal(sim, tmp_path, raised):
+    def on_result(index, _):
+        if index == 1:
+            raise raised
+
+    with pytest.raises(raised):
+        invoke_parallel_managed(prompts(4), max_workers=1, journal=tmp_path / "run.sqlite", on_result=on_result)
+    answered = {r.text for r in sim.requests if r.outcome == "answered"}
+    before = len(sim.requests)
+    assert None not in invoke_parallel_managed(prompts(4), journal=tmp_path / "run.sqlite")
+    assert answered.isdisjoint(r.text for r in sim.requests[before:])
+    assert answered >= {"prompt 0.", "prompt 1."}
+
+
+@pytest.mark.parametrize("state", ["claimed", "running", "completed"])
+def test_ctrl_c_in_an_observer_ends_the_run_with_its_results(plain_sim, state):
+    tracker, limiter = TaskTracker(), ConcurrencyLimiter(2)
+    tracker.on_transition(lambda task: task.state == state and os.kill(os.getpid(), signal.SIGINT))
+    with pytest.raises(ParallelInterrupt) as caught:
+        invoke_parallel_managed(prompts(4), max_workers=2, tracker=tracker, concurrency_limiter=limiter)
+    assert len(caught.value.results) == 4
+    assert tracker.is_all_terminal()
+    assert limiter.statistics().total.in_use == 0
+
+
+def test_ctrl_c_while_a_journal_is_recalled_has_the_results(plain_sim, tmp_path):
+    journal = tmp_path / "run.sqlite"
+    invoke_parallel_managed(prompts(2), journal=journal)
+    with pytest.raises(ParallelInterrupt) as caught:
+        invoke_parallel_managed(prompts(4), journal=journal, on_result=lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    assert len(caught.value.results) == 4
+    assert caught.value.results[0] is not None
+
+
 def test_a_failure_that_all_share_stops_what_has_not_started(sim):
     sim.script(says("paid for"), Reply(fault="spend_limit"))
     results = invoke_parallel_managed(prompts(30), max_workers=1)
@@ -527,13 +635,13 @@ def test_a_long_pause_is_waited_for_with_one_line_in_the_log(sim, caplog):
     sim.script(*[Reply(fault="rate_limit", retry_after=3600.0)] * 2)
     token = InterruptToken()
     run, came = in_background(invoke_parallel_managed, prompts(4), max_workers=2, interrupt_token=token)
-    until(lambda: "Nothing is sent for" in caplog.text)
+    until(lambda: "A call has to wait" in caplog.text)
     assert run.is_alive()
     assert len(sim.requests) == 2
     token.interrupt()
     run.join(LONG)
     assert {error.kind for error in came[0].errors.values()} == {"interrupted"}
-    assert sum("Nothing is sent for" in record.getMessage() for record in caplog.records) == 1
+    assert sum("A call has to wait" in record.getMessage() for record in caplog.records) == 1
 
 
 def test_the_shared_context_is_paid_for_once(sim):
@@ -555,7 +663,7 @@ def test_progress_counts_every_task(sim, capsys):
         ({"prompts": [{"prompt": "a", "task_id": 7}]}, r"prompts\[0\]: task_id must be a non-empty str, got 7"),
         ({"prompts": [{"prompt": "a", "task_id": "x"}] * 2}, r"prompts\[1\]: the task_id 'x' is there twice"),
         ({"prompts": [{"prompt": ""}]}, r"prompts\[0\]: prompt is blank"),
-        ({"prompts": [{"prompt": "a", "category": 7}]}, "category must be"),
+        ({"prompts": [{"prompt": "a", "category": 7}]}, r"prompts\[0\]: category must be"),
         ({"max_retries": -1}, "max_retries"),
         ({"max_workers": 0}, "max_workers"),
         ({"base_delay_ms": -1}, "base_ms must be"),

@@ -52,7 +52,7 @@ def test_a_pause_of_any_length_is_waited_for_with_a_line_in_the_log(api, slept, 
     assert invoke_with_retry("hi") == "at last"
     assert slept == [3600.0]
     assert [record.getMessage() for record in caplog.records] == [
-        "Nothing is sent for 3600 s, until calls may be tried again"
+        "A call has to wait 3600 s until it may be tried again"
     ]
 
 

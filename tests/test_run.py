@@ -46,7 +46,7 @@ class Gate:
     """A gate that notes who went through, and refuses as often as it is told."""
 
     def __init__(self, *, refuses=0):
-        self.inside, self.entered, self.left = 0, 0, 0
+        self.inside, self.entered, self.left = set(), 0, 0
         self._refuses = refuses
 
     def waking(self, wake):
@@ -59,16 +59,16 @@ class Gate:
         if self._refuses:
             self._refuses -= 1
             return 0.001
-        self.inside += 1
+        self.inside.add(job)
         self.entered += 1
         return 0.0
 
     def leave(self, job):
-        self.inside -= 1
-        self.left += 1
+        self.left += job in self.inside
+        self.inside.discard(job)
 
     def done(self, job):
-        assert self.inside >= 0
+        assert job not in self.inside
 
 
 def outcomes(*calls, **options):
@@ -92,7 +92,7 @@ def test_what_was_entered_is_left_where_the_rate_gate_refuses():
 def test_what_was_entered_is_left_where_the_rate_gate_is_shut_for_too_long():
     gate, shut = Gate(), ClaudeInvocationError("shut", kind="rate_limit")
     assert outcomes(Call(shut=[shut]), Call(), gates=[gate]) == {0: shut, 1: "done"}
-    assert gate.inside == 0
+    assert not gate.inside
 
 
 def test_nothing_is_entered_while_there_is_a_wait_elsewhere():
@@ -129,10 +129,10 @@ def test_a_job_cancelled_as_it_starts_is_ended_at_once():
     run = Run([Job(0, Call(attempt)), Job(1, Call())], max_workers=2)
     start = run._start
 
-    def cancelled_before(job, pool):
+    def cancelled_before(job):
         if job.index == 0:
             run.cancel(0)
-        start(job, pool)
+        start(job)
 
     run._start = cancelled_before
     run.to_the_end()
@@ -208,27 +208,79 @@ def test_chores_are_done_when_they_are_due_and_not_after_ctrl_c():
     assert run.outcomes[0].kind == "interrupted"
 
 
-def test_a_long_pause_is_told_once_and_only_where_nothing_is_under_way(caplog):
-    release = threading.Event()
-
-    def hold(_):
-        assert release.wait(LONG)
-        return ClaudeResponse("held")
-
-    run = Run([Job(0, Call(hold)), Job(1, Call(Again(3600.0)))], max_workers=2)
+def test_a_long_pause_is_told_once_for_all_who_wait_for_it(caplog):
+    run = Run([Job(i, Call(Again(3600.0))) for i in range(5)], max_workers=2)
     running = threading.Thread(target=run.to_the_end)
     running.start()
-    for _ in range(5):
-        run.wake()
-    assert "Nothing is sent" not in caplog.text
-    release.set()
-    while "Nothing is sent" not in caplog.text:
+    while len(run._due) < 5:
         assert running.is_alive()
     for _ in range(5):
         run.wake()
     run.interrupt()
     running.join(LONG)
-    assert caplog.text.count("Nothing is sent") == 1
+    assert caplog.text.count("A call has to wait") == 1
+
+
+def test_waiting_for_others_is_no_pause(caplog):
+    class Full(Gate):
+        def enter(self, job):
+            return math.inf if self.inside else super().enter(job)
+
+    outcomes(Call(), Call(Again(0.001)), Call(), gates=[Full()])
+    assert "A call has to wait" not in caplog.text
+
+
+@pytest.mark.parametrize("raised", [KeyboardInterrupt, SystemExit, ZeroDivisionError])
+@pytest.mark.parametrize("where", ["on_start", "on_retry", "chore", "wait", "enter", "leave", "done"])
+def test_whatever_is_raised_wherever_the_run_ends_with_all_there_is(raised, where):
+    calls = [Call(), Call(Again(0.0, ClaudeInvocationError("no"))), Call(), Call()]
+    done = []
+
+    def break_off(*_):
+        done.append(1)
+        if len(done) == 2:
+            raise raised
+
+    gate, options = Gate(), {}
+    if where in {"on_start", "on_retry"}:
+        options[where] = break_off
+        calls.append(Call(Again(0.0, ClaudeInvocationError("no"))))
+    elif where == "chore":
+        options["chores"] = [lambda under_way: break_off() or math.inf]
+    else:
+        plain = getattr(gate, where)
+
+        def breaking(job):
+            came = plain(job)
+            break_off()
+            return came
+
+        setattr(gate, where, breaking)
+    run = Run([Job(i, call) for i, call in enumerate(calls)], max_workers=2, gates=[gate], **options)
+    with pytest.raises(raised):
+        run.to_the_end()
+    assert run.outcomes.keys() == run.settled().keys() == {*range(len(calls))}
+    assert not gate.inside
+    assert {getattr(outcome, "kind", str(outcome)) for outcome in run.outcomes.values()} <= {"done", "interrupted"}
+
+
+def test_an_answer_that_has_come_is_not_lost_to_ctrl_c():
+    came = threading.Event()
+
+    def attempt(_):
+        came.set()
+        return ClaudeResponse("paid for")
+
+    def chore(under_way):
+        if under_way:
+            assert came.wait(LONG)
+            raise KeyboardInterrupt
+        return math.inf
+
+    run = Run([Job(0, Call(attempt))], max_workers=1, chores=[chore])
+    with pytest.raises(KeyboardInterrupt):
+        run.to_the_end()
+    assert run.outcomes == {0: "paid for"}
 
 
 def test_a_job_nobody_lets_in_waits_until_it_is_woken():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -70,7 +71,7 @@ class Call:
         self._limits: Mapping[str, str] = {}
         self._on_text = on_text and self._guarded(on_text)
         self._callbacks_error: BaseException | None = None
-        self._attempt = 0
+        self._failures = 0
         self._turns: list[Answer] = []
         self._used: list[Usage] = [] if used is None else used
 
@@ -112,7 +113,6 @@ class Call:
             ClaudeInvocationError:
                 When there will be no answer. Its `partial_text` and `usage` are those of all turns.
         """
-        self._attempt += 1
         operation.on_headers = self._heard
         try:
             return self._take(send(self._client, self._request, self._on_text, operation))
@@ -176,13 +176,14 @@ class Call:
 
     def _delay_after(self, error: ClaudeInvocationError) -> float | None:
         policy = self._policy or RetryPolicy(max_retries=self._asked.max_retries)
+        self._failures += 1
         if self._waits_at_the_gate(error) and policy.forgiving:
-            self._attempt = max(1, self._attempt - 1)
+            self._failures = max(1, self._failures - 1)
         if self._on_text and error.partial_text:  # a callback must not be told the same text twice
             return None
-        delay = next_delay(error, self._attempt, policy)
+        delay = next_delay(error, self._failures, policy)
         if delay is not None:
-            _log.info("Attempt %d failed, the next in %.1f s: %s", self._attempt, delay, error)
+            _log.info("Attempt failed, %d so far; the next in %.1f s: %s", self._failures, delay, error)
         return delay
 
     def _waits_at_the_gate(self, error: ClaudeInvocationError) -> bool:
@@ -217,7 +218,8 @@ class Call:
             )
         self._request = self._asked.continued(without_blank_text(plain(self._content())))
         self._guessed_tokens = _guess(self._request)
-        self._attempt = 0
+        if self._policy is None or self._policy.forgiving:
+            self._failures = 0
 
     def _joined(self) -> ClaudeResponse:
         last = self._turns[-1]
@@ -265,16 +267,16 @@ def _guess(request: Request) -> int:
 def _wait(call: Call, seconds: float, token: InterruptToken | None) -> None:
     tell_of_pause(seconds)
     if token is None:
-        time.sleep(seconds)
+        time.sleep(min(seconds, threading.TIMEOUT_MAX))
     elif token.wait(seconds):
         raise call.ended_by(ended("interrupted"))
 
 
 def tell_of_pause(seconds: float) -> bool:
-    """Log it if nothing is sent for longer than a plain call would wait for the API; whether that is so."""
+    """Log it if *seconds* are more than a plain call would wait for the API; whether that is so."""
     long = seconds > LONGEST_RETRY_AFTER
     if long:
-        _log.warning("Nothing is sent for %.0f s, until calls may be tried again", seconds)
+        _log.warning("A call has to wait %.0f s until it may be tried again", seconds)
     return long
 
 

@@ -32,6 +32,8 @@ _log = logging.getLogger("claude_client")
 
 Outcome = ClaudeResponse | ClaudeInvocationError
 
+_SAME_PAUSE = 10.0  # seconds that the ends of pauses may lie apart, to count as one
+
 #: Failures that every other call would share: what has not started is not asked.
 STOPPING: frozenset[Kind] = frozenset({"spend_limit", "billing", "authentication"})
 
@@ -45,6 +47,8 @@ class Job:
     #: Jobs of one group wait for the same things: where the first may not start, none of them may.
     group: Hashable = None
     operation: Operation = field(default_factory=Operation)
+    #: What came of the attempt, until it is dealt with. Set by the attempt's thread, so that nothing can lose it.
+    came: Outcome | Again | None = None
     #: The caller's context variables, so that traces and log bindings follow into the pool's threads.
     context: Context = field(default_factory=copy_context)
 
@@ -62,7 +66,7 @@ class Gate(Protocol):
         """Let *job* in and return 0, or else the seconds until it is worth asking again; inf: until woken."""
 
     def leave(self, job: Job) -> None:
-        """*job*, which was let in, has ended its attempt or does not begin it yet."""
+        """*job* has ended its attempt or does not begin it yet. Does nothing for one that is not in."""
 
     def done(self, job: Job) -> None:
         """*job* has its outcome, and asks no more."""
@@ -116,8 +120,9 @@ class Run:
         self._chores = chores
         self._ready: dict[Hashable, list[Job]] = {}
         self._due: list[tuple[float, Job]] = []
-        self._happened: SimpleQueue[tuple[Job, Outcome | Again] | None] = SimpleQueue()
-        self._told_of_pause = False
+        self._happened: SimpleQueue[None] = SimpleQueue()
+        self._pause_told = -math.inf  # until when
+        self._pool = ThreadPoolExecutor(max_workers, thread_name_prefix="claude_client")
         # Guards the four below. Reentrant, as a signal handler may interrupt the thread of the run itself.
         self._lock = threading.RLock()
         self._running: set[Job] = set()
@@ -133,39 +138,49 @@ class Run:
         Raises:
             KeyboardInterrupt: On Ctrl-C, or where the main thread ends before the run; every job has its outcome then.
         """
-        for job in self._jobs:
-            self._make_ready(job)
         with ExitStack() as stack:
-            stack.enter_context(_ending_with_the_main_thread(self))
-            for gate in self._gates:
-                stack.enter_context(gate.waking(self.wake))
-            pool = stack.enter_context(ThreadPoolExecutor(self._max_workers, thread_name_prefix="claude_client"))
             try:
+                stack.enter_context(self._pool)
+                stack.enter_context(_ending_with_the_main_thread(self))
+                for gate in self._gates:
+                    stack.enter_context(gate.waking(self.wake))
                 if token:
                     stack.enter_context(token.watched_by(self.interrupt))
-                self._loop(pool)
+                for job in self._jobs:
+                    self._make_ready(job)
+                while len(self.outcomes) < len(self._jobs):
+                    self._loop_once()
             except BaseException:
-                self._wind_up(pool)
+                while not self._wound_up():
+                    pass
                 raise
         if self._main_thread_ended:
             raise KeyboardInterrupt("the main thread has ended")
 
-    def _wind_up(self, pool: ThreadPoolExecutor) -> None:
-        """End everything, with nobody told any more, so that nothing but the next Ctrl-C can come between."""
-        self._on_outcome = None
-        self._chores = ()
-        self.interrupt()
-        while len(self.outcomes) < len(self._jobs):
-            with suppress(KeyboardInterrupt):
-                with self._lock:
-                    under_way = {*self._running}
-                for job in self._jobs:
-                    if job.index not in self.outcomes and job not in under_way:
-                        self._end(job, job.call.ended_by(ended("interrupted")))
-                self._ready.clear()
-                self._due.clear()
-                if under_way:
-                    self._loop_once(pool)
+    def settled(self) -> dict[int, Outcome]:
+        """What became of each job. One that came to nothing was interrupted."""
+        return {
+            job.index: self.outcomes[job.index]
+            if job.index in self.outcomes
+            else job.came
+            if isinstance(job.came, Outcome)
+            else ended("interrupted")
+            for job in self._jobs
+        }
+
+    def _wound_up(self) -> bool:
+        """End everything, with nobody told any more; False if another Ctrl-C came between."""
+        with suppress(KeyboardInterrupt):
+            self._on_outcome = None
+            self.interrupt()
+            self._pool.shutdown(cancel_futures=True)  # waits for the attempts, which have come to something then
+            for job in self._jobs:
+                self._leave(job, self._gates)
+                if job.index not in self.outcomes:
+                    whole = job.came if isinstance(job.came, Outcome) else job.call.ended_by(ended("interrupted"))
+                    self._end(job, whole)
+            return True
+        return False
 
     @property
     def interrupted(self) -> bool:
@@ -205,18 +220,15 @@ class Run:
         """Have the gates asked again. From any thread."""
         self._happened.put(None)
 
-    def _loop(self, pool: ThreadPoolExecutor) -> None:
-        while len(self.outcomes) < len(self._jobs):
-            self._loop_once(pool)
-
-    def _loop_once(self, pool: ThreadPoolExecutor) -> None:
-        seconds = self._start_what_may(pool)
+    def _loop_once(self) -> None:
+        seconds = self._start_what_may()
         if len(self.outcomes) == len(self._jobs):  # the last were refused at a gate
             return
-        self._tell_of_pause(seconds)
-        for happened in self._what_happens_in(min(seconds, self._do_chores())):
-            if happened:
-                self._finish(*happened)
+        self._wait_for_something(min(seconds, self._do_chores()))
+        with self._lock:
+            came = sorted(job for job in self._running if job.came is not None)
+        for job in came:
+            self._finish(job)
         if self._cancelled:
             self._end_cancelled()
         if self._stopped:
@@ -232,19 +244,19 @@ class Run:
         return max(0.0, due - time.monotonic())
 
     def _tell_of_pause(self, seconds: float) -> None:
-        if not self._running and not self._told_of_pause and seconds < math.inf:
-            self._told_of_pause = tell_of_pause(seconds)
+        """Once for each pause: those who are refused together are told of the same."""
+        until = time.monotonic() + seconds
+        if until > self._pause_told + _SAME_PAUSE and tell_of_pause(seconds):
+            self._pause_told = until
 
-    def _what_happens_in(self, seconds: float) -> Iterator[tuple[Job, Outcome | Again] | None]:
-        """Wait for something, at most *seconds*, and give all there is."""
-        try:
-            yield self._happened.get(timeout=None if seconds == math.inf else seconds)
+    def _wait_for_something(self, seconds: float) -> None:
+        """Wait until woken, at most *seconds*."""
+        with suppress(Empty):
+            self._happened.get(timeout=None if seconds == math.inf else min(seconds, threading.TIMEOUT_MAX))
             while True:
-                yield self._happened.get_nowait()
-        except Empty:
-            return
+                self._happened.get_nowait()
 
-    def _start_what_may(self, pool: ThreadPoolExecutor) -> float:
+    def _start_what_may(self) -> float:
         """Start jobs until no other may; the seconds until one may without anything happening."""
         now = time.monotonic()
         while self._due and self._due[0][0] <= now:
@@ -256,7 +268,7 @@ class Run:
             job, wait = self._next()
             if job is None:
                 return min(soonest, wait)
-            self._start(job, pool)
+            self._start(job)
         return soonest
 
     def _next(self) -> tuple[Job | None, float]:
@@ -281,7 +293,10 @@ class Run:
     def _enter(self, job: Job) -> float:
         """Let *job* into all gates and return 0, or into none and return the seconds until asking again."""
         # Asked of all before any is entered: what is taken at one and given back would wake others for nothing.
-        if wait := max((gate.wait(job) for gate in self._gates), default=0.0) or job.call.wait():
+        if wait := max((gate.wait(job) for gate in self._gates), default=0.0):
+            return wait
+        if wait := job.call.wait():
+            self._tell_of_pause(wait)
             return wait
         for i, gate in enumerate(self._gates):
             if wait := gate.enter(job):
@@ -300,19 +315,20 @@ class Run:
         for gate in reversed(gates):
             gate.leave(job)
 
-    def _start(self, job: Job, pool: ThreadPoolExecutor) -> None:
+    def _start(self, job: Job) -> None:
         with self._lock:
             self._running.add(job)
             if self._interrupted:
                 job.operation.end()
             if job.index in self._cancelled:
                 job.operation.end("cancelled")
-        self._told_of_pause = False
         self._on_start(job.index)
         try:
-            pool.submit(self._attempt, job)
+            self._pool.submit(self._attempt, job)
         except RuntimeError:  # the interpreter is ending, and starts no more threads
-            self._happened.put((job, ended("interrupted")))
+            job.operation.end()
+            job.came = ended("interrupted")
+            self.wake()
 
     def _attempt(self, job: Job) -> None:
         """On a thread of the pool."""
@@ -322,19 +338,23 @@ class Run:
             outcome = job.call.outcome_of(exc, job.operation)
         if job.operation.on_end:
             job.operation.on_end()
-        self._happened.put((job, outcome))
+        job.came = outcome
+        self.wake()
 
-    def _finish(self, job: Job, outcome: Outcome | Again) -> None:
+    def _finish(self, job: Job) -> None:
+        """Deal with what came of an attempt. Broken off anywhere, it can still be seen what that was."""
+        came = job.came
+        self._leave(job, self._gates)
+        if isinstance(came, Again):
+            if came.error:
+                self._on_retry(job.index, came.error)
+            self._tell_of_pause(came.seconds)
+            heapq.heappush(self._due, (time.monotonic() + came.seconds, job))
+            job.operation, job.came = Operation(), None
+        elif came is not None:
+            self._end(job, came)
         with self._lock:
             self._running.discard(job)
-        self._leave(job, self._gates)
-        job.operation = Operation()
-        if isinstance(outcome, Again):
-            if outcome.error:
-                self._on_retry(job.index, outcome.error)
-            heapq.heappush(self._due, (time.monotonic() + outcome.seconds, job))
-        else:
-            self._end(job, outcome)
 
     def _end(self, job: Job, outcome: Outcome) -> None:
         self.outcomes[job.index] = outcome

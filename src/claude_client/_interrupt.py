@@ -69,7 +69,7 @@ class InterruptToken:
         """Wait until *seconds* have passed or there is an interrupt; whether there was."""
         woken: SimpleQueue[None] = SimpleQueue()
         with self.watched_by(lambda: woken.put(None)), suppress(Empty):
-            woken.get(timeout=seconds)
+            woken.get(timeout=min(seconds, threading.TIMEOUT_MAX))
             return True
         return False
 

@@ -206,7 +206,7 @@ def _fan_out(
         try:
             run.to_the_end(token)
         except KeyboardInterrupt as interrupt:
-            raise ParallelInterrupt(*interrupt.args, results=Results.of(run.outcomes, interrupted=True)) from None
+            raise ParallelInterrupt(*interrupt.args, results=Results.of(run.settled(), interrupted=True)) from None
     return Results.of(run.outcomes, interrupted=run.interrupted)
 
 

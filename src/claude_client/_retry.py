@@ -22,7 +22,8 @@ class RetryPolicy:
     max_ms: float = 8000
     #: The longest `retry-after`, in seconds, that is waited for.
     longest_retry_after: float = LONGEST_RETRY_AFTER
-    #: Whether a 429 costs no retry where others were let in meanwhile: it was only one too many.
+    #: Whether a 429 costs no retry where others were let in meanwhile, as it was only one too many; and whether each
+    #: turn of an answer that pauses has retries of its own.
     forgiving: bool = True
 
     @property

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from claude_client import ClaudeInvocationError, ClaudeResponse, Results
-from claude_client._dispatch import Outcome
+from claude_client._dispatch import Outcome, Run
+from claude_client._request import Request
 from claude_client._transport import ended
 from task_state import InvalidTransitionError, TaskInfo, TaskState, TaskTracker
 
@@ -17,7 +18,10 @@ _log = logging.getLogger("orchestration")
 
 
 class ManagedResults(Results):
-    """The `Results` of a managed run. None stands for what failed or was cancelled; `tracker` knows which."""
+    """
+    The `Results` of a managed run. None stands for what failed or was cancelled; `tracker` knows which. A task that is
+    cancelled in the moment in which its answer arrives keeps the answer: it is paid for.
+    """
 
     #: The state of every task, and what became of it.
     tracker: TaskTracker
@@ -54,26 +58,31 @@ class Books:
         self.outcomes: dict[int, Outcome] = {}
         #: Why the run was to be stopped; None if it was not.
         self.failure: Exception | None = None
-        #: Called with an error that the rest of the run is to end with.
-        self.stop: Callable[[ClaudeInvocationError], object] = lambda _: None
+        #: The run, once there is one.
+        self.run: Run | None = None
 
-    def keep_in(self, journal: Journal, indices: Sequence[int]) -> None:
-        """Take the answers that *journal* has, and keep all others in it. *indices* says whose its places are."""
-        places = {index: place for place, index in enumerate(indices)}
-        self._keep = lambda index, answer: journal.keep(places[index], answer)
-        for place, answer in journal.answered.items():
-            self._recall(indices[place], answer)
-
-    def drop(self, indices: Iterable[int]) -> None:
-        """These tasks are not wanted, and were not begun."""
-        for index in indices:
-            self._cancelled(index)
-            self._note(index, ended("cancelled"))
+    def opened(self, journal: Journal | None, requests: Mapping[int, Request]) -> dict[int, Request]:
+        """
+        What of *requests* is to be asked. The tasks that are not among them are dropped, and those are over that
+        *journal* has the answers of, in their order; all others will be kept in it.
+        """
+        for index in range(len(self._ids)):
+            if index not in requests:
+                self._cancelled(index)
+                self._note(index, ended("cancelled"))
+        if journal:
+            indices = [*requests]
+            places = {index: place for place, index in enumerate(indices)}
+            self._keep = lambda index, answer: journal.keep(places[index], answer)
+            for place, answer in journal.answered.items():
+                self._recall(indices[place], answer)
+        return {index: request for index, request in requests.items() if index not in self.outcomes}
 
     def fail(self, failure: Exception) -> None:
         """Stop the run because of *failure*."""
         self.failure = self.failure or failure
-        self.stop(ClaudeInvocationError(f"The run was stopped: {failure}", kind="interrupted"))
+        if self.run:
+            self.run.stop(ClaudeInvocationError(f"The run was stopped: {failure}", kind="interrupted"))
 
     def started(self, index: int) -> None:
         """An attempt is made. One that goes on with an answer that paused is the same still."""
@@ -97,11 +106,13 @@ class Books:
         self._note(index, outcome)
         self._tell(index, outcome)
 
-    def close(self, outcomes: Mapping[int, Outcome]) -> None:
-        """The run was broken off: book what it ended with, and tell nobody."""
+    def close(self) -> None:
+        """All was broken off: book what it ended with, and tell nobody."""
         self._on_result = None
-        for index in sorted(outcomes.keys() - self.outcomes.keys()):
-            self.ended(index, outcomes[index])
+        settled = self.run.settled() if self.run else {}
+        for index in range(len(self._ids)):
+            if index not in self.outcomes:
+                self.ended(index, settled.get(index, ended("interrupted")))
 
     def results(self, *, interrupted: bool = False) -> ManagedResults:
         """All outcomes as the caller gets them."""

@@ -278,6 +278,7 @@ class LimiterGate:
         self._limiter = limiter
         self._categories = categories
         self._ask: Callable[[str | None], bool]
+        self._inside: set[int] = set()
 
     @contextmanager
     def waking(self, wake: Callable[[], None]) -> Iterator[None]:
@@ -291,11 +292,16 @@ class LimiterGate:
 
     def enter(self, job: Job) -> float:
         """Inf where no slot is free: *wake* says when."""
-        return 0.0 if self._ask(self._categories[job.index]) else math.inf
+        if not self._ask(self._categories[job.index]):
+            return math.inf
+        self._inside.add(job.index)
+        return 0.0
 
     def leave(self, job: Job) -> None:
-        """Give the slot of *job* back."""
-        self._limiter.release(self._categories[job.index])
+        """Give the slot of *job* back, if it has one."""
+        if job.index in self._inside:
+            self._inside.remove(job.index)
+            self._limiter.release(self._categories[job.index])
 
     def done(self, job: Job) -> None:
         """It holds nothing any more."""

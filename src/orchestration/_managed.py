@@ -81,7 +81,9 @@ def invoke_parallel_managed(
             Seconds after which *reconcile* is asked again, and again, about what is unfinished. What it drops then is
             stopped, in flight too; what it changes is not. None: it is asked once.
 
-        concurrency_limiter: Bounds what runs at once, together with all others that use the same limiter.
+        concurrency_limiter:
+            Bounds what runs at once, together with all others that use the same limiter. A callback of this run must
+            not wait for a slot of it: this thread gives them back.
 
         stall_timeout:
             Seconds without any event of the stream but pings until an attempt is ended at its socket, and counts as
@@ -124,12 +126,11 @@ def invoke_parallel_managed(
         check_callback(name, callback)
     _check_kind("concurrency_limiter", concurrency_limiter, ConcurrencyLimiter)
     _check_kind("tracker", tracker, TaskTracker)
-    if stall_timeout is not None:
-        seconds("stall_timeout", stall_timeout)
-    if reconcile_interval is not None:
-        seconds("reconcile_interval", reconcile_interval)
-        if reconcile is None:
-            raise ValueError("reconcile_interval is given, but no reconcile to call")
+    for name, span in (("stall_timeout", stall_timeout), ("reconcile_interval", reconcile_interval)):
+        if span is not None:
+            seconds(name, span)
+    if reconcile is None and reconcile_interval is not None:
+        raise ValueError("reconcile_interval is given, but no reconcile to call")
     workers = workers_of(max_workers, max(MOST_WORKERS, _limit_of(concurrency_limiter)))
     policy = patient_policy(whole_number("max_retries", max_retries, 0), base_delay_ms, max_delay_ms)
     build = request_builder(
@@ -146,10 +147,9 @@ def invoke_parallel_managed(
     requests = _requests(tasks, kept, build, watched=stall_timeout is not None)
     with ExitStack() as stack:
         books = Books([*tasks], tracker, stack.enter_context(progress_of(len(tasks), shown=progress)), on_result)
-        books.drop(index for index in range(len(tasks)) if index not in requests)
-        if journal is not None:
-            books.keep_in(stack.enter_context(Journal(journal, [*requests.values()])), [*requests])
-        requests = {index: request for index, request in requests.items() if index not in books.outcomes}
+        opened = stack.enter_context(Journal(journal, [*requests.values()])) if journal is not None else None
+        stack.enter_context(_closing(books))
+        requests = books.opened(opened, requests)
         if not requests:
             return books.results()
         jobs, cache_gate = jobs_of(
@@ -165,7 +165,7 @@ def invoke_parallel_managed(
             chores.append(stall_watch(stall_timeout, partial(_tell_of_stall, [*tasks], on_stall)))
         if reconcile and reconcile_interval is not None:
             chores.append(Reconciliation(reconcile, reconcile_interval, kept, tracker, books.fail))
-        run = Run(
+        run = books.run = Run(
             jobs,
             max_workers=workers,
             gates=gates,
@@ -177,8 +177,11 @@ def invoke_parallel_managed(
         stack.enter_context(
             _cancelled_by(tracker, run, {task_id: i for i, task_id in enumerate(tasks) if i in requests})
         )
-        books.stop = run.stop
-        return _ended(run, books, interrupt_token)
+        run.to_the_end(interrupt_token)
+    results = books.results(interrupted=run.interrupted)
+    if books.failure:
+        raise ParallelInvocationError(f"The run was stopped: {books.failure}", results=results) from books.failure
+    return results
 
 
 def invoke_parallel_with_reconciliation(
@@ -227,17 +230,17 @@ def invoke_parallel_with_reconciliation(
     )
 
 
-def _ended(run: Run, books: Books, token: InterruptToken | None) -> ManagedResults:
-    """The results of *run*, run to its end."""
+@contextmanager
+def _closing(books: Books) -> Iterator[None]:
+    """Book all there is, whatever ends the block; Ctrl-C has the results with it."""
     try:
-        run.to_the_end(token)
+        yield
     except KeyboardInterrupt as interrupt:
-        books.close(run.outcomes)
+        books.close()
         raise ParallelInterrupt(*interrupt.args, results=books.results(interrupted=True)) from None
-    results = books.results(interrupted=run.interrupted)
-    if books.failure:
-        raise ParallelInvocationError(f"The run was stopped: {books.failure}", results=results) from books.failure
-    return results
+    except BaseException:
+        books.close()
+        raise
 
 
 def _limit_of(limiter: ConcurrencyLimiter | None) -> int:
@@ -287,8 +290,9 @@ def _cancelled_by(tracker: TaskTracker, run: Run, indices: Mapping[str, int]) ->
     """Cancel the job of each task that is cancelled in *tracker*, by whomever."""
 
     def look(task: TaskInfo) -> None:
-        if task.state is TaskState.CANCELLED and task.task_id in indices:
-            run.cancel(indices[task.task_id])
+        index = indices.get(task.task_id)
+        if task.state is TaskState.CANCELLED and index is not None and index not in run.outcomes:
+            run.cancel(index)
 
     stop = tracker.on_transition(look)
     try:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from claude_client._dispatch import Job
 from claude_client._prompts import plain
 from claude_client._request import prompt_list
-from task_state import TaskTracker
+from task_state import InvalidTransitionError, TaskTracker
 
 Prompt = dict[str, Any]
 
@@ -39,6 +40,9 @@ def identified(prompts: Sequence[Mapping[str, Any]]) -> dict[str, Prompt]:
             task_id = generated_id(i)
         if not isinstance(task_id, str) or not task_id.strip():
             raise ValueError(f"prompts[{i}]: task_id must be a non-empty str, got {task_id!r}")
+        category = prompt.get("category")
+        if category is not None and not isinstance(category, str):
+            raise ValueError(f"prompts[{i}]: category must be a str or None, got {category!r}")
         if task_id in found:
             raise ValueError(f"prompts[{i}]: the task_id {task_id!r} is there twice")
         found[task_id] = {**plain(prompt), "task_id": task_id}
@@ -106,5 +110,5 @@ class Reconciliation:
             task_id: prompt for task_id, prompt in self._prompts.items() if not self._tracker.get(task_id).finished
         }
         for task_id in unfinished.keys() - wanted(self._reconcile, unfinished, self._tracker).keys():
-            if not self._tracker.get(task_id).finished:
+            with suppress(InvalidTransitionError):  # it was finished meanwhile
                 self._tracker.cancel(task_id)

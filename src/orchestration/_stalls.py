@@ -19,7 +19,7 @@ def stall_watch(timeout: float, on_stall: Callable[[int, float], object]) -> Cho
         now, soonest = time.monotonic(), math.inf
         for job in under_way:
             operation = job.operation
-            if operation.ended:
+            if operation.ended or job.came is not None:  # it is over, and only not dealt with yet
                 continue
             alive_at = now if operation.alive_at is None else operation.alive_at
             if now - alive_at >= timeout:
