@@ -123,9 +123,9 @@ def test_a_rejection_while_others_succeed_uses_up_a_retry_here(sim):
 
 def test_a_pause_of_any_length_can_be_waited_for(sim):
     sim.script(Reply(fault="overloaded", retry_after=1e12))
-    token = InterruptToken()
-    run, came = in_background(invoke_parallel_managed, prompts(2), interrupt_token=token)
-    sim.wait_for(lambda s: len(s.requests) == 2 and s.in_flight == 0)
+    token, tracker = InterruptToken(), TaskTracker()
+    run, came = in_background(invoke_parallel_managed, prompts(2), interrupt_token=token, tracker=tracker)
+    until(lambda: tracker.summary() == {"retry_queued": 1, "completed": 1})
     token.interrupt()
     run.join(LONG)
     assert len(came[0].errors) == 1

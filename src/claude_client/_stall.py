@@ -136,14 +136,16 @@ class StallDetector:
         thread = threading.Thread(
             target=self._look_until, args=(stop, interval), name="claude_client stall monitor", daemon=True
         )
-        thread.start()
-        with self._lock:
+        with self._lock:  # its first callback may want to stop it
+            thread.start()
             before, self._monitor = self._monitor, _Monitor(thread, stop)
         _end(before)  # that of a thread which has started one meanwhile
 
     def stop_monitoring(self) -> None:
         """Look no longer, if it did. Waits for a callback that is running, unless called from one."""
-        _end(self._monitor)
+        with self._lock:
+            monitor = self._monitor
+        _end(monitor)
 
     def __enter__(self) -> Self:
         self.start_monitoring(min(5.0, self._timeout / 4))
