@@ -49,8 +49,6 @@ class Job:
     operation: Operation = field(default_factory=Operation)
     #: What came of the attempt, until it is dealt with. Set by the attempt's thread, so that nothing can lose it.
     came: Outcome | Again | None = None
-    #: The caller's context variables, so that traces and log bindings follow into the pool's threads.
-    context: Context = field(default_factory=copy_context)
 
     def __lt__(self, other: Job) -> bool:
         return self.index < other.index
@@ -122,6 +120,8 @@ class Run:
         self._due: list[tuple[float, Job]] = []
         self._happened: SimpleQueue[None] = SimpleQueue()
         self._pause_told = -math.inf  # until when
+        # The caller's context variables, so that traces and log bindings follow into the pool's threads.
+        self._context = copy_context()
         self._pool = ThreadPoolExecutor(max_workers, thread_name_prefix="claude_client")
         # Guards the four below. Reentrant, as a signal handler may interrupt the thread of the run itself.
         self._lock = threading.RLock()
@@ -324,16 +324,16 @@ class Run:
                 job.operation.end("cancelled")
         self._on_start(job.index)
         try:
-            self._pool.submit(self._attempt, job)
+            self._pool.submit(self._attempt, job, self._context.copy())
         except RuntimeError:  # the interpreter is ending, and starts no more threads
             job.operation.end()
             job.came = ended("interrupted")
             self.wake()
 
-    def _attempt(self, job: Job) -> None:
+    def _attempt(self, job: Job, context: Context) -> None:
         """On a thread of the pool."""
         try:
-            outcome: Outcome | Again = job.context.run(job.call.attempt, job.operation)
+            outcome: Outcome | Again = context.run(job.call.attempt, job.operation)
         except BaseException as exc:  # noqa: BLE001 - a callback's error is its own prompt's only
             outcome = job.call.outcome_of(exc, job.operation)
         if job.operation.on_end:
