@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import importlib
 import json
+import threading
+import time
+from collections.abc import Callable
 from html.parser import HTMLParser
 from typing import Any
 
@@ -193,3 +196,11 @@ class Page(HTMLParser):
     @property
     def text(self) -> str:
         return self.texts[-1][1]
+
+
+def until(true: Callable[[], object]) -> None:
+    """Wait for what no event tells of."""
+    end = time.monotonic() + 20
+    while not true():
+        assert time.monotonic() < end
+        threading.Event().wait(0.001)

@@ -10,7 +10,7 @@ import threading
 import pytest
 
 from claude_client import ClaudeInvocationError, ConversationThread, InterruptToken, Usage, invoke_claude
-from claude_client.simulator import Reply, Simulator
+from claude_client.simulator import Reply
 from helpers import Page, error, reply, streamed
 
 LONG = 20  # seconds after which a test gives up
@@ -18,14 +18,6 @@ TOOL = {"name": "look", "input_schema": {"type": "object"}}
 ASKS = {"type": "tool_use", "id": "toolu_1", "name": "look", "input": {"at": "it"}}
 RESULT = {"type": "tool_result", "tool_use_id": "toolu_1", "content": "seen"}
 THOUGHT = {"type": "thinking", "thinking": "hm", "signature": "s1gned"}
-
-
-@pytest.fixture
-def plain_sim(monkeypatch):
-    """A simulator whose threads Ctrl-C does not reach."""
-    with Simulator() as simulator:
-        monkeypatch.setenv("ANTHROPIC_BASE_URL", simulator.base_url)
-        yield simulator
 
 
 def said(text):
@@ -600,7 +592,7 @@ def test_a_continuation_waits_for_the_first_turn(sim):
     assert thread.turn_count == 2
 
 
-def test_ctrl_c_leaves_the_conversation_free(plain_sim):
+def test_ctrl_c_leaves_the_conversation_free(sim):
     thread = ConversationThread()
     with pytest.raises(KeyboardInterrupt):
         thread.send("a", callback=lambda _: os.kill(os.getpid(), signal.SIGINT))

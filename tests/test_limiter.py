@@ -4,7 +4,6 @@ import dataclasses
 import math
 import signal
 import threading
-import time
 from collections import Counter, deque
 from concurrent.futures import ThreadPoolExecutor
 from unittest import mock
@@ -14,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from claude_client._dispatch import Job, Run
+from helpers import until
 from orchestration import ConcurrencyLimiter, Occupancy, _limiter
 from orchestration._limiter import LimiterGate
 
@@ -34,13 +34,6 @@ def hasty(monkeypatch):
 def pool():
     with ThreadPoolExecutor(20) as pool:
         yield pool
-
-
-def until(true):
-    end = time.monotonic() + 10
-    while not true():
-        assert time.monotonic() < end
-        threading.Event().wait(0.001)
 
 
 def waits(pool, limiter, category=None, **options):

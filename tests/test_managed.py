@@ -5,12 +5,12 @@ import os
 import pickle
 import signal
 import threading
-import time
 
 import pytest
 
 from claude_client import InterruptToken, ParallelInterrupt, ParallelInvocationError, invoke_claude
-from claude_client.simulator import Reply, Simulator
+from claude_client.simulator import Reply
+from helpers import until
 from orchestration import (
     ConcurrencyLimiter,
     JournalError,
@@ -36,13 +36,6 @@ def says(text):
 
 def states(tracker, task_id):
     return [state.value for state, _ in tracker.get(task_id).history]
-
-
-def until(true):
-    end = time.monotonic() + LONG
-    while not true():
-        assert time.monotonic() < end
-        threading.Event().wait(0.001)
 
 
 def in_background(function, *args, **options):
@@ -207,7 +200,7 @@ def test_somebody_else_who_moves_a_task_costs_no_answer(sim, caplog):
     tracker = TaskTracker()
     run, came = in_background(invoke_parallel_managed, prompts(1), tracker=tracker)
     sim.wait_for(lambda s: s.in_flight == 1)
-    tracker.complete("task-0")
+    tracker.fail("task-0")
     release.set()
     run.join(LONG)
     assert came == [["whole"]]
@@ -347,6 +340,15 @@ def test_a_start_that_failed_can_be_made_again_with_the_same_tracker(sim, tmp_pa
     assert invoke_parallel_managed(prompts(2), journal=tmp_path / "run.sqlite", **options)[0] is not None
 
 
+def test_tasks_that_could_not_be_asked_for_want_of_a_key_can_be_asked_later(sim, monkeypatch):
+    tracker = TaskTracker()
+    monkeypatch.delenv("ANTHROPIC_API_KEY")
+    with pytest.raises(ValueError, match="ANTHROPIC_API_KEY"):
+        invoke_parallel_managed(prompts(2), tracker=tracker)
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "any")
+    assert None not in invoke_parallel_managed(prompts(2), tracker=tracker)
+
+
 def test_reconcile_may_change_what_is_asked(sim):
     def reconcile(given, _):
         return [{**prompt, "prompt": f"changed {i}"} for i, prompt in enumerate(given)]
@@ -455,10 +457,10 @@ def test_a_stalled_attempt_is_told_once_ended_at_its_socket_and_tried_again(sim)
     def on_stall(task_id, idle):
         stalls.append((task_id, idle, threading.current_thread()))
 
-    results = invoke_parallel_managed(prompts(1), stall_timeout=0.1, on_stall=on_stall, **QUICK)
+    results = invoke_parallel_managed(prompts(1), stall_timeout=0.5, on_stall=on_stall, **QUICK)
     assert results == ["at last"]
     assert [(task_id, thread) for task_id, _, thread in stalls] == [("task-0", threading.current_thread())] * 2
-    assert all(0.1 <= idle < LONG for _, idle, _ in stalls)
+    assert all(0.5 <= idle < LONG for _, idle, _ in stalls)
     info = results.tracker.get("task-0")
     assert (info.attempt, info.error.kind) == (3, "stalled")
     sim.wait_for(lambda s: s.in_flight == 0)
@@ -466,9 +468,9 @@ def test_a_stalled_attempt_is_told_once_ended_at_its_socket_and_tried_again(sim)
 
 def test_an_attempt_that_is_over_does_not_stall(sim):
     tracker, stalls = TaskTracker(), []
-    tracker.on_transition(lambda task: task.state is TaskState.RUNNING and threading.Event().wait(0.3))
+    tracker.on_transition(lambda task: task.state is TaskState.RUNNING and threading.Event().wait(0.7))
     invoke_parallel_managed(
-        prompts(2), tracker=tracker, stall_timeout=0.2, on_stall=lambda *stall: stalls.append(stall)
+        prompts(2), tracker=tracker, stall_timeout=0.5, on_stall=lambda *stall: stalls.append(stall)
     )
     assert stalls == []
 
@@ -481,7 +483,7 @@ def test_a_stall_is_told_of_only_once_it_is_ended(sim):
         sim.wait_for(lambda s: s.in_flight == 0)
         seen.append(1)
 
-    assert invoke_parallel_managed(prompts(1), stall_timeout=0.05, on_stall=on_stall, **QUICK) != [None]
+    assert invoke_parallel_managed(prompts(1), stall_timeout=0.5, on_stall=on_stall, **QUICK) != [None]
     assert seen == [1]
 
 
@@ -527,7 +529,7 @@ def test_callbacks_that_raise_are_logged_and_lose_no_answer(sim, caplog):
     tracker = TaskTracker()
     tracker.on_transition(fails)
     results = invoke_parallel_managed(
-        prompts(3), tracker=tracker, on_result=fails, on_stall=fails, stall_timeout=0.1, **QUICK
+        prompts(3), tracker=tracker, on_result=fails, on_stall=fails, stall_timeout=0.5, **QUICK
     )
     assert None not in results
     assert tracker.summary() == {"completed": 3}
@@ -561,16 +563,8 @@ def test_a_token_ends_the_run_with_what_was_answered(sim):
     assert results.tracker.summary() == {"completed": 1, "cancelled": 5}
 
 
-@pytest.fixture
-def plain_sim(monkeypatch):
-    """A simulator whose threads Ctrl-C does not reach."""
-    with Simulator() as simulator:
-        monkeypatch.setenv("ANTHROPIC_BASE_URL", simulator.base_url)
-        yield simulator
-
-
-def test_ctrl_c_has_the_results_with_the_tracker(plain_sim):
-    plain_sim.script(*[Reply(fault="silent")] * 4, matching="prompt 1.")
+def test_ctrl_c_has_the_results_with_the_tracker(sim):
+    sim.script(*[Reply(fault="silent")] * 4, matching="prompt 1.")
     told = []
 
     def on_result(*_):
@@ -603,7 +597,7 @@ def test_whatever_breaks_a_run_off_its_answers_are_in_the_journal(sim, tmp_path,
 
 
 @pytest.mark.parametrize("state", ["claimed", "running", "completed"])
-def test_ctrl_c_in_an_observer_ends_the_run_with_its_results(plain_sim, state):
+def test_ctrl_c_in_an_observer_ends_the_run_with_its_results(sim, state):
     tracker, limiter = TaskTracker(), ConcurrencyLimiter(2)
     tracker.on_transition(lambda task: task.state == state and os.kill(os.getpid(), signal.SIGINT))
     with pytest.raises(ParallelInterrupt) as caught:
@@ -613,7 +607,7 @@ def test_ctrl_c_in_an_observer_ends_the_run_with_its_results(plain_sim, state):
     assert limiter.statistics().total.in_use == 0
 
 
-def test_ctrl_c_while_a_journal_is_recalled_has_the_results(plain_sim, tmp_path):
+def test_ctrl_c_while_a_journal_is_recalled_has_the_results(sim, tmp_path):
     journal = tmp_path / "run.sqlite"
     invoke_parallel_managed(prompts(2), journal=journal)
     with pytest.raises(ParallelInterrupt) as caught:
@@ -637,7 +631,7 @@ def test_a_long_pause_is_waited_for_with_one_line_in_the_log(sim, caplog):
     run, came = in_background(invoke_parallel_managed, prompts(4), max_workers=2, interrupt_token=token)
     until(lambda: "A call has to wait" in caplog.text)
     assert run.is_alive()
-    assert len(sim.requests) == 2
+    assert len(sim.requests) <= 2
     token.interrupt()
     run.join(LONG)
     assert {error.kind for error in came[0].errors.values()} == {"interrupted"}
@@ -775,19 +769,19 @@ def test_a_second_run_on_a_journal_is_refused_at_once(sim, tmp_path):
     assert None not in came[0]
 
 
-def test_answers_in_hand_at_ctrl_c_are_in_the_journal(plain_sim, tmp_path):
-    plain_sim.script(Reply(fault="silent"), matching="prompt 3.")
+def test_answers_in_hand_at_ctrl_c_are_in_the_journal(sim, tmp_path):
+    sim.script(Reply(fault="silent"), matching="prompt 3.")
 
     def on_result(*_):
-        plain_sim.wait_for(lambda s: "prompt 3." in [r.text for r in s.requests])
+        sim.wait_for(lambda s: "prompt 3." in [r.text for r in s.requests])
         os.kill(os.getpid(), signal.SIGINT)
 
     with pytest.raises(ParallelInterrupt) as caught:
         invoke_parallel_managed(prompts(4), journal=tmp_path / "run.sqlite", on_result=on_result)
     had = [i for i, answer in enumerate(caught.value.results) if answer is not None]
-    before = len(plain_sim.requests)
+    before = len(sim.requests)
     assert None not in invoke_parallel_managed(prompts(4), journal=tmp_path / "run.sqlite")
-    assert sorted(r.text for r in plain_sim.requests[before:]) == [f"prompt {i}." for i in range(4) if i not in had]
+    assert sorted(r.text for r in sim.requests[before:]) == [f"prompt {i}." for i in range(4) if i not in had]
 
 
 def test_a_journal_that_is_full_stops_the_run_and_loses_no_answer(sim, tmp_path):

@@ -93,3 +93,18 @@ def test_more_than_ten_workers_are_ten_with_one_warning(api, caplog):
     assert [r.getMessage() for r in caplog.records if r.name == "claude_client"] == [
         "max_workers=50 is more than the 10 allowed: working with 10"
     ]
+
+
+def test_without_credentials_nothing_is_tried_and_every_place_is_named(api, monkeypatch):
+    monkeypatch.delenv("ANTHROPIC_API_KEY")
+    with pytest.raises(ValueError, match="No Claude API credentials found") as caught:
+        invoke_parallel([{"prompt": "a"}, {"prompt": "b"}])
+    assert "ANTHROPIC_API_KEY.txt" in str(caught.value)
+    assert api.requests == []
+
+
+def test_prompts_may_bring_their_own_credentials(api, monkeypatch):
+    monkeypatch.delenv("ANTHROPIC_API_KEY")
+    api.always(lambda _: reply())
+    assert invoke_parallel([{"prompt": "a", "extra_headers": {"X-Api-Key": "sk-ant-own"}}]) == ["Hello"]
+    assert api.requests[0].headers["x-api-key"] == "sk-ant-own"

@@ -6,6 +6,7 @@ import atexit
 import inspect
 import os
 import threading
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
@@ -89,12 +90,29 @@ def has_credentials() -> bool:
     """
     try:
         with shared_client() as client:
-            headers = {name.lower() for name in client.default_headers}
-            of_its_own = type(client).__name__ != "Anthropic"  # Bedrock, Vertex ... sign each request as it is sent
-            found = getattr(client, "credentials", None) is not None or not headers.isdisjoint(_AUTHENTICATING)
-            return of_its_own or found
+            return _can_authenticate(client)
     except NoCredentialsError:
         return False
+
+
+def check_credentials(client: Any, own_headers: Iterable[Mapping[str, Any]]) -> None:
+    """
+    For many calls of *client* at once, the `own_headers` of each: fail here and not in each of them.
+
+    Raises:
+        ValueError: If there is nothing to authenticate any of them with, naming every place looked at.
+    """
+    if not _can_authenticate(client) and not any(_authenticates(headers) for headers in own_headers):
+        raise NoCredentialsError(_credentials.nothing_found())
+
+
+def _can_authenticate(client: Any) -> bool:
+    of_its_own = type(client).__name__ != "Anthropic"  # Bedrock, Vertex ... sign each request as it is sent
+    return of_its_own or getattr(client, "credentials", None) is not None or _authenticates(client.default_headers)
+
+
+def _authenticates(headers: Iterable[str]) -> bool:
+    return any(name.lower() in _AUTHENTICATING for name in headers)
 
 
 def shared_client() -> AbstractContextManager[Any]:

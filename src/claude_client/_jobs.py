@@ -7,6 +7,7 @@ from typing import Any
 
 from ._cache_gate import CacheGate, primed_by
 from ._call import Call
+from ._client import check_credentials
 from ._dispatch import Job
 from ._prefix import shared_prefixes
 from ._request import Request
@@ -21,7 +22,13 @@ def jobs_of(
     callback_of: Callable[[int], TextCallback | None] = lambda _: None,
     policy_of: Callable[[Request], RetryPolicy | None] = lambda _: None,
 ) -> tuple[list[Job], CacheGate]:
-    """A job for each of *requests*, by its index, and the gate that lets those with one prompt prefix write it once."""
+    """
+    A job for each of *requests*, by its index, and the gate that lets those with one prompt prefix write it once.
+
+    Raises:
+        ValueError: If there are no credentials anywhere.
+    """
+    check_credentials(client, [request.extra_headers for request in requests.values()])
     shared = shared_prefixes([*requests.values()])
     prefixes = {index: prefix for index, prefix in zip(requests, shared, strict=True) if prefix}
     jobs = [

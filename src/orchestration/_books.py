@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from claude_client import ClaudeInvocationError, ClaudeResponse, Results
@@ -107,12 +108,14 @@ class Books:
         self._tell(index, outcome)
 
     def close(self) -> None:
-        """All was broken off: book what it ended with, and tell nobody."""
+        """All was broken off: book what it ended with, and tell nobody. Another Ctrl-C does not keep it from that."""
         self._on_result = None
         settled = self.run.settled() if self.run else {}
-        for index in range(len(self._ids)):
-            if index not in self.outcomes:
-                self.ended(index, settled.get(index, ended("interrupted")))
+        while len(self.outcomes) < len(self._ids):
+            with suppress(KeyboardInterrupt):
+                for index in range(len(self._ids)):
+                    if index not in self.outcomes:
+                        self.ended(index, settled.get(index, ended("interrupted")))
 
     def results(self, *, interrupted: bool = False) -> ManagedResults:
         """All outcomes as the caller gets them."""
@@ -161,5 +164,5 @@ class Books:
         try:
             move(self._ids[index], *args, **options)
         except InvalidTransitionError as moved:
-            if moved.from_state is not TaskState.CANCELLED:
+            if moved.from_state not in {TaskState.CANCELLED, moved.to_state}:
                 _log.warning("Somebody else moves tasks of a run: %s", moved)

@@ -232,14 +232,15 @@ def invoke_parallel_with_reconciliation(
 
 @contextmanager
 def _closing(books: Books) -> Iterator[None]:
-    """Book all there is, whatever ends the block; Ctrl-C has the results with it."""
+    """Book all there is, whatever breaks off a run; Ctrl-C has the results with it."""
     try:
         yield
     except KeyboardInterrupt as interrupt:
         books.close()
         raise ParallelInterrupt(*interrupt.args, results=books.results(interrupted=True)) from None
     except BaseException:
-        books.close()
+        if books.run:  # else nothing was sent, and the same tasks may be asked again
+            books.close()
         raise
 
 
