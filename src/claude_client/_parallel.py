@@ -71,7 +71,8 @@ def invoke_parallel(
         progress: Show a bar, with failures, tokens and the share read from the cache. Needs the `progress` extra.
 
     Raises:
-        ValueError: For bad input, before any request, naming the prompt (`prompts[2]: ...`) and what was got.
+        ValueError: For bad input, before any request, naming the prompt (`prompts[2]: ...`) and what was got; or if
+            there are no credentials, naming every place looked at.
         ImportError: For *progress* without its extra, before any request.
         ParallelInvocationError: Once all have ended and at least one failed, with `.results` and `.errors`.
         ParallelInterrupt: On Ctrl-C, a KeyboardInterrupt with `.results`.

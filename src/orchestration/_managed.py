@@ -71,7 +71,7 @@ def invoke_parallel_managed(
 
         max_retries, base_delay_ms, max_delay_ms:
             As in `invoke_with_retry`; a prompt may set its own `max_retries`. A `retry-after` of any length is waited
-            for, with one line in the log where nothing at all can be sent for above a minute.
+            for, with one line in the log where it is above a minute.
 
         reconcile:
             Called before anything is sent with a copy of each prompt, `task_id` included, and the tracker. It returns
@@ -113,7 +113,7 @@ def invoke_parallel_managed(
         journal had an answer) and `.tracker`.
 
     Raises:
-        ValueError: For bad input, a repeated or unknown `task_id` included, before any request.
+        ValueError: For bad input, a repeated or unknown `task_id` included, or without credentials; before any request.
         TypeError: If what should be called cannot be, or a tracker or limiter is none. Before any request, too.
         JournalError: If the journal cannot be used, before any request.
         ParallelInvocationError:
