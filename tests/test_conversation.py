@@ -11,7 +11,7 @@ import pytest
 
 from claude_client import ClaudeInvocationError, ConversationThread, InterruptToken, Usage, invoke_claude
 from claude_client.simulator import Reply
-from helpers import Page, error, reply, streamed
+from helpers import Page, error, reply, streamed, until
 
 LONG = 20  # seconds after which a test gives up
 TOOL = {"name": "look", "input_schema": {"type": "object"}}
@@ -565,8 +565,7 @@ def test_an_interrupt_of_a_wait_is_not_undone_by_a_reset(sim):
     waiting = threading.Thread(target=wait)
     waiting.start()
     assert waits.wait(LONG)
-    while not token._watchers:  # entered an instant later
-        pass
+    until(lambda: token._watchers)  # entered an instant later
     token.interrupt()
     token.reset()
     waiting.join(LONG)
@@ -725,6 +724,15 @@ def test_an_own_mark_at_the_end_takes_no_room_from_ours(sim):
     first = thread.send(long("a"))
     wide = [*[said(f"note {i}") for i in range(30)], {**said("end"), "cache_control": {"type": "ephemeral"}}]
     assert thread.send(wide).usage.cache_read_input_tokens == first.usage.total_input_tokens
+
+
+def test_what_there_was_no_room_to_cache_is_not_taken_for_cached(sim):
+    mark = {"cache_control": {"type": "ephemeral"}}
+    notes = [said(f"note {i}") for i in range(30)]
+    thread = ConversationThread([{**said(long("s")), **mark}, {**said("t"), **mark}])
+    cached = thread.send(long("a")).usage.total_input_tokens
+    thread.send([*[{**said("own"), **mark}] * 2, *notes])
+    assert thread.send(notes).usage.cache_read_input_tokens >= cached
 
 
 def test_breakpoints_of_ones_own_come_first(api):

@@ -33,7 +33,7 @@ from ._request import (
 from ._response import TRUNCATING, ClaudeResponse, total
 from ._transport import ended
 from ._types import ApiParams, Content, PromptSpec, TextCallback
-from ._usage import Usage
+from ._usage import Usage, sum_of_costs
 
 CONTINUATION_PROMPT = "Please go on with the task from where you stopped."
 
@@ -238,8 +238,7 @@ class ConversationThread:
         Raises:
             ImportError: Without the `cost` extra.
         """
-        costs = [used.cost_usd(self._options["model"]) for used in self._used]
-        return None if None in costs else sum(cost for cost in costs if cost is not None)
+        return sum_of_costs(used.cost_usd(self._options["model"]) for used in self._used)
 
     def __repr__(self) -> str:
         return f"<ConversationThread {self._options['model']}, {self.turn_count} turns>"
@@ -417,7 +416,7 @@ class _Marks:
             for i, (message, content) in enumerate(zip(self.request.messages, contents, strict=True))
         ]
         self.request = replace(self.request, messages=messages)
-        return last
+        return last if self._automatic or contents[last.message][last.block].get("cache_control") else self._cached
 
     def _put(self, blocks: list[Block], place: int) -> None:
         if self._room and not blocks[place].get("cache_control"):
