@@ -9,6 +9,7 @@ import pytest
 from claude_client import ClaudeInvocationError, ClaudeResponse
 from claude_client._call import Again
 from claude_client._dispatch import Job, Run
+from helpers import until
 
 LONG = 20  # seconds after which a test gives up
 
@@ -158,8 +159,7 @@ def test_a_job_that_waits_is_cancelled_and_never_starts():
     run.cancel(3)
     run.cancel(99)
     release.set()
-    while 2 not in started:
-        assert running.is_alive()
+    until(lambda: 2 in started)
     run.cancel(2)
     running.join(LONG)
     assert started == [0, 2]
@@ -212,8 +212,7 @@ def test_a_long_pause_is_told_once_for_all_who_wait_for_it(caplog):
     run = Run([Job(i, Call(Again(3600.0))) for i in range(5)], max_workers=2)
     running = threading.Thread(target=run.to_the_end)
     running.start()
-    while len(run._due) < 5:
-        assert running.is_alive()
+    until(lambda: len(run._due) == 5)
     for _ in range(5):
         run.wake()
     run.interrupt()

@@ -160,13 +160,13 @@ class Run:
     def settled(self) -> dict[int, Outcome]:
         """What became of each job. One that came to nothing was interrupted."""
         return {
-            job.index: self.outcomes[job.index]
-            if job.index in self.outcomes
-            else job.came
-            if isinstance(job.came, Outcome)
-            else ended("interrupted")
+            job.index: self.outcomes[job.index] if job.index in self.outcomes else self._in_hand(job)
             for job in self._jobs
         }
+
+    def _in_hand(self, job: Job) -> Outcome:
+        """The outcome of *job*, which has none yet, if nothing more is done for it."""
+        return job.came if isinstance(job.came, Outcome) else job.call.ended_by(ended("interrupted"))
 
     def _wound_up(self) -> bool:
         """End everything, with nobody told any more; False if another Ctrl-C came between."""
@@ -177,8 +177,7 @@ class Run:
             for job in self._jobs:
                 self._leave(job, self._gates)
                 if job.index not in self.outcomes:
-                    whole = job.came if isinstance(job.came, Outcome) else job.call.ended_by(ended("interrupted"))
-                    self._end(job, whole)
+                    self._end(job, self._in_hand(job))
             return True
         return False
 

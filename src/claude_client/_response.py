@@ -6,7 +6,7 @@ from functools import reduce
 from operator import add
 from typing import TYPE_CHECKING, Any, Self
 
-from ._usage import Usage
+from ._usage import Usage, sum_of_costs
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -63,8 +63,7 @@ class ClaudeResponse(str):  # noqa: SLOT000 - people may hang their own notes on
         Raises:
             ImportError: Without the `cost` extra.
         """
-        costs = [usage.cost_usd(self.model) for usage in self._usages]
-        return None if None in costs else sum(cost for cost in costs if cost is not None)
+        return sum_of_costs(usage.cost_usd(self.model) for usage in self._usages)
 
     @property
     def model(self) -> str:

@@ -8,7 +8,7 @@ from typing import Any, Self
 
 from ._errors import ClaudeInvocationError
 from ._response import TRUNCATING, ClaudeResponse, total
-from ._usage import Usage
+from ._usage import Usage, sum_of_costs
 
 Item = ClaudeResponse | ClaudeInvocationError | None
 
@@ -61,8 +61,7 @@ class Results(list["Item"]):
         Raises:
             ImportError: Without the `cost` extra.
         """
-        costs = [answer.cost_usd for answer in self if isinstance(answer, ClaudeResponse)]
-        return None if None in costs else sum(cost for cost in costs if cost is not None)
+        return sum_of_costs(answer.cost_usd for answer in self if isinstance(answer, ClaudeResponse))
 
     @property
     def cache_share(self) -> float:

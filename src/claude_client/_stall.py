@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Self
 
-from ._request import seconds
+from ._request import check_callback, seconds
 
 _log = logging.getLogger("claude_client")
 
@@ -62,8 +62,7 @@ class StallDetector:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._timeout = seconds("timeout", timeout)
-        if on_stall is not None and not callable(on_stall):
-            raise TypeError(f"on_stall must be callable or None, got {on_stall!r}")
+        check_callback("on_stall", on_stall)
         self._on_stall = on_stall or _log_stall
         self._clock = clock
         self._lock = threading.RLock()  # guards the two below; a signal handler may interrupt who holds it

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -74,6 +75,12 @@ class Usage:
             },
             "server_tool_use": {"web_search_requests": self.web_search_requests},
         }
+
+
+def sum_of_costs(costs: Iterable[float | None]) -> float | None:
+    """All of *costs* in dollars; None where one of them is not known."""
+    known = [*costs]
+    return None if None in known else sum(cost for cost in known if cost is not None)
 
 
 def _part(said: dict[str, Any], name: str, count: str) -> int:
