@@ -135,8 +135,9 @@ class Call:
 
     def ended_by(self, error: ClaudeInvocationError) -> ClaudeInvocationError:
         """*error* as the end of this call, with all that had been said and used before it."""
-        error.usage = total(self._used)
-        error.partial_text = text_of(self._content()) + error.partial_text
+        if self._used:
+            error.usage = total(self._used)
+            error.partial_text = text_of(self._content()) + error.partial_text
         return error
 
     def outcome_of(self, exc: BaseException, operation: Operation) -> ClaudeInvocationError:

@@ -69,7 +69,7 @@ class Books:
         """
         for index in range(len(self._ids)):
             if index not in requests:
-                self._cancelled(index)
+                self._move(index, self._tracker.cancel)
                 self._note(index, ended("cancelled"))
         if journal:
             indices = [*requests]
@@ -103,7 +103,7 @@ class Books:
         elif self._state(index) is TaskState.RUNNING and outcome.kind not in {"interrupted", "cancelled"}:
             self._move(index, self._tracker.fail, outcome, final=True)
         else:
-            self._cancelled(index)
+            self._move(index, self._tracker.cancel)
         self._note(index, outcome)
         self._tell(index, outcome)
 
@@ -131,10 +131,6 @@ class Books:
         self._move(index, self._tracker.complete)
         self._note(index, answer)
         self._tell(index, answer)
-
-    def _cancelled(self, index: int) -> None:
-        if not self._tracker.get(self._ids[index]).finished:
-            self._move(index, self._tracker.cancel)
 
     def _answered(self, index: int, answer: ClaudeResponse) -> None:
         try:

@@ -7,7 +7,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from types import MappingProxyType
 from typing import Any
@@ -291,13 +291,15 @@ class TaskTracker:
                 reason = "it failed for good, and no retry is left" if no_retry else ""
                 raise InvalidTransitionError(task_id, info.state, target, reason)
             failed_for_good = target is TaskState.FAILED and (final or info.attempt > self._max_retries)
-            info = self._tasks[task_id] = replace(
-                info,
-                state=target,
-                attempt=info.attempt + (target is TaskState.RUNNING),
-                error=error if target is TaskState.FAILED else info.error,
-                finished=failed_for_good or not _NEXT[target],
-                history=(*info.history, (target, self._clock())),
+            info = self._tasks[task_id] = TaskInfo(
+                task_id,
+                target,
+                info.attempt + (target is TaskState.RUNNING),
+                info.category,
+                info.metadata,
+                error if target is TaskState.FAILED else info.error,
+                failed_for_good or not _NEXT[target],
+                (*info.history, (target, self._clock())),
             )
             observers = [*self._observers.values()]
         for observer in observers:
