@@ -6,10 +6,10 @@ import threading
 import pytest
 
 from claude_client import Results, invoke_parallel, invoke_parallel_streaming
-from claude_client._cache_gate import CacheGate, Primed
-from claude_client._dispatch import Job
-from claude_client._prefix import Prefix, shared_prefixes
-from claude_client._request import build_requests
+from claude_client._engine.threads import Job
+from claude_client._gates.cache import CacheGate, Primed
+from claude_client._gates.prefix import Prefix, shared_prefixes
+from claude_client._values.request import build_requests
 from claude_client.simulator import Reply
 
 CONTEXT = "some code " * 1000  # 2,500 tokens, as the simulator counts

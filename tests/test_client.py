@@ -11,7 +11,8 @@ import anthropic
 import pytest
 
 import claude_client
-from claude_client import _client, invoke_claude, invoke_parallel
+from claude_client import invoke_claude, invoke_parallel
+from claude_client._sdk import client as _client
 from helpers import KEY, error, message, reply
 
 

@@ -7,7 +7,7 @@ import pytest
 
 import claude_client
 from claude_client import ClaudeInvocationError, invoke_claude
-from claude_client._credentials import find_credentials
+from claude_client._sdk.credentials import find_credentials
 from helpers import KEY, reply
 
 MALFORMED = {

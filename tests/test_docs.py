@@ -22,8 +22,8 @@ import pytest
 
 import helpers
 from claude_client import ApiParams, Kind
-from claude_client._errors import TRANSIENT
-from claude_client._sdk import create_parameters
+from claude_client._sdk.parameters import create_parameters
+from claude_client._values.errors import TRANSIENT
 from claude_client.simulator import Reply
 from pages import PAGES, ROOT, SHELLS, Block, blocks_of, difference, marks_of, name_of, prose_of
 

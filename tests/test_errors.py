@@ -8,7 +8,7 @@ import pytest
 
 import claude_client
 from claude_client import ClaudeInvocationError, ParallelInvocationError, Results, Usage, invoke_claude, invoke_parallel
-from claude_client._errors import TRANSIENT, from_sdk
+from claude_client._values.errors import TRANSIENT, from_sdk
 from helpers import KEY, core, error, reply
 
 

@@ -6,7 +6,7 @@ import pytest
 import claude_client
 import orchestration
 import task_state
-from claude_client._conversation import CONTINUATION_PROMPT
+from claude_client._verbs.conversation import CONTINUATION_PROMPT
 
 PACKAGES = [claude_client, task_state, orchestration]
 

@@ -14,8 +14,8 @@ import pytest
 
 import orchestration
 from claude_client import ClaudeResponse, Usage
-from claude_client._request import build_request, build_requests
-from claude_client._response import text_of
+from claude_client._values.request import build_request, build_requests
+from claude_client._values.response import text_of
 from helpers import KEY, message
 from orchestration._journal import APPLICATION_ID, FORMAT, Journal, JournalError, fingerprint
 
@@ -28,7 +28,7 @@ OTHER = """
 import os, sys
 from types import SimpleNamespace
 from claude_client import ClaudeResponse
-from claude_client._request import build_requests
+from claude_client._values.request import build_requests
 from orchestration._journal import Journal, JournalError
 
 def answer(text):

@@ -12,64 +12,79 @@ SOURCE = Path(claude_client.__file__).parent.parent
 
 # A module imports only from those before it.
 BOTTOM_UP = [
-    "_types",
-    "_html",
-    "_usage",
-    "_errors",
-    "_response",
-    "_results",
-    "_progress",
-    "_prompts",
-    "_sdk",
-    "_credentials",
-    "_request",
-    "_stall",
-    "_prefix",
-    "_retry",
-    "_per_client",
-    "_rate_gate",
-    "_interrupt",
-    "_network",
-    "_stream",
-    "_client",
-    "_transport",
-    "_call",
-    "_dispatch",
-    "_cache_gate",
-    "_jobs",
-    "_invoke",
-    "_conversation",
-    "_parallel",
+    "_values.options",
+    "_values.html",
+    "_values.usage",
+    "_values.errors",
+    "_values.response",
+    "_values.results",
+    "_verbs.progress",
+    "_values.content",
+    "_sdk.parameters",
+    "_sdk.credentials",
+    "_values.request",
+    "_verbs.stall",
+    "_gates.prefix",
+    "_values.retry",
+    "_gates.per_client",
+    "_gates.rate",
+    "_values.interrupt",
+    "_sdk.network",
+    "_sdk.stream",
+    "_sdk.client",
+    "_sdk.exchange",
+    "_engine.flow",
+    "_engine.threads",
+    "_gates.cache",
+    "_engine.jobs",
+    "_verbs.invoke",
+    "_verbs.conversation",
+    "_verbs.parallel",
     "__init__",
 ]
 # What `orchestration` may use besides public names.
 DOORS = {
-    "_call",
-    "_client",
-    "_dispatch",
-    "_jobs",
-    "_parallel",
-    "_progress",
-    "_prompts",
-    "_request",
-    "_response",
-    "_retry",
-    "_sdk",
-    "_stall",
-    "_transport",
+    "_engine.flow",
+    "_sdk.client",
+    "_engine.threads",
+    "_engine.jobs",
+    "_verbs.parallel",
+    "_verbs.progress",
+    "_values.content",
+    "_values.request",
+    "_values.response",
+    "_values.retry",
+    "_sdk.parameters",
+    "_verbs.stall",
+    "_sdk.exchange",
 }
-MAY_IMPORT_THE_SDK = {"_sdk", "_client", "_stream"}
+MAY_IMPORT_THE_SDK = {"_sdk.parameters", "_sdk.client", "_sdk.stream"}
 
 
 def tree(path: Path) -> ast.Module:
     return ast.parse(path.read_text())
 
 
-def imported(module: ast.Module) -> set[str]:
+def place(path: Path) -> str:
+    """The dotted name of a module of the package."""
+    return ".".join(path.relative_to(SOURCE / "claude_client").with_suffix("").parts)
+
+
+def rooms() -> list[Path]:
+    package = SOURCE / "claude_client"
+    return [path for path in package.rglob("*.py") if "simulator" not in path.parts and place(path) not in FLOORS]
+
+
+FLOORS = {f"{name.split('.')[0]}.__init__" for name in BOTTOM_UP if "." in name}
+
+
+def imported(module: ast.Module, folder: str) -> set[str]:
     names = set()
     for node in ast.walk(module):
-        if isinstance(node, ast.ImportFrom) and node.level:
-            names |= {node.module.split(".")[0]} if node.module else {alias.name for alias in node.names}
+        if isinstance(node, ast.ImportFrom) and (node.level or (node.module or "").startswith("claude_client.")):
+            inside = [folder] if node.level else (node.module or "").split(".")[1:2]
+            path = [part for part in [*inside, *(node.module or "").split(".")[0 if node.level else 2 :]] if part]
+            names |= {".".join(path)} if len(path) > 1 else {f"{path[0]}.{alias.name}" for alias in node.names}
     return names
 
 
@@ -89,17 +104,17 @@ def sdk_at_run_time(module: ast.Module) -> bool:
 
 
 def test_every_module_has_its_place():
-    assert {path.stem for path in (SOURCE / "claude_client").glob("*.py")} == {*BOTTOM_UP}
+    assert {place(path) for path in rooms()} == {*BOTTOM_UP}
 
 
 @pytest.mark.parametrize("name", BOTTOM_UP)
 def test_a_module_imports_only_what_stands_below_it(name):
-    used = imported(tree(SOURCE / "claude_client" / f"{name}.py"))
+    used = imported(tree(SOURCE / "claude_client" / f"{name.replace('.', '/')}.py"), name.rpartition(".")[0])
     assert used <= {*BOTTOM_UP[: BOTTOM_UP.index(name)]}
 
 
 def test_only_the_modules_at_the_door_import_the_sdk():
-    found = {path.stem for path in (SOURCE / "claude_client").glob("*.py") if sdk_at_run_time(tree(path))}
+    found = {place(path) for path in rooms() if sdk_at_run_time(tree(path))}
     assert found == MAY_IMPORT_THE_SDK
 
 

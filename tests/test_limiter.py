@@ -12,7 +12,7 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from claude_client._dispatch import Job, Run
+from claude_client._engine.threads import Job, Run
 from helpers import until
 from orchestration import ConcurrencyLimiter, Occupancy, _limiter
 from orchestration._limiter import LimiterGate

@@ -17,8 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from claude_client import ClaudeInvocationError, _rate_gate
-from claude_client._rate_gate import Pass, RateGate, gate_for
+from claude_client import ClaudeInvocationError
+from claude_client._gates import rate as _rate_gate
+from claude_client._gates.rate import Pass, RateGate, gate_for
 from claude_client.simulator import Limits
 from claude_client.simulator._errors import RejectedError
 from claude_client.simulator._limits import Limiter

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from claude_client import ClaudeInvocationError, invoke_claude
-from claude_client._retry import RetryPolicy, compute_backoff_delay, next_delay
+from claude_client._values.retry import RetryPolicy, compute_backoff_delay, next_delay
 from helpers import error, reply
 
 

@@ -7,8 +7,8 @@ import threading
 import pytest
 
 from claude_client import ClaudeInvocationError, ClaudeResponse
-from claude_client._call import Again
-from claude_client._dispatch import Job, Run
+from claude_client._engine.flow import Again
+from claude_client._engine.threads import Job, Run
 from helpers import until
 
 LONG = 20  # seconds after which a test gives up

@@ -5,10 +5,10 @@ import httpx
 import pytest
 
 from claude_client import ClaudeInvocationError, invoke_claude, invoke_claude_streaming
-from claude_client._client import shared_client
-from claude_client._interrupt import Operation
-from claude_client._request import build_request
-from claude_client._transport import send
+from claude_client._sdk.client import shared_client
+from claude_client._sdk.exchange import send
+from claude_client._values.interrupt import Operation
+from claude_client._values.request import build_request
 from helpers import block, core, end, error, event, reply, start, stream, streamed, text_block
 
 

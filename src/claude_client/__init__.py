@@ -14,17 +14,17 @@ Claude calls, one or many at once, over the official `anthropic` SDK.
 Importing this imports no `anthropic`: that happens at the first call.
 """
 
-from ._client import has_credentials, set_default_client
-from ._conversation import ConversationThread
-from ._errors import ClaudeInvocationError, Kind
-from ._interrupt import InterruptToken
-from ._invoke import invoke_claude, invoke_claude_streaming
-from ._parallel import invoke_parallel, invoke_parallel_interruptible, invoke_parallel_streaming
-from ._response import ClaudeResponse
-from ._results import ParallelInterrupt, ParallelInvocationError, Results
-from ._stall import StallDetector
-from ._types import ApiParams, Content, PromptSpec, TextCallback
-from ._usage import Usage
+from ._sdk.client import has_credentials, set_default_client
+from ._values.errors import ClaudeInvocationError, Kind
+from ._values.interrupt import InterruptToken
+from ._values.options import ApiParams, Content, PromptSpec, TextCallback
+from ._values.response import ClaudeResponse
+from ._values.results import ParallelInterrupt, ParallelInvocationError, Results
+from ._values.usage import Usage
+from ._verbs.conversation import ConversationThread
+from ._verbs.invoke import invoke_claude, invoke_claude_streaming
+from ._verbs.parallel import invoke_parallel, invoke_parallel_interruptible, invoke_parallel_streaming
+from ._verbs.stall import StallDetector
 
 __all__ = [
     "ApiParams",

@@ -10,7 +10,7 @@ Managed runs on top of `task_state` and `claude_client`.
 - `JournalError`: a journal cannot be used.
 """
 
-from claude_client._retry import compute_backoff_delay
+from claude_client._values.retry import compute_backoff_delay
 
 from ._books import ManagedResults
 from ._journal import JournalError

@@ -8,9 +8,9 @@ from contextlib import suppress
 from typing import Any
 
 from claude_client import ClaudeInvocationError, ClaudeResponse, Results
-from claude_client._dispatch import Outcome, Run
-from claude_client._request import Request
-from claude_client._transport import ended
+from claude_client._engine.threads import Outcome, Run
+from claude_client._sdk.exchange import ended
+from claude_client._values.request import Request
 from task_state import InvalidTransitionError, TaskInfo, TaskState, TaskTracker
 
 from ._journal import Journal, JournalError

@@ -12,16 +12,16 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Self
 
 from claude_client import ClaudeResponse, Usage
-from claude_client._prompts import as_blocks, unmarked
-from claude_client._response import text_of
-from claude_client._sdk import message_of
+from claude_client._sdk.parameters import message_of
+from claude_client._values.content import as_blocks, unmarked
+from claude_client._values.response import text_of
 
 if TYPE_CHECKING:
     import json
     import sqlite3
     from collections.abc import Iterator
 
-    from claude_client._request import Request
+    from claude_client._values.request import Request
 
 #: Raised with every change after which older versions could not read the answers, or the fingerprints are others.
 FORMAT = 1

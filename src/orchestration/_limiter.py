@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from claude_client._dispatch import Job
+    from claude_client._engine.threads import Job
 
 # Seconds that a slot is kept for a run, which may not want it any more and cannot be asked.
 _PATIENCE = 0.05

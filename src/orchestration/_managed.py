@@ -11,13 +11,13 @@ from functools import partial
 from typing import Any
 
 from claude_client import Content, InterruptToken, ParallelInterrupt, ParallelInvocationError
-from claude_client._client import shared_client
-from claude_client._dispatch import Chore, Gate, Run
-from claude_client._jobs import jobs_of
-from claude_client._parallel import MOST_WORKERS, ResultCallback, workers_of
-from claude_client._progress import progress_of
-from claude_client._request import DEFAULT_MODEL, Request, check_callback, request_builder, seconds, whole_number
-from claude_client._stall import StallCallback
+from claude_client._engine.jobs import jobs_of
+from claude_client._engine.threads import Chore, Gate, Run
+from claude_client._sdk.client import shared_client
+from claude_client._values.request import DEFAULT_MODEL, Request, check_callback, request_builder, seconds, whole_number
+from claude_client._verbs.parallel import MOST_WORKERS, ResultCallback, workers_of
+from claude_client._verbs.progress import progress_of
+from claude_client._verbs.stall import StallCallback
 from task_state import TaskInfo, TaskState, TaskTracker
 
 from ._books import Books, ManagedResults

@@ -8,9 +8,9 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from claude_client._dispatch import Job
-from claude_client._prompts import plain
-from claude_client._request import prompt_list
+from claude_client._engine.threads import Job
+from claude_client._values.content import plain
+from claude_client._values.request import prompt_list
 from task_state import InvalidTransitionError, TaskTracker
 
 Prompt = dict[str, Any]

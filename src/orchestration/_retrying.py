@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Unpack
 
 from claude_client import ApiParams, ClaudeResponse, Content, InterruptToken
-from claude_client._call import run
-from claude_client._request import DEFAULT_MODEL, build_request
-from claude_client._retry import RetryPolicy, compute_backoff_delay
+from claude_client._engine.flow import run
+from claude_client._values.request import DEFAULT_MODEL, build_request
+from claude_client._values.retry import RetryPolicy, compute_backoff_delay
 
 CONTINUATION_MS = compute_backoff_delay(1, is_continuation=True) * 1000
 

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Collection
 
-from claude_client._dispatch import Chore, Job
+from claude_client._engine.threads import Chore, Job
 
 
 def stall_watch(timeout: float, on_stall: Callable[[int, float], object]) -> Chore:

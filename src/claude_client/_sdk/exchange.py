@@ -8,16 +8,17 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from . import _errors
-from ._client import forget_credentials, no_credentials
-from ._errors import ClaudeInvocationError
-from ._interrupt import Ending, Operation
-from ._prompts import plain
-from ._request import Request
-from ._response import text_of
-from ._stream import StreamedMessage
-from ._types import TextCallback
-from ._usage import Usage
+from claude_client._values import errors
+from claude_client._values.content import plain
+from claude_client._values.errors import ClaudeInvocationError
+from claude_client._values.interrupt import Ending, Operation
+from claude_client._values.options import TextCallback
+from claude_client._values.request import Request
+from claude_client._values.response import text_of
+from claude_client._values.usage import Usage
+
+from .client import forget_credentials, no_credentials
+from .stream import StreamedMessage
 
 if TYPE_CHECKING:
     from anthropic.types import Message
@@ -129,7 +130,7 @@ class _Exchange:
         arrived: dict[str, Any] = {"partial_text": streamed.text, "usage": streamed.usage} if streamed else {}
         if self.operation.ended:
             return ended(self.operation.ended, **arrived)
-        error = _errors.from_sdk(exc, self._secrets(exc), **arrived)
+        error = errors.from_sdk(exc, self._secrets(exc), **arrived)
         if error.kind == "authentication":
             forget_credentials(self.client)
         return error

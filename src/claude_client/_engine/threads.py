@@ -22,11 +22,12 @@ from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from typing import Protocol
 
-from ._call import Again, Call, tell_of_pause
-from ._errors import ClaudeInvocationError, Kind
-from ._interrupt import InterruptToken, Operation
-from ._response import ClaudeResponse
-from ._transport import ended
+from claude_client._sdk.exchange import ended
+from claude_client._values.errors import ClaudeInvocationError, Kind
+from claude_client._values.interrupt import InterruptToken, Operation
+from claude_client._values.response import ClaudeResponse
+
+from .flow import Again, Call, tell_of_pause
 
 _log = logging.getLogger("claude_client")
 

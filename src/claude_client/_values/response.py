@@ -6,7 +6,7 @@ from functools import reduce
 from operator import add
 from typing import TYPE_CHECKING, Any, Self
 
-from ._usage import Usage, sum_of_costs
+from .usage import Usage, sum_of_costs
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -82,7 +82,7 @@ class ClaudeResponse(str):  # noqa: SLOT000 - people may hang their own notes on
 
     def _repr_markdown_(self) -> str:
         """The text as Markdown, in which HTML is shown and not obeyed; mathematics between dollars is typeset."""
-        from ._html import without_tags
+        from .html import without_tags
 
         return without_tags(str(self))
 

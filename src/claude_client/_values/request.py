@@ -7,8 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from . import _prompts, _sdk
-from ._types import ApiParams, Content, PromptSpec
+from claude_client._sdk import parameters
+
+from . import content as contents
+from .options import ApiParams, Content, PromptSpec
 
 DEFAULT_MODEL = "claude-sonnet-4-6"
 
@@ -34,8 +36,8 @@ class Request:
 
     model: str
     max_tokens: int
-    messages: list[_prompts.Block]
-    system: str | list[_prompts.Block] | None = None
+    messages: list[contents.Block]
+    system: str | list[contents.Block] | None = None
     #: Everything else for the API, sampling included, under the API's names.
     params: Mapping[str, Any] = field(default_factory=dict)
     extra_headers: Mapping[str, Any] = field(default_factory=dict, repr=False)  # may hold a key
@@ -72,7 +74,7 @@ class Request:
                 sent[name] = dict(extra)
         return sent
 
-    def continued(self, content: Sequence[_prompts.Block]) -> Request:
+    def continued(self, content: Sequence[contents.Block]) -> Request:
         """The request that lets a paused answer go on: the same, with *content* as the assistant's turn so far."""
         return replace(self, messages=[*self.messages, {"role": "assistant", "content": list(content)}])
 
@@ -82,7 +84,7 @@ class Request:
             return {}, {**self.extra_headers}
         body: dict[str, Any] = {}
         headers: dict[str, Any] = {}
-        known = _sdk.create_parameters() if self.params else frozenset()
+        known = parameters.create_parameters() if self.params else frozenset()
         for name, value in self.params.items():
             if name in known and name not in _SAMPLING:
                 sent[name] = value
@@ -133,7 +135,7 @@ def build_request(
         max_tokens=whole_number("max_tokens", max_tokens, 1),
         messages=_messages(prompt, messages, mark=cache_prompt),
         system=system_blocks(system, mark=cache_system),
-        params=_prompts.plain(params) if params else _NONE,
+        params=contents.plain(params) if params else _NONE,
         extra_headers=_NONE if extra_headers is None else _headers(extra_headers),
         extra_query=_NONE if extra_query is None else _mapping("extra_query", extra_query),
         extra_body=_NONE if extra_body is None else _extra_body(extra_body),
@@ -169,17 +171,17 @@ def request_builder(
     *, shared_system: Content | None = None, cache_shared_system: bool = False, **defaults: Any
 ) -> Callable[[int, Mapping[str, Any]], Request]:
     """What makes the `Request` of one prompt at its index, as `build_requests` does of all."""
-    shared = _prompts.as_blocks(system_blocks(shared_system, mark=cache_shared_system, name="shared_system"))
+    shared = contents.as_blocks(system_blocks(shared_system, mark=cache_shared_system, name="shared_system"))
     return lambda index, spec: _build_one(index, spec, shared, defaults)
 
 
-def system_blocks(system: Content | None, *, mark: bool, name: str = "system") -> str | list[_prompts.Block] | None:
+def system_blocks(system: Content | None, *, mark: bool, name: str = "system") -> str | list[contents.Block] | None:
     """*system* copied and, with *mark*, ending in a cache breakpoint."""
     if system is None or isinstance(system, str):
-        text: str | None = _prompts.plain(system)
-        return _prompts.marked(_prompts.as_blocks(text)) if mark else text
+        text: str | None = contents.plain(system)
+        return contents.marked(contents.as_blocks(text)) if mark else text
     blocks = _blocks(name, system)
-    return _prompts.marked(blocks) if mark else blocks
+    return contents.marked(blocks) if mark else blocks
 
 
 def check_callback(name: str, callback: Callable[..., object] | None) -> None:
@@ -189,14 +191,14 @@ def check_callback(name: str, callback: Callable[..., object] | None) -> None:
 
 
 def _build_one(
-    index: int, spec: Mapping[str, Any], shared: Sequence[_prompts.Block], defaults: Mapping[str, Any]
+    index: int, spec: Mapping[str, Any], shared: Sequence[contents.Block], defaults: Mapping[str, Any]
 ) -> Request:
     where = f"prompts[{index}]"
     if not isinstance(spec, Mapping):
         raise ValueError(f"{where} is {_a(spec)}, not a dict such as {{'prompt': ...}}")
     if spec.get("prompt") is None and spec.get("messages") is None:
         raise ValueError(f"{where} has no 'prompt'")
-    known = _PROMPT_KEYS | (_sdk.create_parameters() if spec.keys() - _PROMPT_KEYS else frozenset())
+    known = _PROMPT_KEYS | (parameters.create_parameters() if spec.keys() - _PROMPT_KEYS else frozenset())
     for key in spec:
         if key not in known:
             raise ValueError(f"{where} has an unknown key {key!r}{_meant(key, known)}")
@@ -206,10 +208,10 @@ def _build_one(
         raise ValueError(f"{where}: {bad}") from None
 
 
-def _sharing(own: Request, shared: Sequence[_prompts.Block]) -> Request:
+def _sharing(own: Request, shared: Sequence[contents.Block]) -> Request:
     if not shared:
         return own
-    request = replace(own, system=[*shared, *_prompts.as_blocks(own.system)], shared_blocks=len(shared))
+    request = replace(own, system=[*shared, *contents.as_blocks(own.system)], shared_blocks=len(shared))
     check_breakpoints(request)
     return request
 
@@ -235,7 +237,7 @@ def _check_names(params: Mapping[str, Any]) -> None:
             "or streaming=True for the same answer in one piece"
         )
     for name in params.keys() - _API_PARAMS:
-        known = _sdk.create_parameters() | _PROMPT_KEYS
+        known = parameters.create_parameters() | _PROMPT_KEYS
         if name not in known:
             raise TypeError(f"unknown parameter {name!r}{_meant(name, known)}")
 
@@ -249,34 +251,34 @@ def _meant(name: Any, known: frozenset[str]) -> str:
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
-def _messages(prompt: Any, messages: Any, *, mark: bool) -> list[_prompts.Block]:
+def _messages(prompt: Any, messages: Any, *, mark: bool) -> list[contents.Block]:
     turns = [user_turn(prompt)] if messages is None else message_list(messages)
     if mark:
         last = turns[-1]
-        turns[-1] = {**last, "content": _prompts.marked(_prompts.as_blocks(last["content"]))}
+        turns[-1] = {**last, "content": contents.marked(contents.as_blocks(last["content"]))}
     return turns
 
 
-def user_turn(prompt: Any, name: str = "prompt") -> _prompts.Block:
+def user_turn(prompt: Any, name: str = "prompt") -> contents.Block:
     """
     The user's message that says *prompt*.
 
     Raises:
         ValueError: If it says nothing, or is no content.
     """
-    content = _prompts.plain(prompt) if isinstance(prompt, str) else _blocks(name, prompt)
+    content = contents.plain(prompt) if isinstance(prompt, str) else _blocks(name, prompt)
     said = content if isinstance(content, str) else "".join(map(_said, content))
     if not said.strip():
         raise ValueError(f"{name} is blank: {prompt!r}")
     return {"role": "user", "content": content}
 
 
-def _said(block: _prompts.Block) -> str:
+def _said(block: contents.Block) -> str:
     """The text of *block*, or the kind of what it holds instead."""
     return str((block.get("text") if block["type"] == "text" else block["type"]) or "")
 
 
-def message_list(messages: Any) -> list[_prompts.Block]:
+def message_list(messages: Any) -> list[contents.Block]:
     """
     A copy of *messages*.
 
@@ -287,7 +289,7 @@ def message_list(messages: Any) -> list[_prompts.Block]:
         raise ValueError(f"messages must be a list of dicts, got {_a(messages)}")
     if not messages:
         raise ValueError("messages is empty")
-    turns: list[_prompts.Block] = _prompts.plain([*messages])
+    turns: list[contents.Block] = contents.plain([*messages])
     for i, turn in enumerate(turns):
         if not isinstance(turn, dict):
             raise ValueError(f"messages[{i}] is {_a(turn)}, not a dict with 'role' and 'content'")
@@ -298,10 +300,10 @@ def message_list(messages: Any) -> list[_prompts.Block]:
     return turns
 
 
-def _blocks(name: str, content: Any) -> list[_prompts.Block]:
+def _blocks(name: str, content: Any) -> list[contents.Block]:
     if isinstance(content, (bytes, Mapping)) or not isinstance(content, Sequence):
         raise ValueError(f"{name} must be a str or a list of content blocks, got {_a(content)}")
-    blocks: list[_prompts.Block] = _prompts.plain([*content])
+    blocks: list[contents.Block] = contents.plain([*content])
     for i, block in enumerate(blocks):
         if not isinstance(block, dict) or not block.get("type"):
             raise ValueError(f"{name}[{i}] must be a content block, a dict with a 'type', got {content[i]!r}")
@@ -333,9 +335,9 @@ def check_breakpoints(request: Request) -> int:
     """
     automatic = 1 if request.params.get("cache_control") or request.extra_body.get("cache_control") else 0
     parts = (request.params.get("tools"), request.system, request.messages)
-    found = automatic + sum([_prompts.count_breakpoints(part) for part in parts if part])
-    if found > _prompts.MOST_BREAKPOINTS:
-        raise ValueError(f"at most {_prompts.MOST_BREAKPOINTS} cache breakpoints are allowed, got {found}")
+    found = automatic + sum([contents.count_breakpoints(part) for part in parts if part])
+    if found > contents.MOST_BREAKPOINTS:
+        raise ValueError(f"at most {contents.MOST_BREAKPOINTS} cache breakpoints are allowed, got {found}")
     return found
 
 
@@ -375,7 +377,7 @@ def _mapping(name: str, value: Any) -> Mapping[str, Any]:
     """A copy of *value*."""
     if not isinstance(value, Mapping):
         raise ValueError(f"{name} must be a dict, got {_a(value)}")
-    copy: Mapping[str, Any] = _prompts.plain(value)
+    copy: Mapping[str, Any] = contents.plain(value)
     return copy
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ._usage import Usage
+from claude_client._values.usage import Usage
 
 if TYPE_CHECKING:
     from anthropic.types import Message

@@ -19,9 +19,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from ._errors import ClaudeInvocationError
-from ._per_client import PerClient
-from ._retry import LONGEST_RETRY_AFTER, compute_backoff_delay
+from claude_client._values.errors import ClaudeInvocationError
+from claude_client._values.retry import LONGEST_RETRY_AFTER, compute_backoff_delay
+
+from .per_client import PerClient
 
 _AT_ONCE = 10  # requests of a fresh gate: as many as a fan-out has workers
 _COLD_RATE = 100.0  # requests per second behind those, until there is an answer

@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, NamedTuple, Unpack
 
-from ._call import run
-from ._interrupt import InterruptToken
-from ._prompts import (
+from claude_client._engine.flow import run
+from claude_client._sdk.exchange import ended
+from claude_client._values.content import (
     EPHEMERAL,
     MOST_BREAKPOINTS,
     Block,
@@ -20,7 +20,9 @@ from ._prompts import (
     unmarked,
     without_blank_text,
 )
-from ._request import (
+from claude_client._values.interrupt import InterruptToken
+from claude_client._values.options import ApiParams, Content, PromptSpec, TextCallback
+from claude_client._values.request import (
     DEFAULT_MODEL,
     Request,
     build_request,
@@ -30,10 +32,8 @@ from ._request import (
     user_turn,
     whole_number,
 )
-from ._response import TRUNCATING, ClaudeResponse, total
-from ._transport import ended
-from ._types import ApiParams, Content, PromptSpec, TextCallback
-from ._usage import Usage, sum_of_costs
+from claude_client._values.response import TRUNCATING, ClaudeResponse, total
+from claude_client._values.usage import Usage, sum_of_costs
 
 CONTINUATION_PROMPT = "Please go on with the task from where you stopped."
 
@@ -245,7 +245,7 @@ class ConversationThread:
 
     def _repr_html_(self) -> str:
         """The transcript, with everything but texts folded, and what it used."""
-        from . import _html
+        from claude_client._values import html
 
         used = self.usage
         cached = f" ({used.cache_read_input_tokens:,} of it cached)" if used.cache_read_input_tokens else ""
@@ -253,10 +253,10 @@ class ConversationThread:
             self._options["model"],
             f"{self.turn_count} turns",
             f"tokens: {used.total_input_tokens:,} in{cached}, {used.output_tokens:,} out",
-            _html.price(self),
+            html.price(self),
         ]
         said = [(message["role"], as_blocks(message["content"])) for message in self._past.messages]
-        return _html.transcript(as_blocks(self._options["system"]), said, " \u00b7 ".join(filter(None, notes)))
+        return html.transcript(as_blocks(self._options["system"]), said, " \u00b7 ".join(filter(None, notes)))
 
     def _take_turn(
         self,

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ._prompts import count_breakpoints
-from ._request import Request
+from claude_client._values.content import count_breakpoints
+from claude_client._values.request import Request
 
 # The fewest tokens that are cached, by the start of the model's name; the longest start counts. A model that is not
 # here is taken to cache anything.

@@ -10,7 +10,7 @@ import socket
 from collections.abc import Iterable
 from typing import Any
 
-from ._interrupt import current_operation, interruptibly
+from claude_client._values.interrupt import current_operation, interruptibly
 
 
 def tell_operations(client: Any) -> None:

@@ -8,9 +8,9 @@ from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
 from typing import Any
 
-from ._errors import ClaudeInvocationError
-from ._response import ClaudeResponse
-from ._usage import Usage
+from claude_client._values.errors import ClaudeInvocationError
+from claude_client._values.response import ClaudeResponse
+from claude_client._values.usage import Usage
 
 Outcome = ClaudeResponse | ClaudeInvocationError
 

@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ._errors import ClaudeInvocationError
+from .errors import ClaudeInvocationError
 
 #: Seconds that a plain call waits at the most, if the API asks for a pause.
 LONGEST_RETRY_AFTER = 60.0

@@ -6,14 +6,15 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ._client import shared_client
-from ._dispatch import Outcome, Run
-from ._interrupt import InterruptToken
-from ._jobs import jobs_of
-from ._progress import progress_of
-from ._request import DEFAULT_MODEL, Request, build_requests, check_callback, whole_number
-from ._results import ParallelInterrupt, ParallelInvocationError, Results
-from ._types import Content, TextCallback
+from claude_client._engine.jobs import jobs_of
+from claude_client._engine.threads import Outcome, Run
+from claude_client._sdk.client import shared_client
+from claude_client._values.interrupt import InterruptToken
+from claude_client._values.options import Content, TextCallback
+from claude_client._values.request import DEFAULT_MODEL, Request, build_requests, check_callback, whole_number
+from claude_client._values.results import ParallelInterrupt, ParallelInvocationError, Results
+
+from .progress import progress_of
 
 _log = logging.getLogger("claude_client")
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Self
 
-from ._request import check_callback, seconds
+from claude_client._values.request import check_callback, seconds
 
 _log = logging.getLogger("claude_client")
 

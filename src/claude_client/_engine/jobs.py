@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ._cache_gate import CacheGate, primed_by
-from ._call import Call
-from ._client import check_credentials
-from ._dispatch import Job
-from ._prefix import shared_prefixes
-from ._request import Request
-from ._retry import RetryPolicy
-from ._types import TextCallback
+from claude_client._gates.cache import CacheGate, primed_by
+from claude_client._gates.prefix import shared_prefixes
+from claude_client._sdk.client import check_credentials
+from claude_client._values.options import TextCallback
+from claude_client._values.request import Request
+from claude_client._values.retry import RetryPolicy
+
+from .flow import Call
+from .threads import Job
 
 
 def jobs_of(

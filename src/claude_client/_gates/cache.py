@@ -10,9 +10,10 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-from ._dispatch import Job
-from ._per_client import PerClient
-from ._prefix import Prefix
+from claude_client._engine.threads import Job
+
+from .per_client import PerClient
+from .prefix import Prefix
 
 # An entry is not counted on in its last seconds: a request takes some to arrive.
 _MARGIN = 10.0

@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
-from . import _credentials, _sdk
+from . import credentials, parameters
 
 
 class NoCredentialsError(ValueError):
@@ -35,7 +35,7 @@ class _Shared:
     def up_to_date(self) -> bool:
         if self.process != os.getpid():
             return False
-        return self.built_from is None or self.built_from == _credentials.environment()
+        return self.built_from is None or self.built_from == credentials.environment()
 
     def __enter__(self) -> Any:
         return self.client
@@ -103,7 +103,7 @@ def check_credentials(client: Any, own_headers: Iterable[Mapping[str, Any]]) -> 
         ValueError: If there is nothing to authenticate any of them with, naming every place looked at.
     """
     if not _can_authenticate(client) and not any(_authenticates(headers) for headers in own_headers):
-        raise NoCredentialsError(_credentials.nothing_found())
+        raise NoCredentialsError(credentials.nothing_found())
 
 
 def _can_authenticate(client: Any) -> bool:
@@ -152,7 +152,7 @@ def forget_credentials(client: Any) -> None:
 
 def no_credentials(exc: Exception) -> NoCredentialsError:
     """The error for when the SDK found nothing to authenticate with."""
-    error = NoCredentialsError(f"{_credentials.nothing_found()} The SDK says: {exc}")
+    error = NoCredentialsError(f"{credentials.nothing_found()} The SDK says: {exc}")
     error.__cause__ = exc
     return error
 
@@ -177,9 +177,9 @@ def _rebuilt(outdated: _Shared | None) -> _Shared:
 def _build() -> _Shared:
     import anthropic
 
-    environment = _credentials.environment()
+    environment = credentials.environment()
     try:
-        client = _sdk.new_client(**_credentials.find_credentials())
+        client = parameters.new_client(**credentials.find_credentials())
     except anthropic.AnthropicError as exc:
         refused = exc
     else:
@@ -203,7 +203,7 @@ def _in_this_process(brought: _Shared) -> _Shared:
 
 def _observed(client: Any) -> Any:
     """*client* itself, with a network that tells of its calls and lets them be ended."""
-    from ._network import tell_operations  # like the SDK, for those who make calls
+    from .network import tell_operations  # like the SDK, for those who make calls
 
     tell_operations(client)
     return client

@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
-from ._usage import Usage
+from .usage import Usage
 
 Kind = Literal[
     "invalid_request",

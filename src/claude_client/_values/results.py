@@ -6,9 +6,9 @@ import copy
 from collections.abc import Iterable, Mapping
 from typing import Any, Self
 
-from ._errors import ClaudeInvocationError
-from ._response import TRUNCATING, ClaudeResponse, total
-from ._usage import Usage, sum_of_costs
+from .errors import ClaudeInvocationError
+from .response import TRUNCATING, ClaudeResponse, total
+from .usage import Usage, sum_of_costs
 
 Item = ClaudeResponse | ClaudeInvocationError | None
 
@@ -84,19 +84,19 @@ class Results(list["Item"]):
 
         Of more than 100 prompts, those that failed and the first ones are shown; above 1,000 it leaves out the cost.
         """
-        from . import _html
+        from . import html
 
         shown = sorted(sorted(range(len(self)), key=lambda i: i not in self.errors)[:_MOST_ROWS])
         rows = [
-            (_numbers(str(i), self._usage_of(i)), _html.one_line(*_told(self._item(i))), bool(_label(self._item(i))))
+            (_numbers(str(i), self._usage_of(i)), html.one_line(*_told(self._item(i))), bool(_label(self._item(i))))
             for i in shown
         ]
         left = len(self) - len(shown)
         note = f"{left:,} more: summary() has a line for each" if left else ""
         ends = [self._counts()]
-        ends += [_html.price(self)] if len(self) <= _MOST_PRICED else []
+        ends += [html.price(self)] if len(self) <= _MOST_PRICED else []
         sums = (_numbers("all", self.usage), " \u00b7 ".join(filter(None, ends)))
-        return _html.table(_COLUMNS, rows, note, sums)
+        return html.table(_COLUMNS, rows, note, sums)
 
     def _rows(self) -> list[tuple[str, ...]]:
         rows = [(*_numbers(str(i), self._usage_of(i)), self._shown(i)) for i in range(len(self))]

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Unpack
 
-from ._call import run
-from ._interrupt import InterruptToken
-from ._request import DEFAULT_MODEL, build_request, check_callback
-from ._response import ClaudeResponse
-from ._types import ApiParams, Content, TextCallback
+from claude_client._engine.flow import run
+from claude_client._values.interrupt import InterruptToken
+from claude_client._values.options import ApiParams, Content, TextCallback
+from claude_client._values.request import DEFAULT_MODEL, build_request, check_callback
+from claude_client._values.response import ClaudeResponse
 
 
 def invoke_claude(

@@ -9,17 +9,17 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
-from ._client import shared_client
-from ._errors import ClaudeInvocationError
-from ._interrupt import InterruptToken, Operation
-from ._prompts import plain, size, without_blank_text
-from ._rate_gate import Pass, gate_for
-from ._request import Request
-from ._response import TRUNCATING, ClaudeResponse, text_of, total
-from ._retry import LONGEST_RETRY_AFTER, RetryPolicy, next_delay
-from ._transport import Answer, ended, send
-from ._types import TextCallback
-from ._usage import Usage
+from claude_client._gates.rate import Pass, gate_for
+from claude_client._sdk.client import shared_client
+from claude_client._sdk.exchange import Answer, ended, send
+from claude_client._values.content import plain, size, without_blank_text
+from claude_client._values.errors import ClaudeInvocationError
+from claude_client._values.interrupt import InterruptToken, Operation
+from claude_client._values.options import TextCallback
+from claude_client._values.request import Request
+from claude_client._values.response import TRUNCATING, ClaudeResponse, text_of, total
+from claude_client._values.retry import LONGEST_RETRY_AFTER, RetryPolicy, next_delay
+from claude_client._values.usage import Usage
 
 _log = logging.getLogger("claude_client")
 
