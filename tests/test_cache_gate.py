@@ -6,10 +6,12 @@ import threading
 import pytest
 
 from claude_client import Results, invoke_parallel, invoke_parallel_streaming
-from claude_client._engine.threads import Job
-from claude_client._gates.cache import CacheGate, Primed
-from claude_client._gates.prefix import Prefix, shared_prefixes
-from claude_client._values.request import build_requests
+from claude_client._gates.cache import CacheGate, CachePermit
+from claude_client._gates.gate import Wait
+from claude_client._gates.prefix import with_prefixes
+from claude_client._values.attempt import Attempt
+from claude_client._values.request import Prefix, Request
+from claude_client._verbs.requests import build_requests
 from claude_client.simulator import Reply
 
 CONTEXT = "some code " * 1000  # 2,500 tokens, as the simulator counts
@@ -133,21 +135,6 @@ def test_a_first_that_fails_makes_room_while_its_own_run_is_busy_elsewhere(sim):
     assert None not in inner[0]
 
 
-def test_a_first_that_has_to_wait_elsewhere_keeps_its_place_and_wakes_nobody():
-    primed, prefix, woken = Primed(), Prefix(b"p", 300.0), []
-    gate = CacheGate({0: prefix, 1: prefix}, primed)
-    first, second = Job(0, None), Job(1, None)
-    with primed.waking(lambda: woken.append(1)):
-        for _ in range(3):
-            assert gate.enter(first) == 0.0
-            gate.leave(first)
-            assert gate.enter(second) == math.inf
-        assert woken == []
-        gate.done(first)
-    assert woken == [1]
-    assert gate.enter(second) == 0.0
-
-
 def test_without_cache_shared_system_nobody_waits(sim):
     held = threading.Event()
     sim.script(*[Reply(until=held)] * 4)
@@ -160,7 +147,8 @@ def test_without_cache_shared_system_nobody_waits(sim):
 
 
 def prefixes(specs, context=CONTEXT, **options):
-    return shared_prefixes(build_requests(specs, shared_system=context, cache_shared_system=True, **options))
+    requests = build_requests(specs, shared_system=context, cache_shared_system=True, **options)
+    return [request.prefix for request in with_prefixes(requests)]
 
 
 def test_a_prompts_own_system_and_messages_do_not_change_the_prefix():
@@ -202,45 +190,61 @@ def test_an_hours_mark_lives_an_hour():
     assert prefixes(prompts(2))[0].lifetime == 300
 
 
-class Clock:
-    now = 0.0
+PREFIX = Prefix(b"p", 300.0)
+SHARING = Request(model="m", max_tokens=1, messages=[], prefix=PREFIX)
 
-    def __call__(self):
-        return self.now
+
+def written(gate, permit, sent_at):
+    """The attempt with *permit*, sent at that time, of which the answer has begun."""
+    attempt = Attempt(SHARING, 0.0)
+    attempt.permits = [permit]
+    attempt.sent_at = sent_at
+    attempt.tell("begun")
+    return attempt
+
+
+def test_the_writer_goes_as_a_stream_and_all_others_wait_until_woken():
+    gate = CacheGate()
+    writer = gate.admit(SHARING, 0.0)
+    assert gate.would_wait(SHARING, 0.0) == gate.admit(SHARING, 0.0) == Wait(math.inf, "cache writer")
+    attempt = Attempt(SHARING, 0.0)
+    attempt.permits = [writer]
+    attempt.tell("sending")
+    assert attempt.must_stream
 
 
 def test_a_prefix_is_written_again_once_its_lifetime_is_over_and_each_use_renews_it():
-    clock = Clock()
-    primed = Primed(clock)
-    prefix = Prefix(b"p", 300.0)
-    assert primed.may_go(prefix, "first")
-    assert not primed.may_go(prefix, "second")
-    primed.begun(prefix, since=0.0)
-    clock.now = 280.0
-    assert primed.may_go(prefix, "second")
-    clock.now = 560.0
-    assert primed.may_go(prefix, "third")
-    clock.now = 900.0
-    assert primed.may_go(prefix, "fourth")
-    assert not primed.may_go(prefix, "fifth")
+    gate = CacheGate()
+    written(gate, gate.admit(SHARING, 0.0), sent_at=0.0)
+    assert gate.admit(SHARING, 280.0) is None
+    assert gate.admit(SHARING, 560.0) is None
+    assert isinstance(gate.admit(SHARING, 900.0), CachePermit)
+    assert isinstance(gate.admit(SHARING, 900.0), Wait)
 
 
 def test_a_lifetime_counts_from_the_start_of_the_request_not_from_its_answer():
-    clock = Clock()
-    primed = Primed(clock)
-    prefix = Prefix(b"p", 300.0)
-    primed.may_go(prefix, "first")
-    clock.now = 295.0
-    primed.begun(prefix, since=0.0)
-    assert primed.may_go(prefix, "second")
-    assert not primed.may_go(prefix, "third")
+    gate = CacheGate()
+    written(gate, gate.admit(SHARING, 0.0), sent_at=0.0)  # however late the answer began
+    assert isinstance(gate.admit(SHARING, 295.0), CachePermit)
 
 
-def test_only_the_one_who_was_to_write_makes_room_by_going():
-    primed = Primed()
-    prefix = Prefix(b"p", 300.0)
-    primed.may_go(prefix, "first")
-    primed.gone(prefix, "second")
-    assert not primed.may_go(prefix, "second")
-    primed.gone(prefix, "first")
-    assert primed.may_go(prefix, "second")
+def test_who_is_let_in_and_goes_without_writing_makes_room_for_the_next_and_wakes_who_waits():
+    gate, woken = CacheGate(), []
+    with gate.waking(lambda: woken.append(1)):
+        writer = gate.admit(SHARING, 0.0)
+        writer.settle(Attempt(SHARING, 0.0))
+        writer.settle(Attempt(SHARING, 0.0))
+        assert woken == [1]
+        second = gate.admit(SHARING, 0.0)
+        assert isinstance(second, CachePermit)
+        writer.settle(Attempt(SHARING, 0.0))  # it is another's to write now
+        assert isinstance(gate.admit(SHARING, 0.0), Wait)
+        written(gate, second, sent_at=0.0).settle()
+    assert woken == [1, 1]
+    assert gate.admit(SHARING, 1.0) is None
+
+
+def test_what_shares_nothing_passes_without_a_permit():
+    gate, alone = CacheGate(), Request(model="m", max_tokens=1, messages=[])
+    assert gate.would_wait(alone, 0.0) is None
+    assert gate.admit(alone, 0.0) is None

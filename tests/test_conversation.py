@@ -177,7 +177,7 @@ def test_what_failed_turns_have_used_is_counted(api):
 
 
 def test_the_cost_of_an_unknown_model_is_none(api):
-    api.always(reply())
+    api.always(reply(model="nobodys"))
     thread = ConversationThread(model="nobodys")
     assert thread.cost_usd == 0
     thread.send("a")

@@ -98,7 +98,7 @@ def test_results_are_told_as_they_arrive_on_the_calling_thread(sim):
 def test_a_result_callback_that_raises_is_logged_and_loses_nothing(sim, caplog):
     results = invoke_parallel(prompts(3), on_result=lambda i, _: 1 / (i - 1))
     assert None not in results
-    assert "A callback for prompts[1] failed" in caplog.text
+    assert "on_result failed for prompts[1]" in caplog.text
     assert "ZeroDivisionError" in caplog.text
 
 

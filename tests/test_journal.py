@@ -14,8 +14,8 @@ import pytest
 
 import orchestration
 from claude_client import ClaudeResponse, Usage
-from claude_client._values.request import build_request, build_requests
 from claude_client._values.response import text_of
+from claude_client._verbs.requests import build_request, build_requests
 from helpers import KEY, message
 from orchestration._journal import APPLICATION_ID, FORMAT, Journal, JournalError, fingerprint
 
@@ -28,7 +28,7 @@ OTHER = """
 import os, sys
 from types import SimpleNamespace
 from claude_client import ClaudeResponse
-from claude_client._values.request import build_requests
+from claude_client._verbs.requests import build_requests
 from orchestration._journal import Journal, JournalError
 
 def answer(text):
@@ -97,6 +97,7 @@ def test_an_answer_is_restored_whole():
     assert back == "H\u00e4 \ud83d"
     assert (back.request_id, back.stop_reason, back.model) == ("req_7", "tool_use", "claude-sonnet-4-6")
     assert back.usage == given.usage == Usage(4, 6, web_search_requests=1)
+    assert [attempt.model for attempt in back._attempts] == ["claude-sonnet-4-6"] * 2
     assert back.cost_usd == given.cost_usd > 0
     assert isinstance(back.message, anthropic.types.Message)
     assert back.message.to_dict(warnings=False) == given.message.to_dict(warnings=False)
@@ -545,20 +546,22 @@ def test_a_number_that_is_no_json_is_kept():
     assert answered(prompts("q"))[0].message.content[0].input == {"at": float("inf")}
 
 
-def test_an_answer_is_kept_on_the_thread_that_opened():
-    with Journal("run.sqlite", prompts("q")) as journal:
-        refused = []
+def test_answers_are_kept_from_any_thread():
+    asked = prompts(*(f"q{i}" for i in range(40)))
+    barrier = threading.Barrier(4)
 
-        def elsewhere():
-            try:
-                journal.keep(0, answer())
-            except JournalError as error:
-                refused.append(error)
+    def elsewhere(first):
+        barrier.wait(10)
+        for i in range(first, 40, 4):
+            journal.keep(i, answer(f"a{i}"))
 
-        thread = threading.Thread(target=elsewhere)
-        thread.start()
-        thread.join(10)
-    assert "same thread" in str(refused)
+    with Journal("run.sqlite", asked) as journal:
+        threads = [threading.Thread(target=elsewhere, args=[first]) for first in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(20)
+    assert answered(asked) == {i: f"a{i}" for i in range(40)}
 
 
 def test_nothing_is_kept_before_and_after():
@@ -572,7 +575,8 @@ def test_nothing_is_kept_before_and_after():
 
 
 def test_the_key_is_nowhere_in_the_file():
-    requests = prompts("secret plan", extra_headers={"x-api-key": KEY + "x"}, task_id="task-1")
+    headers = {"x-api-key": KEY + "x"}
+    requests = build_requests([{"prompt": "secret plan", "task_id": "task-1", "extra_headers": headers}])
     with Journal("run.sqlite", requests) as journal:
         journal.keep(0, answer("in plain text"))
         in_use = Path("run.sqlite-wal").read_bytes()

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import claude_client
-from claude_client._values.request import build_requests
+from claude_client._verbs.requests import build_requests
 from claude_client.simulator import Reply, Simulator
 from orchestration import invoke_parallel_managed
 from orchestration._journal import Journal

@@ -4,30 +4,15 @@ import dataclasses
 import math
 import signal
 import threading
-from collections import Counter, deque
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from unittest import mock
 
 import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from claude_client._engine.threads import Job, Run
 from helpers import until
-from orchestration import ConcurrencyLimiter, Occupancy, _limiter
-from orchestration._limiter import LimiterGate
-
-
-@pytest.fixture
-def patient(monkeypatch):
-    """Slots are kept for a run for as long as it takes."""
-    monkeypatch.setattr(_limiter, "_PATIENCE", None)
-
-
-@pytest.fixture
-def hasty(monkeypatch):
-    """Slots are kept for a run for a moment only."""
-    monkeypatch.setattr(_limiter, "_PATIENCE", 0.001)
+from orchestration import ConcurrencyLimiter, Occupancy, invoke_parallel_managed
 
 
 @pytest.fixture
@@ -135,9 +120,9 @@ def test_a_timeout_that_is_none_is_a_value_error(timeout):
 
 @pytest.mark.parametrize("limit", [0, -1, 1.5, "2", True, None])
 def test_a_limit_is_a_whole_number_from_1(limit):
-    with pytest.raises(ValueError, match="global_limit must be a whole number from 1, got"):
+    with pytest.raises(ValueError, match="global_limit must be a whole number of at least 1, got"):
         ConcurrencyLimiter(limit)
-    with pytest.raises(ValueError, match=r"category_limits\['a'\] must be a whole number from 1, got"):
+    with pytest.raises(ValueError, match=r"category_limits\['a'\] must be a whole number of at least 1, got"):
         ConcurrencyLimiter(1, {"a": limit})
 
 
@@ -162,8 +147,8 @@ def test_releasing_what_is_not_held_is_a_runtime_error():
         limiter.release("a")
 
 
-def test_a_slot_that_is_kept_for_another_cannot_be_released(patient):
-    limiter = ConcurrencyLimiter(1)
+def test_a_slot_that_is_kept_for_another_cannot_be_released():
+    limiter = ConcurrencyLimiter(1, hold_seconds=None)
     limiter.acquire()
     with limiter.waking(print) as ask:
         ask(None)
@@ -247,8 +232,8 @@ def test_repr_tells_what_is_in_use():
 # Runs, which ask again when they are woken
 
 
-def test_who_was_refused_is_woken_once_it_is_its_turn_and_nobody_else(patient):
-    limiter, woken = ConcurrencyLimiter(2, {"a": 1}), []
+def test_who_was_refused_is_woken_once_it_is_its_turn_and_nobody_else():
+    limiter, woken = ConcurrencyLimiter(2, {"a": 1}, hold_seconds=None), []
     with limiter.waking(lambda: woken.append(1)) as ask, limiter.waking(lambda: woken.append(2)) as ask_too:
         assert ask("a")
         assert not ask_too("a")
@@ -273,8 +258,8 @@ def test_who_gives_a_slot_back_unused_is_not_woken_for_it():
     assert woken == []
 
 
-def test_wake_may_ask_at_once(patient):
-    limiter, taken = ConcurrencyLimiter(1), []
+def test_wake_may_ask_at_once():
+    limiter, taken = ConcurrencyLimiter(1, hold_seconds=None), []
     limiter.acquire()
     with limiter.waking(lambda: taken.append(ask(None))) as ask:
         assert not ask(None)
@@ -283,8 +268,8 @@ def test_wake_may_ask_at_once(patient):
     assert limiter.statistics().total.in_use == 1
 
 
-def test_try_acquire_overtakes_neither_threads_nor_runs(pool, patient):
-    limiter = ConcurrencyLimiter(1)
+def test_try_acquire_overtakes_neither_threads_nor_runs(pool):
+    limiter = ConcurrencyLimiter(1, hold_seconds=None)
     limiter.acquire()
     thread = waits(pool, limiter)
     with limiter.waking(lambda: None) as ask:
@@ -298,8 +283,8 @@ def test_try_acquire_overtakes_neither_threads_nor_runs(pool, patient):
         assert ask(None)
 
 
-def test_threads_do_not_overtake_a_run(pool, patient):
-    limiter = ConcurrencyLimiter(1)
+def test_threads_do_not_overtake_a_run(pool):
+    limiter = ConcurrencyLimiter(1, hold_seconds=None)
     limiter.acquire()
     with limiter.waking(lambda: None) as ask:
         assert not ask(None)
@@ -312,8 +297,8 @@ def test_threads_do_not_overtake_a_run(pool, patient):
         assert thread.result(10)
 
 
-def test_a_run_that_does_not_come_for_its_slot_loses_it_to_the_next(pool, hasty):
-    limiter, woken = ConcurrencyLimiter(1), threading.Event()
+def test_a_run_that_does_not_come_for_its_slot_loses_it_to_the_next(pool):
+    limiter, woken = ConcurrencyLimiter(1, hold_seconds=0.001), threading.Event()
     limiter.acquire()
     with limiter.waking(lambda: None) as ask, limiter.waking(woken.set) as ask_too:
         assert not ask(None)
@@ -326,8 +311,8 @@ def test_a_run_that_does_not_come_for_its_slot_loses_it_to_the_next(pool, hasty)
         assert woken.wait(10)
 
 
-def test_who_comes_when_a_slot_is_kept_already_gets_it_if_it_is_not_wanted(pool, hasty):
-    limiter = ConcurrencyLimiter(1)
+def test_who_comes_when_a_slot_is_kept_already_gets_it_if_it_is_not_wanted(pool):
+    limiter = ConcurrencyLimiter(1, hold_seconds=0.001)
     limiter.acquire()
     with limiter.waking(lambda: None) as ask:
         assert not ask(None)
@@ -335,8 +320,8 @@ def test_who_comes_when_a_slot_is_kept_already_gets_it_if_it_is_not_wanted(pool,
         assert pool.submit(limiter.acquire).result(10)
 
 
-def test_a_run_that_ends_leaves_its_place_and_its_turn_to_the_next(pool, patient):
-    limiter = ConcurrencyLimiter(1)
+def test_a_run_that_ends_leaves_its_place_and_its_turn_to_the_next(pool):
+    limiter = ConcurrencyLimiter(1, hold_seconds=None)
     limiter.acquire()
     with limiter.waking(lambda: None) as ask:
         assert not ask(None)
@@ -360,9 +345,8 @@ def test_a_slot_is_still_kept_where_no_more_threads_can_be_started(pool, monkeyp
     assert thread.result(10)
 
 
-def test_what_is_kept_for_a_run_takes_nothing_from_other_categories(monkeypatch):
-    monkeypatch.setattr(_limiter, "_PATIENCE", 60.0)
-    limiter = ConcurrencyLimiter(3, {"a": 1})
+def test_what_is_kept_for_a_run_takes_nothing_from_other_categories():
+    limiter = ConcurrencyLimiter(3, {"a": 1}, hold_seconds=60.0)
     limiter.acquire("a")
     with limiter.waking(lambda: None) as ask, limiter.waking(lambda: None) as ask_too:
         assert not ask("a")
@@ -373,31 +357,8 @@ def test_what_is_kept_for_a_run_takes_nothing_from_other_categories(monkeypatch)
         assert ask("a")
 
 
-def test_runs_held_up_elsewhere_do_not_wake_each_other_without_end(monkeypatch):
-    monkeypatch.setattr(_limiter, "_PATIENCE", 60.0)
-    monkeypatch.setattr(threading, "Timer", mock.Mock())
-    limiter, woken = ConcurrencyLimiter(1), deque([0, 1])
-    limiter.acquire()
-    with limiter.waking(lambda: woken.append(0)) as ask, limiter.waking(lambda: woken.append(1)) as ask_too:
-
-        def look_round(run):
-            for category in "abc":
-                if [ask, ask_too][run](category):
-                    limiter.release(category)
-
-        for _ in range(2):
-            look_round(woken.popleft())
-        limiter.release()
-        rounds = 0
-        while woken and rounds < 100:
-            look_round(woken.popleft())
-            rounds += 1
-    assert rounds < 20
-
-
-def test_a_run_refused_while_a_slot_was_kept_for_another_gets_its_turn_all_the_same(monkeypatch):
-    monkeypatch.setattr(_limiter, "_PATIENCE", 60.0)
-    limiter, woken = ConcurrencyLimiter(1), threading.Event()
+def test_a_run_refused_while_a_slot_was_kept_for_another_gets_its_turn_all_the_same():
+    limiter, woken = ConcurrencyLimiter(1, hold_seconds=60.0), threading.Event()
     limiter.acquire()
     with limiter.waking(lambda: None) as ask, limiter.waking(woken.set) as ask_too:
         assert not ask(None)
@@ -409,9 +370,8 @@ def test_a_run_refused_while_a_slot_was_kept_for_another_gets_its_turn_all_the_s
         assert ask_too(None)
 
 
-def test_a_run_that_comes_late_gets_its_slot_if_nobody_else_came(monkeypatch):
-    monkeypatch.setattr(_limiter, "_PATIENCE", 0.0)
-    limiter = ConcurrencyLimiter(1)
+def test_a_run_that_comes_late_gets_its_slot_if_nobody_else_came():
+    limiter = ConcurrencyLimiter(1, hold_seconds=0.0)
     limiter.acquire()
     with limiter.waking(lambda: None) as ask:
         assert not ask(None)
@@ -419,10 +379,8 @@ def test_a_run_that_comes_late_gets_its_slot_if_nobody_else_came(monkeypatch):
         assert ask(None)
 
 
-def test_a_thread_that_came_while_a_slot_was_kept_for_a_run_is_next_at_once(pool, monkeypatch):
-    monkeypatch.setattr(_limiter, "_PATIENCE", 60.0)
-    monkeypatch.setattr(_limiter, "_PAUSE", 60.0)
-    limiter = ConcurrencyLimiter(1)
+def test_a_thread_that_came_while_a_slot_was_kept_for_a_run_is_next_at_once(pool):
+    limiter = ConcurrencyLimiter(1, hold_seconds=60.0)
     limiter.acquire()
     with limiter.waking(lambda: None) as ask:
         assert not ask(None)
@@ -433,31 +391,14 @@ def test_a_thread_that_came_while_a_slot_was_kept_for_a_run_is_next_at_once(pool
         assert thread.result(10)
 
 
-class Task:
-    """A call that asks nobody."""
-
-    def __init__(self, done):
-        self._done = done
-
-    def wait(self):
-        return 0.0
-
-    def enter(self):
-        return 0.0
-
-    def attempt(self, operation):
-        self._done()
-        return "done"
+def run_of(limiter, categories, ended=lambda: None):
+    """How many of the prompts of a managed run were answered."""
+    prompts = [{"prompt": "a", "category": category} for category in categories]
+    results = invoke_parallel_managed(prompts, max_workers=3, concurrency_limiter=limiter, on_result=lambda *_: ended())
+    return sum(result is not None for result in results)
 
 
-def run_of(limiter, categories, done):
-    jobs = [Job(i, Task(done), group=category) for i, category in enumerate(categories)]
-    run = Run(jobs, max_workers=3, gates=[LimiterGate(limiter, dict(enumerate(categories)))])
-    run.to_the_end()
-    return run.outcomes
-
-
-def test_runs_come_to_their_ends_beside_threads_that_never_rest_and_these_go_on_too(pool):
+def test_runs_come_to_their_ends_beside_threads_that_never_rest_and_these_go_on_too(sim, pool):
     limiter, ended, turns = ConcurrencyLimiter(2, {"a": 1}), threading.Event(), Counter()
 
     def never_rest(name):
@@ -469,8 +410,8 @@ def test_runs_come_to_their_ends_beside_threads_that_never_rest_and_these_go_on_
     try:
         until(lambda: len(turns) == 4)
         before = Counter(turns)
-        runs = [pool.submit(run_of, limiter, "abab" * 5, lambda: None) for _ in range(2)]
-        assert all(len(run.result(20)) == 20 for run in runs)
+        runs = [pool.submit(run_of, limiter, "abab" * 5) for _ in range(2)]
+        assert all(run.result(20) == 20 for run in runs)
         until(lambda: all(turns[name] > before[name] for name in range(4)))
     finally:
         ended.set()
@@ -479,8 +420,8 @@ def test_runs_come_to_their_ends_beside_threads_that_never_rest_and_these_go_on_
     assert idle(limiter)
 
 
-def test_a_later_run_does_not_wait_for_the_end_of_an_earlier_one(pool, patient):
-    limiter, later_done = ConcurrencyLimiter(1), threading.Event()
+def test_a_later_run_does_not_wait_for_the_end_of_an_earlier_one(sim, pool):
+    limiter, later_done = ConcurrencyLimiter(1, hold_seconds=None), threading.Event()
     limiter.acquire()
     seen = []
     earlier = pool.submit(run_of, limiter, [None] * 20, lambda: seen.append(later_done.is_set()))
@@ -488,9 +429,10 @@ def test_a_later_run_does_not_wait_for_the_end_of_an_earlier_one(pool, patient):
     later = pool.submit(run_of, limiter, [None], later_done.set)
     until(lambda: limiter.statistics().total.waiting == 2)
     limiter.release()
-    assert len(earlier.result(10)) == 20
-    assert len(later.result(10)) == 1
-    assert seen == [False] + [True] * 19
+    assert earlier.result(10) == 20
+    assert later.result(10) == 1
+    assert seen[-1]
+    assert seen.count(False) <= 3
 
 
 LIMITS = {"a": 1, "b": 2}
@@ -503,9 +445,7 @@ class AnyOrder(RuleBasedStateMachine):
 
     def __init__(self):
         super().__init__()
-        self.patience = mock.patch.object(_limiter, "_PATIENCE", None)
-        self.patience.start()
-        self.limiter = ConcurrencyLimiter(3, LIMITS)
+        self.limiter = ConcurrencyLimiter(3, LIMITS, hold_seconds=None)
         self.held = []
         self.line = []  # of (run, category)
         self.kept = []  # those of the line for whom a slot is kept
@@ -521,7 +461,6 @@ class AnyOrder(RuleBasedStateMachine):
     def teardown(self):
         for run in self.runs.values():
             run.__exit__(None, None, None)
-        self.patience.stop()
 
     def room(self, category):
         taken = self.held + [of for _, of in self.kept]

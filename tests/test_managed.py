@@ -583,6 +583,9 @@ def test_ctrl_c_has_the_results_with_the_tracker(sim):
 
 @pytest.mark.parametrize("raised", [SystemExit, asyncio.CancelledError, KeyboardInterrupt])
 def test_whatever_breaks_a_run_off_its_answers_are_in_the_journal(sim, tmp_path, raised):
+    broken_off = threading.Event()
+    sim.script(*[Reply(until=broken_off)] * 2, matching="prompt 2.")
+
     def on_result(index, _):
         if index == 1:
             raise raised
@@ -591,6 +594,7 @@ def test_whatever_breaks_a_run_off_its_answers_are_in_the_journal(sim, tmp_path,
         invoke_parallel_managed(prompts(4), max_workers=1, journal=tmp_path / "run.sqlite", on_result=on_result)
     answered = {r.text for r in sim.requests if r.outcome == "answered"}
     before = len(sim.requests)
+    broken_off.set()
     assert None not in invoke_parallel_managed(prompts(4), journal=tmp_path / "run.sqlite")
     assert answered.isdisjoint(r.text for r in sim.requests[before:])
     assert answered >= {"prompt 0.", "prompt 1."}
@@ -788,12 +792,15 @@ def test_a_journal_that_is_full_stops_the_run_and_loses_no_answer(sim, tmp_path)
     journal = tmp_path / "run.sqlite"
     invoke_parallel_managed(prompts(1), journal=journal)
 
+    full = threading.Event()
+
     def on_result(index, _):
         if index == 1:  # as on a full disk
             _journal._open[str(journal)]._db.execute("PRAGMA max_page_count = 1")
+            full.set()
 
     for i in (2, 3):
-        sim.script(says("long " * 5000), matching=f"prompt {i}.")
+        sim.script(Reply(text="long " * 5000, until=full), matching=f"prompt {i}.")
     with pytest.raises(ParallelInvocationError) as caught:
         invoke_parallel_managed(prompts(6), journal=journal, max_workers=1, on_result=on_result)
     assert isinstance(caught.value.__cause__, JournalError)

@@ -4,10 +4,14 @@ import contextlib
 import gc
 import heapq
 import itertools
+import math
 import os
 import random
+import re
 import threading
+import time
 import warnings
+import weakref
 from collections import deque
 from datetime import UTC, datetime
 
@@ -18,8 +22,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from claude_client import ClaudeInvocationError
-from claude_client._gates import rate as _rate_gate
-from claude_client._gates.rate import Pass, RateGate, gate_for
+from claude_client._gates.clients import gates_of
+from claude_client._gates.gate import Wait
+from claude_client._gates.rate import RateGate, RatePermit
+from claude_client._values.request import Request
+from claude_client._values.retry import RetryPolicy
 from claude_client.simulator import Limits
 from claude_client.simulator._errors import RejectedError
 from claude_client.simulator._limits import Limiter
@@ -32,6 +39,43 @@ class Clock:
         return self.now
 
 
+def request_of(tokens, retry=RetryPolicy()):  # noqa: B008 - frozen
+    return Request(model="m", max_tokens=1, messages=[], retry=retry, system="x" * 4 * tokens)
+
+
+class Gate:
+    """A rate gate beside a clock, told of requests by their tokens and of their ends by one word each."""
+
+    def __init__(self, clock=Clock(), **options):  # noqa: B008 - one that stands still
+        self.gate = RateGate(**options)
+        self.clock = clock
+
+    def enter(self, tokens, *, patient=False):
+        """A permit, or the seconds to wait."""
+        retry = RetryPolicy(longest_retry_after=math.inf) if patient else RetryPolicy()
+        got = self.gate.admit(request_of(tokens, retry), self.clock())
+        return got.seconds if isinstance(got, Wait) else got
+
+    def heard(self, permit, headers):
+        self.gate.on_response(permit, self.clock(), headers)
+
+    def counted(self, permit, tokens):
+        self.gate.record_usage(permit, tokens)
+
+    def rejected(self, permit, retry_after, headers):
+        return self.gate.on_rejection(permit, self.clock(), retry_after, headers)
+
+    def left(self, permit):
+        self.gate.release(permit)
+
+    @property
+    def pace(self):
+        return self.gate.pace
+
+    def __repr__(self):
+        return repr(self.gate)
+
+
 @pytest.fixture
 def clock():
     return Clock()
@@ -39,7 +83,7 @@ def clock():
 
 @pytest.fixture
 def gate(clock):
-    return RateGate(clock=clock, jitter=lambda: 0.0)
+    return Gate(clock, jitter=lambda: 0.0)
 
 
 @pytest.fixture
@@ -66,7 +110,7 @@ def tokens(remaining, limit=10_000):
 def passes(gate, most, input_tokens=1):
     """What the gate gives now, to *most* who ask."""
     given_now = []
-    while len(given_now) < most and isinstance(passed := gate.enter(input_tokens), Pass):
+    while len(given_now) < most and isinstance(passed := gate.enter(input_tokens), RatePermit):
         given_now.append(passed)
     return given_now
 
@@ -110,13 +154,13 @@ def test_a_rejection_shuts_it_for_everyone(seasoned, clock):
     clock.now = 6.9
     assert isinstance(seasoned.enter(1), float)
     clock.now = 7.0
-    assert isinstance(seasoned.enter(1), Pass)
+    assert isinstance(seasoned.enter(1), RatePermit)
 
 
 @given(st.floats(0.01, 60), st.floats(0, 1), st.integers(1, 12))
 def test_nobody_passes_in_a_pause_and_no_two_together_after(pause, share, sent):
     clock = Clock()
-    gate = RateGate(clock=clock, jitter=lambda: share)
+    gate = Gate(clock, jitter=lambda: share)
     for passed in passes(gate, sent):
         gate.rejected(passed, pause, {})
     found = times(gate, clock, 20)
@@ -125,7 +169,7 @@ def test_nobody_passes_in_a_pause_and_no_two_together_after(pause, share, sent):
 
 
 def test_reopening_is_put_off_by_a_share_of_a_gap(clock):
-    gate = RateGate(clock=clock, jitter=lambda: 0.5)
+    gate = Gate(clock, jitter=lambda: 0.5)
     gate.rejected(gate.enter(1), 1.0, {})
     assert times(gate, clock, 1) == [pytest.approx(1.05)]
 
@@ -143,11 +187,11 @@ def test_without_retry_after_the_pause_doubles_until_something_succeeds(seasoned
     pauses = []
     for _ in range(5):
         seasoned.rejected(passed_at(seasoned, clock), None, {})
-        pauses.append(seasoned._shut.until - clock.now)
+        pauses.append(seasoned.enter(1))
     assert pauses == pytest.approx([1, 2, 4, 8, 10])
     seasoned.heard(passed_at(seasoned, clock), {})
     seasoned.rejected(passed_at(seasoned, clock), None, {})
-    assert seasoned._shut.until - clock.now == pytest.approx(1.0)
+    assert seasoned.enter(1) == pytest.approx(1.0)
 
 
 def passed_at(gate, clock):
@@ -160,9 +204,9 @@ def passed_at(gate, clock):
 def test_a_straggler_only_lengthens_the_pause(seasoned, clock):
     first, second = passes(seasoned, 2)
     seasoned.rejected(first, 1.0, {})
-    rate = seasoned._pace.rate
+    rate = seasoned.pace
     seasoned.rejected(second, 1.0, {})
-    assert seasoned._pace.rate == rate
+    assert seasoned.pace == rate
 
 
 def test_a_straggler_without_retry_after_is_no_second_pause(seasoned):
@@ -178,9 +222,9 @@ def test_each_rejection_slows_the_pace(seasoned, clock):
     rates = []
     for _ in range(5):
         times(seasoned, clock, 40)
-        before = seasoned._pace.rate
+        before = seasoned.pace
         seasoned.rejected(passed_at(seasoned, clock), 1.0, {})
-        rates.append(seasoned._pace.rate / before)
+        rates.append(seasoned.pace / before)
     assert max(rates) < 1
 
 
@@ -188,11 +232,11 @@ def test_the_pace_grows_back(seasoned, clock):
     for _ in range(2):
         seasoned.rejected(passed_at(seasoned, clock), 1.0, {})
         times(seasoned, clock, 20)
-    rate = seasoned._pace.rate
+    rate = seasoned.pace
     start = clock.now
     while clock.now < start + 10:
         times(seasoned, clock, 1)
-    assert seasoned._pace.rate == pytest.approx(rate * 1.02**10, rel=0.02)
+    assert seasoned.pace == pytest.approx(rate * 1.02**10, rel=0.02)
 
 
 def test_a_pace_that_grew_fast_enough_is_forgotten(seasoned, clock):
@@ -290,10 +334,11 @@ def test_the_rate_is_learnt_from_how_remaining_moves(gate, clock):
     bucket = Limiter(Limits(requests_per_second=8, request_burst=50), 0.0)
     for _ in range(200):
         clock.now += 0.1
-        if isinstance(passed := gate.enter(1), Pass):
+        if isinstance(passed := gate.enter(1), RatePermit):
             bucket.admit(1, clock.now)
             gate.heard(passed, bucket.headers(clock.now))
-    assert gate._requests.rate == pytest.approx(8, rel=0.15)
+    learnt = float(re.search(r"requests .*?\+([\d.]+)/s", repr(gate))[1])
+    assert learnt == pytest.approx(8, rel=0.15)
 
 
 def test_a_limit_that_changes_is_learnt_anew(gate, clock):
@@ -308,7 +353,7 @@ def test_a_given_back_request_was_never_taken(gate):
     gate.heard(first, requests(2))
     assert isinstance(gate.enter(1), float)
     gate.left(second)
-    assert isinstance(gate.enter(1), Pass)
+    assert isinstance(gate.enter(1), RatePermit)
 
 
 def test_a_pass_ends_once(gate):
@@ -366,7 +411,7 @@ def test_a_straggler_after_the_reopening_lets_nobody_in_at_once(seasoned, clock)
     first, second = passes(seasoned, 2)
     seasoned.rejected(first, 1.0, {})
     clock.now = 1.0
-    assert isinstance(seasoned.enter(1), Pass)
+    assert isinstance(seasoned.enter(1), RatePermit)
     seasoned.rejected(second, 0.0, {})
     assert isinstance(seasoned.enter(1), float)
 
@@ -391,7 +436,7 @@ def test_what_was_counted_counts_at_once(gate):
     gate.heard(first, tokens(8001))
     assert isinstance(gate.enter(4000), float)
     gate.counted(second, 10)
-    assert isinstance(gate.enter(4000), Pass)
+    assert isinstance(gate.enter(4000), RatePermit)
 
 
 def test_a_bucket_rounded_to_thousands_is_not_trusted_to_its_last_token(gate):
@@ -403,7 +448,7 @@ def test_a_request_larger_than_the_bucket_waits_until_it_is_full(gate, clock):
     gate.heard(gate.enter(1), tokens(4999))
     assert isinstance(gate.enter(100_000), float)
     clock.now = 100.0
-    assert isinstance(gate.enter(100_000), Pass)
+    assert isinstance(gate.enter(100_000), RatePermit)
 
 
 def test_no_tokens_are_a_guess_too(gate):
@@ -420,48 +465,63 @@ def clients():
         yield one, other
 
 
-def test_there_is_one_gate_for_a_client_and_a_model(clients):
+def test_all_calls_of_a_client_pass_the_same_gates_and_each_model_has_its_own_pace(clients):
     one, other = clients
-    assert gate_for(one, "m") is gate_for(one, "m")
-    assert len({id(gate_for(client, model)) for client in (one, other) for model in ("m", "n")}) == 4
+    assert gates_of(one) is gates_of(one)
+    assert gates_of(one) is not gates_of(other)
+    rates = gates_of(one)[0]
+    assert rates.of("m") is rates.of("m")
+    assert rates.of("m") is not rates.of("n")
 
 
 def test_gates_are_forgotten_with_their_client():
     client = anthropic.Anthropic(api_key="a")
-    gate_for(client, "m")
-    before = len(_rate_gate._gates._values)
+    gate = weakref.ref(gates_of(client)[0])
     client.close()
     del client
     gc.collect()
-    assert len(_rate_gate._gates._values) < before
+    assert gate() is None
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
-def test_a_forked_child_begins_afresh(clients):
-    gate = gate_for(clients[0], "m")
-    with _rate_gate._gates._lock, gate._lock, warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # from 3.12 on: fork in a process with threads
-        child = os.fork()
-        if child == 0:
-            threading.Timer(10, os._exit, [2]).start()
-            os._exit(int(not isinstance(gate_for(clients[0], "m").enter(1), Pass)))
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+def test_a_forked_child_begins_afresh_though_its_parent_was_in_the_middle_of_asking(clients):
+    (rates, _), forked, over = gates_of(clients[0]), threading.Event(), []
+
+    class InTheMiddle(Request):
+        """A request whose size is asked for, under the gate's lock, while the process is forked."""
+
+        @property
+        def estimated_tokens(self):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)  # from 3.12 on: fork in a process with threads
+                child = os.fork()
+            if child == 0:
+                threading.Timer(10, os._exit, [2]).start()
+                got = gates_of(clients[0])[0].admit(request_of(1), 0.0)
+                os._exit(int(not isinstance(got, RatePermit)))
+            over.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+            forked.set()
+            return 1
+
+    rates.admit(InTheMiddle(model="m", max_tokens=1, messages=[]), 0.0)
+    assert forked.is_set()
+    assert over[0] == 0
 
 
 def test_a_wait_of_nothing_is_no_reason_to_slow_down(seasoned):
     for _ in range(20):
         assert seasoned.rejected(seasoned.enter(1), 0.0, {}) is False
-    assert all(isinstance(seasoned.enter(1), Pass) for _ in range(50))
+    assert all(isinstance(seasoned.enter(1), RatePermit) for _ in range(50))
 
 
 def test_a_short_wait_slows_down_less_than_a_long_one(clock):
     rates = []
     for pause in (0.01, 1.0):
-        gate = RateGate(clock=clock, jitter=lambda: 0.0)
+        gate = Gate(clock, jitter=lambda: 0.0)
         for _ in range(30):
             clock.now += 2.0
             gate.rejected(gate.enter(1), pause, {})
-        rates.append(gate._pace.rate)
+        rates.append(gate.pace)
     assert rates[0] >= 50
     assert rates[1] < 5
 
@@ -470,7 +530,7 @@ def test_a_short_wait_slows_down_less_than_a_long_one(clock):
 
 
 def test_many_threads_lose_nothing():
-    gate = RateGate()
+    gate = Gate(time.monotonic)
     gate.heard(gate.enter(1), {})
     barrier, numbers, failed = threading.Barrier(8), [], []
 
@@ -494,7 +554,6 @@ def test_many_threads_lose_nothing():
     assert not failed
     assert sorted(numbers) == list(range(1, len(numbers) + 1))
     assert "0 in flight" in repr(gate)
-    assert gate._requests._later_sum == sum(cost for _, cost in gate._requests._later.values())
 
 
 def end(gate, passed, chance):
@@ -514,7 +573,7 @@ class AnyOrder(RuleBasedStateMachine):
     def __init__(self):
         super().__init__()
         self.clock = Clock()
-        self.gate = RateGate(clock=self.clock, jitter=lambda: 0.3)
+        self.gate = Gate(self.clock, jitter=lambda: 0.3)
         self.flying, self.answered = [], []
         self.shut_until = 0.0
         self.numbers = itertools.count()
@@ -536,7 +595,7 @@ class AnyOrder(RuleBasedStateMachine):
     @rule()
     def asks_as_told(self):
         for _ in range(200):
-            if isinstance(got := self.gate.enter(1, patient=True), Pass):
+            if isinstance(got := self.gate.enter(1, patient=True), RatePermit):
                 assert got.number == next(self.numbers)
                 self.flying.append(got)
                 return
@@ -569,10 +628,6 @@ class AnyOrder(RuleBasedStateMachine):
 
     @invariant()
     def the_books_balance(self):
-        for bucket in (self.gate._requests, self.gate._tokens):
-            assert bucket._later_sum == sum(cost for _, cost in bucket._later.values())
-        taken = self.gate._requests._settled + self.gate._requests._later_sum
-        assert taken >= len(self.flying) or not self.gate._told
         assert f"{len(self.flying)} in flight" in repr(self.gate)
 
 
@@ -601,7 +656,7 @@ class Simulation:
     ):  # fmt: skip
         self.chance = random.Random(seed)
         self.clock = Clock()
-        self.gate = RateGate(clock=self.clock, jitter=self.chance.random)
+        self.gate = Gate(self.clock, jitter=self.chance.random)
         self.server = Limiter(limits, 0.0, wall_clock=lambda: datetime(2026, 11, 22, tzinfo=UTC))
         self.sizes = [self.chance.randint(*sizes) for _ in range(calls)]
         self.latency, self.net, self.at_answer, self.rounded, self.guess = latency, net, at_answer, rounded, guess

@@ -4,7 +4,7 @@ import anthropic
 import pytest
 
 from claude_client import invoke_claude, invoke_claude_streaming, invoke_parallel
-from claude_client._values.request import build_request, build_requests
+from claude_client._verbs.requests import build_request, build_requests
 from helpers import SDK_MAJOR, error, reply, streamed
 
 CACHED = {"type": "ephemeral"}

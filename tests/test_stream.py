@@ -7,8 +7,8 @@ import pytest
 from claude_client import ClaudeInvocationError, invoke_claude, invoke_claude_streaming
 from claude_client._sdk.client import shared_client
 from claude_client._sdk.exchange import send
-from claude_client._values.interrupt import Operation
-from claude_client._values.request import build_request
+from claude_client._values.attempt import Attempt
+from claude_client._verbs.requests import build_request
 from helpers import block, core, end, error, event, reply, start, stream, streamed, text_block
 
 
@@ -252,24 +252,23 @@ def test_plain_and_streamed_answers_are_the_same_value(api):
     assert plain.message.to_dict() == by_stream.message.to_dict()
 
 
-def test_any_event_but_a_ping_is_a_sign_of_life(api):
+def test_any_event_but_a_ping_is_activity(api):
     thought = {"type": "thinking_delta", "thinking": "hm"}
     thinking = block(0, {"type": "thinking", "thinking": "", "signature": ""}, thought)
     parts = [start(), event("ping"), *thinking, event("ping"), *end()]
-    operation, lives = Operation(), []
+    attempt, lives = Attempt(build_request(prompt="hi", streaming=True), 0.0), []
 
     def body():
         for part in parts:
-            lives.append(operation.alive_at)
+            lives.append(attempt.last_event_at)
             yield part
 
     api.answers(httpx.Response(200, content=body(), headers={"content-type": "text/event-stream"}))
-    request = build_request(prompt="hi", streaming=True)
     with shared_client() as client:
-        send(client, request, None, operation)
-    alive = [before != after for before, after in zip(lives, [*lives[1:], operation.alive_at], strict=True)]
+        send(client, attempt)
+    active = [before != after for before, after in zip(lives, [*lives[1:], attempt.last_event_at], strict=True)]
     pings = [part.startswith(b"event: ping") for part in parts]
-    assert [not life for life in alive] == pings
+    assert [not one for one in active] == pings
 
 
 def test_a_broken_stream_has_its_request_id(api):

@@ -14,28 +14,39 @@ Claude calls, one or many at once, over the official `anthropic` SDK.
 Importing this imports no `anthropic`: that happens at the first call.
 """
 
-from ._sdk.client import has_credentials, set_default_client
-from ._values.errors import ClaudeInvocationError, Kind
-from ._values.interrupt import InterruptToken
-from ._values.options import ApiParams, Content, PromptSpec, TextCallback
-from ._values.response import ClaudeResponse
-from ._values.results import ParallelInterrupt, ParallelInvocationError, Results
-from ._values.usage import Usage
-from ._verbs.conversation import ConversationThread
-from ._verbs.invoke import invoke_claude, invoke_claude_streaming
-from ._verbs.parallel import invoke_parallel, invoke_parallel_interruptible, invoke_parallel_streaming
-from ._verbs.stall import StallDetector
+from claude_client._sdk.client import has_credentials, set_default_client
+from claude_client._values.errors import ClaudeInvocationError, Kind
+from claude_client._values.interrupt import InterruptToken
+from claude_client._values.options import (
+    ApiParams,
+    CallOptions,
+    Content,
+    FanOutOptions,
+    PromptOptions,
+    PromptSpec,
+    TextCallback,
+)
+from claude_client._values.response import ClaudeResponse
+from claude_client._values.results import ParallelInterrupt, ParallelInvocationError, Results
+from claude_client._values.usage import Usage
+from claude_client._verbs.conversation import ConversationThread
+from claude_client._verbs.invoke import invoke_claude, invoke_claude_streaming
+from claude_client._verbs.parallel import invoke_parallel, invoke_parallel_interruptible, invoke_parallel_streaming
+from claude_client._verbs.stall import StallDetector
 
 __all__ = [
     "ApiParams",
+    "CallOptions",
     "ClaudeInvocationError",
     "ClaudeResponse",
     "Content",
     "ConversationThread",
+    "FanOutOptions",
     "InterruptToken",
     "Kind",
     "ParallelInterrupt",
     "ParallelInvocationError",
+    "PromptOptions",
     "PromptSpec",
     "Results",
     "StallDetector",

@@ -12,16 +12,17 @@ Managed runs on top of `task_state` and `claude_client`.
 
 from claude_client._values.retry import compute_backoff_delay
 
-from ._books import ManagedResults
 from ._journal import JournalError
 from ._limiter import ConcurrencyLimiter, LimiterStatistics, Occupancy
-from ._managed import invoke_parallel_managed, invoke_parallel_with_reconciliation
+from ._managed import ManagedOptions, invoke_parallel_managed, invoke_parallel_with_reconciliation
+from ._recorder import ManagedResults
 from ._retrying import invoke_with_retry
 
 __all__ = [
     "ConcurrencyLimiter",
     "JournalError",
     "LimiterStatistics",
+    "ManagedOptions",
     "ManagedResults",
     "Occupancy",
     "compute_backoff_delay",

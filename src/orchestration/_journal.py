@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import os
 import stat
+import threading
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
 from functools import cache
 from typing import TYPE_CHECKING, Any, Self
 
-from claude_client import ClaudeResponse, Usage
-from claude_client._sdk.parameters import message_of
-from claude_client._values.content import as_blocks, unmarked
-from claude_client._values.response import text_of
+from claude_client import ClaudeResponse
+from claude_client._values.breakpoints import unmarked
+from claude_client._values.content import as_blocks
+from claude_client._verbs.stored import from_stored, to_stored
 
 if TYPE_CHECKING:
     import json
@@ -52,8 +52,8 @@ class Journal:
     its `task_id` and a hash of what was asked; no prompt and no key. In use, and after its process was killed, it goes
     together with a second file, `<path>-wal`.
 
-    One run at a time can use it, on the thread that opened it; the lock ends with the process. Of two that open it at
-    the very same moment both may be refused.
+    One run at a time can use it, from any of its threads; the lock ends with the process. Of two that open it at the
+    very same moment both may be refused.
 
     Raises:
         ValueError: For a blank *path*, or a request that cannot be told from others.
@@ -65,6 +65,7 @@ class Journal:
         self._path = os.path.realpath(path)
         self._keys = _keys(requests)
         self._pid: int | None = None  # of the process that has it open
+        self._db_lock = threading.Lock()  # guards the connection while answers are kept
         self._db: sqlite3.Connection
         self._closing: ExitStack
         #: The answers of earlier runs, by the index of their request.
@@ -85,7 +86,7 @@ class Journal:
         with ExitStack() as closing, _refusing(self._path):
             closing.callback(_open.pop, self._path)
             _check(self._path)
-            self._db = sqlite3.connect(self._path, timeout=0, isolation_level=None)
+            self._db = sqlite3.connect(self._path, timeout=0, isolation_level=None, check_same_thread=False)
             closing.callback(self._db.close)
             _lock(self._db)
             self.answered = {index: self._read(row) for index, row in self._found()}
@@ -102,7 +103,8 @@ class Journal:
 
     def keep(self, index: int, response: ClaudeResponse) -> None:
         """
-        Store the answer to request *index*. When this returns it is on the disk: not even a power cut loses it.
+        Store the answer to request *index*. When this returns it is on the disk: not even a power cut loses it. Any
+        thread may call this.
 
         Raises:
             JournalError: If it could not be stored, as on a full disk; what was stored before stays.
@@ -110,7 +112,9 @@ class Journal:
         if self._pid != os.getpid():
             raise JournalError(f"The journal {self._path} is not open in this process")
         try:
-            self._db.execute("INSERT INTO answers VALUES (?, ?, ?, ?)", (*self._keys[index], _written(response)))
+            row = (*self._keys[index], _written(response))
+            with self._db_lock:
+                self._db.execute("INSERT INTO answers VALUES (?, ?, ?, ?)", row)
         except (self._db.Error, TypeError, ValueError) as failed:
             raise JournalError(
                 f"The answer to prompts[{index}] could not be stored in the journal {self._path}: {failed}"
@@ -136,10 +140,7 @@ class Journal:
         import json
 
         ((text,),) = self._db.execute("SELECT answer FROM answers WHERE rowid = ?", (row,))
-        answer = json.loads(text)
-        message = message_of(answer["message"])
-        usages = [Usage(**used) for used in answer["usages"]]
-        return ClaudeResponse(text_of(message.content), message, answer["request_id"], usages)
+        return from_stored(json.loads(text))
 
 
 def fingerprint(request: Request) -> str:
@@ -195,10 +196,10 @@ def _json(name: str, value: Any) -> str:
 def _encoder() -> json.JSONEncoder:
     import json
 
-    return json.JSONEncoder(sort_keys=True, allow_nan=False, separators=(",", ":"), default=_stands_for)
+    return json.JSONEncoder(sort_keys=True, allow_nan=False, separators=(",", ":"), default=_convert)
 
 
-def _stands_for(value: Any) -> Any:
+def _convert(value: Any) -> Any:
     """The JSON for *value*, which is none: as the SDK would send it."""
     import datetime as dt
 
@@ -216,12 +217,7 @@ def _is_omitted(value: Any) -> bool:
 def _written(response: ClaudeResponse) -> str:
     import json
 
-    answer = {
-        "message": response.message.to_dict(warnings=False),
-        "request_id": response.request_id,
-        "usages": [asdict(used) for used in response._usages],  # noqa: SLF001 - its own would be their sum
-    }
-    return json.dumps(answer, separators=(",", ":"), default=_stands_for)
+    return json.dumps(to_stored(response), separators=(",", ":"), default=_convert)
 
 
 @contextmanager

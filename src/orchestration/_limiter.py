@@ -1,4 +1,4 @@
-"""Slots that runs and people's own threads share, and the one line in which they wait for them."""
+"""Slots that runs and people's own threads share, and the one queue in which they wait for them."""
 
 from __future__ import annotations
 
@@ -10,16 +10,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from claude_client._engine.threads import Job
-
-# Seconds that a slot is kept for a run, which may not want it any more and cannot be asked.
-_PATIENCE = 0.05
-# Seconds until the turn of a run that was refused while a slot was kept for another. Runs that give back what they
-# took, as the rate gate holds them up, would otherwise wake each other without end.
-_PAUSE = 0.01
+from claude_client._values.checks import number, whole_number
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,18 +36,16 @@ class LimiterStatistics:
 
 
 @dataclass(slots=True, eq=False)
-class _Place:
-    """In the line: for a thread until it goes on, for a run until its next task of the category may start."""
+class _Waiter:
+    """In the queue: for a thread until it goes on, for a run until its next task of the category may start."""
 
     category: str | None
     wake: Callable[[], object]
-    #: Seconds that a slot is kept for it; None: until it comes.
-    patience: float | None
-    #: Whether a slot is kept for it, or, once it has left the line, is its own.
+    #: Seconds that a slot is held for it; None: until it comes.
+    hold_seconds: float | None
+    #: Whether a slot is held for it, or, once it has left the queue, is its own.
     has_slot: bool = False
-    kept_until: float | None = None
-    #: When its turn may come.
-    not_before: float = -math.inf
+    held_until: float | None = None
 
 
 class ConcurrencyLimiter:
@@ -65,9 +55,9 @@ class ConcurrencyLimiter:
     Every method may be called from any thread, and one limiter may serve several runs and threads. Who waits holds
     nothing until there is room in both limits, so a full category never delays another.
 
-    First come, first served: all who wait stand in one line, and a slot that is freed goes to the first in it whose
-    category has room. Nobody overtakes one who could go, so runs and threads take turns. A run stands in the line
-    once for each category; when its turn comes, the slot is kept for it for 50 ms, and then goes to the next.
+    First come, first served: all who wait stand in one queue, and a slot that is freed goes to the first in it whose
+    category has room. Nobody overtakes one who could go, so runs and threads take turns. A run stands in the queue
+    once for each category; when its turn comes, the slot is held for it for *hold_seconds*, and then goes to the next.
 
     Args:
         global_limit: Most tasks running at once.
@@ -75,22 +65,31 @@ class ConcurrencyLimiter:
         category_limits:
             Most tasks running at once per category. A category not named here is bound by *global_limit* only.
 
+        hold_seconds: How long a slot is held for a run whose turn it is, before it goes to the next. None: for ever.
+
     Raises:
-        ValueError: A limit is not a whole number from 1.
+        ValueError: A limit is not a whole number from 1, or *hold_seconds* no number of seconds.
     """
 
-    def __init__(self, global_limit: int = 10, category_limits: Mapping[str, int] | None = None) -> None:
-        self._global_limit = _checked("global_limit", global_limit)
+    def __init__(
+        self,
+        global_limit: int = 10,
+        category_limits: Mapping[str, int] | None = None,
+        *,
+        hold_seconds: float | None = 0.05,
+    ) -> None:
+        self._global_limit = whole_number("global_limit", global_limit, 1)
+        self._hold_seconds = None if hold_seconds is None else number("hold_seconds", hold_seconds, 0, math.inf)
         if category_limits is not None and not isinstance(category_limits, Mapping):
             raise ValueError(f"category_limits must be a mapping of categories to limits, got {category_limits!r}")
         self._category_limits: dict[str | None, int] = {
-            category: _checked(f"category_limits[{category!r}]", limit)
+            category: whole_number(f"category_limits[{category!r}]", limit, 1)
             for category, limit in (category_limits or {}).items()
         }
         self._lock = threading.Lock()  # guards everything below
-        self._taken: Counter[str | None] = Counter()  # slots held or kept
-        self._line: list[_Place] = []
-        self._look_at = math.inf  # when the next timer lets the line move on
+        self._taken: Counter[str | None] = Counter()  # slots taken, or held for somebody whose turn it is
+        self._queue: list[_Waiter] = []
+        self._look_at = math.inf  # when the next timer lets the queue move on
 
     def acquire(self, category: str | None = None, timeout: float | None = None) -> bool:
         """
@@ -105,16 +104,16 @@ class ConcurrencyLimiter:
         if timeout is not None and not (isinstance(timeout, (int, float)) and timeout >= 0):
             raise ValueError(f"timeout must be a number of seconds from 0 or None, got {timeout!r}")
         turn = threading.Event()
-        place = _Place(category, turn.set, None)
+        waiter = _Waiter(category, turn.set, None)
         taken = False
         try:
-            taken = self._ask(place)
+            taken = self._ask(waiter)
             if not taken:
                 turn.wait(None if timeout is None else min(timeout, threading.TIMEOUT_MAX))
-                taken = self._ask(place)
+                taken = self._ask(waiter)
         finally:
             if not taken:
-                self._give_up([place])
+                self._give_up([waiter])
         return taken
 
     def try_acquire(self, category: str | None = None) -> bool:
@@ -123,7 +122,7 @@ class ConcurrencyLimiter:
 
     def release(self, category: str | None = None) -> None:
         """
-        Give a slot back, which whoever is next in the line gets.
+        Give a slot back, which whoever is next in the queue gets.
 
         Raises:
             RuntimeError: No slot of *category* is held.
@@ -133,7 +132,7 @@ class ConcurrencyLimiter:
                 of = "without a category" if category is None else f"of category {category!r}"
                 raise RuntimeError(f"cannot release a slot {of}: none is held")
             self._free(category)
-            woken = self._settle()
+            woken = self._grant()
         _wake(woken)
 
     @contextmanager
@@ -149,30 +148,31 @@ class ConcurrencyLimiter:
     def waking(self, wake: Callable[[], object]) -> Iterator[Callable[[str | None], bool]]:
         """
         For one who must not block, as the loop of a run: gives a function that takes a slot of a category as
-        `try_acquire` does, but if there is none, stands in the line for it. When its turn comes, *wake* is called,
-        from any thread and under no lock, and the slot is kept until the function is called again, for 50 ms at most.
+        `try_acquire` does, but if there is none, stands in the queue for it. When its turn comes, *wake* is called,
+        from any thread and under no lock of the limiter, and the slot is held until the function is called again, for
+        `hold_seconds` at most.
 
-        Only those who stand in the line are woken, not who gives back a slot that it could not use after all.
-        Leaving the ``with`` block leaves the line; slots that were taken are still to be released.
+        Only those who stand in the queue are woken, not who gives back a slot that it could not use after all.
+        Leaving the ``with`` block leaves the queue; slots that were taken are still to be released.
         """
-        places: dict[str | None, _Place] = {}
+        waiters: dict[str | None, _Waiter] = {}
 
         def ask(category: str | None) -> bool:
-            place = places.setdefault(category, _Place(category, wake, _PATIENCE))
-            taken = self._ask(place)
+            waiter = waiters.setdefault(category, _Waiter(category, wake, self._hold_seconds))
+            taken = self._ask(waiter)
             if taken:
-                del places[category]
+                del waiters[category]
             return taken
 
         try:
             yield ask
         finally:
-            self._give_up(places.values())
+            self._give_up(waiters.values())
 
     def statistics(self) -> LimiterStatistics:
         """How far the limits are used up now."""
         with self._lock:
-            held, waiting = self._held(), Counter(place.category for place in self._line)
+            held, waiting = self._held(), Counter(waiter.category for waiter in self._queue)
         categories = {
             category: Occupancy(self._category_limits.get(category), held[category], waiting[category])
             for category in [*self._category_limits, *(held.keys() | waiting.keys()) - self._category_limits.keys()]
@@ -185,78 +185,70 @@ class ConcurrencyLimiter:
         told = [_told(now.total), *(f"{category!r} {_told(one)}" for category, one in now.categories.items())]
         return f"<ConcurrencyLimiter {'; '.join(told)}>"
 
-    def _ask(self, place: _Place) -> bool:
-        """Whether *place*, which enters the line if need be, has got its slot, and has left the line with it."""
+    def _ask(self, waiter: _Waiter) -> bool:
+        """Whether *waiter*, which enters the queue if need be, has got its slot, and has left the queue with it."""
         with self._lock:
-            joins = not place.has_slot and place not in self._line
-            if joins:
-                place.not_before = -math.inf
-                self._line.append(place)
-            woken = self._settle(asking=place)
-            taken = place.has_slot
-            if taken and place in self._line:
-                self._line.remove(place)
-            elif joins and place.patience is not None and any(one.kept_until is not None for one in self._line):
-                now = time.monotonic()
-                place.not_before = now + _PAUSE
-                self._look_again_in_time(now)
-        _wake(one for one in woken if one is not place)
+            if not waiter.has_slot and waiter not in self._queue:
+                self._queue.append(waiter)
+            woken = self._grant(asking=waiter)
+            taken = waiter.has_slot
+            if taken and waiter in self._queue:
+                self._queue.remove(waiter)
+        _wake(one for one in woken if one is not waiter)
         return taken
 
-    def _give_up(self, places: Iterable[_Place]) -> None:
-        """Whatever *places* have come to, the line and the slots are as if they had never asked."""
+    def _give_up(self, waiters: Iterable[_Waiter]) -> None:
+        """Whatever *waiters* have come to, the queue and the slots are as if they had never asked."""
         with self._lock:
-            for place in places:
-                self._drop(place)
-            woken = self._settle()
+            for waiter in waiters:
+                self._drop(waiter)
+            woken = self._grant()
         _wake(woken)
 
     def _look_again(self) -> None:
         """On the thread of a timer."""
         with self._lock:
             self._look_at = math.inf
-            woken = self._settle()
+            woken = self._grant()
         _wake(woken)
 
     # The caller of what follows holds the lock.
 
-    def _settle(self, asking: _Place | None = None) -> list[_Place]:
-        """Keep what is free for those in the line, first come first served; those who are to be woken for it."""
+    def _grant(self, asking: _Waiter | None = None) -> list[_Waiter]:
+        """Hold what is free for those in the queue, first come first served; those who are to be woken for it."""
         now = time.monotonic()
-        for place in [*self._line]:
-            if place is not asking and place.kept_until is not None and place.kept_until <= now:
-                self._drop(place)
-        woken: list[_Place] = []
+        for waiter in [*self._queue]:
+            if waiter is not asking and waiter.held_until is not None and waiter.held_until <= now:
+                self._drop(waiter)
+        woken: list[_Waiter] = []
         free = self._global_limit - self._taken.total()
-        for place in self._line:
+        for waiter in self._queue:
             if len(woken) == free:
                 break
-            if not place.has_slot and place.not_before <= now and self._has_room(place.category):
-                self._taken[place.category] += 1
-                place.has_slot = True
-                place.kept_until = None if place.patience is None else now + place.patience
-                woken.append(place)
+            if not waiter.has_slot and self._has_room(waiter.category):
+                self._taken[waiter.category] += 1
+                waiter.has_slot = True
+                waiter.held_until = None if waiter.hold_seconds is None else now + waiter.hold_seconds
+                woken.append(waiter)
         self._look_again_in_time(now)
         return woken
 
     def _look_again_in_time(self, now: float) -> None:
-        """Have the line move on where nothing but time lets it."""
-        waiting = [place for place in self._line if not place.has_slot]
-        kept = [place.kept_until for place in self._line if place.kept_until is not None]
-        due = min([*kept, *(place.not_before for place in waiting if place.not_before > now)], default=math.inf)
-        if waiting and due < self._look_at:
+        """Have the queue move on where nothing but time lets it."""
+        due = min([waiter.held_until for waiter in self._queue if waiter.held_until is not None], default=math.inf)
+        if due < self._look_at and any(not waiter.has_slot for waiter in self._queue):
             timer = threading.Timer(due - now, self._look_again)
             timer.daemon = True
             with suppress(RuntimeError):  # the interpreter is ending, and starts no more threads
                 timer.start()
                 self._look_at = due
 
-    def _drop(self, place: _Place) -> None:
-        if place in self._line:
-            self._line.remove(place)
-        if place.has_slot:
-            place.has_slot, place.kept_until = False, None
-            self._free(place.category)
+    def _drop(self, waiter: _Waiter) -> None:
+        if waiter in self._queue:
+            self._queue.remove(waiter)
+        if waiter.has_slot:
+            waiter.has_slot, waiter.held_until = False, None
+            self._free(waiter.category)
 
     def _free(self, category: str | None) -> None:
         self._taken[category] -= 1
@@ -268,54 +260,12 @@ class ConcurrencyLimiter:
         return limit is None or self._taken[category] < limit
 
     def _held(self) -> Counter[str | None]:
-        return self._taken - Counter(place.category for place in self._line if place.has_slot)
+        return self._taken - Counter(waiter.category for waiter in self._queue if waiter.has_slot)
 
 
-class LimiterGate:
-    """How a run obeys *limiter*. *categories* has that of the job of each index."""
-
-    def __init__(self, limiter: ConcurrencyLimiter, categories: Mapping[int, str | None]) -> None:
-        self._limiter = limiter
-        self._categories = categories
-        self._ask: Callable[[str | None], bool]
-        self._inside: set[int] = set()
-
-    @contextmanager
-    def waking(self, wake: Callable[[], None]) -> Iterator[None]:
-        """Call *wake* when a slot that was asked for is there."""
-        with self._limiter.waking(wake) as self._ask:
-            yield
-
-    def wait(self, job: Job) -> float:  # noqa: ARG002 - a slot cannot be promised, only taken
-        """Whoever asks takes part in the line, so there is nothing to say before."""
-        return 0.0
-
-    def enter(self, job: Job) -> float:
-        """Inf where no slot is free: *wake* says when."""
-        if not self._ask(self._categories[job.index]):
-            return math.inf
-        self._inside.add(job.index)
-        return 0.0
-
-    def leave(self, job: Job) -> None:
-        """Give the slot of *job* back, if it has one."""
-        if job.index in self._inside:
-            self._inside.remove(job.index)
-            self._limiter.release(self._categories[job.index])
-
-    def done(self, job: Job) -> None:
-        """It holds nothing any more."""
-
-
-def _checked(name: str, limit: int) -> int:
-    if not isinstance(limit, int) or isinstance(limit, bool) or limit < 1:
-        raise ValueError(f"{name} must be a whole number from 1, got {limit!r}")
-    return limit
-
-
-def _wake(places: Iterable[_Place]) -> None:
-    for place in places:
-        place.wake()
+def _wake(waiters: Iterable[_Waiter]) -> None:
+    for waiter in waiters:
+        waiter.wake()
 
 
 def _told(one: Occupancy) -> str:

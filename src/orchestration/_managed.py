@@ -1,4 +1,4 @@
-"""Managed runs: every prompt is a task with a state, retries and its place in the limits, on the dispatcher of all."""
+"""Managed runs: every prompt is a task with a state, retries and its place in the limits, on the one engine."""
 
 from __future__ import annotations
 
@@ -8,26 +8,53 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, Unpack
 
-from claude_client import Content, InterruptToken, ParallelInterrupt, ParallelInvocationError
-from claude_client._engine.jobs import jobs_of
-from claude_client._engine.threads import Chore, Gate, Run
-from claude_client._sdk.client import shared_client
-from claude_client._values.request import DEFAULT_MODEL, Request, check_callback, request_builder, seconds, whole_number
-from claude_client._verbs.parallel import MOST_WORKERS, ResultCallback, workers_of
+from claude_client import Content, InterruptToken, ParallelInterrupt, ParallelInvocationError, PromptOptions
+from claude_client._values.checks import check_callback, seconds, whole_number
+from claude_client._values.options import ResultCallback
+from claude_client._values.request import DEFAULT_MODEL, Request
+from claude_client._verbs.fan_out import (
+    MOST_WORKERS,
+    Periodic,
+    Run,
+    run_of,
+    tell,
+    workers_of,
+)
 from claude_client._verbs.progress import progress_of
+from claude_client._verbs.requests import request_builder
 from claude_client._verbs.stall import StallCallback
 from task_state import TaskInfo, TaskState, TaskTracker
 
-from ._books import Books, ManagedResults
 from ._journal import Journal
-from ._limiter import ConcurrencyLimiter, LimiterGate
-from ._reconcile import Prompt, Reconcile, Reconciliation, generated_id, identified, wanted
+from ._limiter import ConcurrencyLimiter
+from ._limiter_gate import LimiterGate
+from ._reconcile import Prompt, Reconcile, drop_unwanted, generated_id, identified, wanted
+from ._recorder import ManagedResults, TaskRecorder
 from ._retrying import patient_policy
 from ._stalls import stall_watch
 
 _log = logging.getLogger("orchestration")
+
+
+class ManagedOptions(PromptOptions, total=False):
+    """What a managed run can be told besides: what holds for all prompts, and how the run is managed."""
+
+    #: Milliseconds before the second attempt, and at most. If left out: 1000 and 10000.
+    base_delay_ms: float
+    max_delay_ms: float
+    reconcile: Reconcile | None
+    #: Seconds. None, or left out: *reconcile* is asked once.
+    reconcile_interval: float | None
+    #: Seconds. None, or left out: not watched.
+    stall_timeout: float | None
+    on_stall: StallCallback | None
+    tracker: TaskTracker | None
+    journal: str | os.PathLike[str] | None
+    interrupt_token: InterruptToken | None
+    on_result: ResultCallback | None
+    progress: bool
 
 
 def invoke_parallel_managed(
@@ -38,36 +65,31 @@ def invoke_parallel_managed(
     max_workers: int = 5,
     shared_system: Content | None = None,
     cache_shared_system: bool = False,
-    max_retries: int = 3,
-    base_delay_ms: float = 1000,
-    max_delay_ms: float = 10000,
-    timeout: float | None = None,
-    reconcile: Reconcile | None = None,
-    reconcile_interval: float | None = None,
     concurrency_limiter: ConcurrencyLimiter | None = None,
-    stall_timeout: float | None = None,
-    on_stall: StallCallback | None = None,
-    tracker: TaskTracker | None = None,
-    journal: str | os.PathLike[str] | None = None,
-    interrupt_token: InterruptToken | None = None,
-    on_result: ResultCallback | None = None,
-    progress: bool = False,
+    **options: Unpack[ManagedOptions],
 ) -> ManagedResults:
     """
     Ask all *prompts* as tasks that are tracked, retried, limited by category, watched and, with a journal, resumed.
 
     A task that fails is None in the results, with its error in `.errors`; nothing is raised for it. One that waits,
     for its category or for its next attempt, holds no thread and no slot. All callbacks come on this thread; one that
-    raises is logged and loses no answer, and one that takes long keeps other tasks from being started.
+    raises is logged and loses no answer, and one that takes long delays no request, only the callbacks after it, and
+    the states in *tracker* with them.
 
     Args:
         prompts:
             As in `claude_client.invoke_parallel`. Their `task_id`, unique, names the task; without one it is
             ``prompts[<index>]``. Their `category` is for *concurrency_limiter*.
 
-        model, max_tokens, shared_system, cache_shared_system, timeout, progress: As in `claude_client.invoke_parallel`.
+        model, max_tokens, shared_system, cache_shared_system: As in `claude_client.invoke_parallel`.
 
         max_workers: Most requests under way at once: at most 10, or the limiter's `global_limit` where that is more.
+
+        concurrency_limiter:
+            Bounds what runs at once, together with all others that use the same limiter.
+
+        options:
+            Any parameter of `claude_client.invoke_claude` for all prompts that do not set their own, and what follows.
 
         max_retries, base_delay_ms, max_delay_ms:
             As in `invoke_with_retry`; a prompt may set its own `max_retries`. A `retry-after` of any length is waited
@@ -80,10 +102,6 @@ def invoke_parallel_managed(
         reconcile_interval:
             Seconds after which *reconcile* is asked again, and again, about what is unfinished. What it drops then is
             stopped, in flight too; what it changes is not. None: it is asked once.
-
-        concurrency_limiter:
-            Bounds what runs at once, together with all others that use the same limiter. A callback of this run must
-            not wait for a slot of it: this thread gives them back.
 
         stall_timeout:
             Seconds without any event of the stream but pings until an attempt is ended at its socket, and counts as
@@ -108,6 +126,8 @@ def invoke_parallel_managed(
             Called with index and answer (or error) of each task as it ends, of those too that the journal had. Not for
             those that *reconcile* drops before anything is sent.
 
+        progress: As in `claude_client.invoke_parallel`.
+
     Returns:
         The answers in prompt order with `.errors`, `.cancelled`, `.usage` (that of earlier runs included, where the
         journal had an answer) and `.tracker`.
@@ -122,66 +142,10 @@ def invoke_parallel_managed(
             is.
         ParallelInterrupt: On Ctrl-C, a KeyboardInterrupt with `.results`.
     """
-    for name, callback in (("reconcile", reconcile), ("on_stall", on_stall), ("on_result", on_result)):
-        check_callback(name, callback)
     _check_kind("concurrency_limiter", concurrency_limiter, ConcurrencyLimiter)
-    _check_kind("tracker", tracker, TaskTracker)
-    for name, span in (("stall_timeout", stall_timeout), ("reconcile_interval", reconcile_interval)):
-        if span is not None:
-            seconds(name, span)
-    if reconcile is None and reconcile_interval is not None:
-        raise ValueError("reconcile_interval is given, but no reconcile to call")
-    workers = workers_of(max_workers, max(MOST_WORKERS, _limit_of(concurrency_limiter)))
-    policy = patient_policy(whole_number("max_retries", max_retries, 0), base_delay_ms, max_delay_ms)
-    build = request_builder(
-        shared_system=shared_system,
-        cache_shared_system=cache_shared_system,
-        model=model,
-        max_tokens=max_tokens,
-        max_retries=max_retries,
-        timeout=timeout,
-    )
-    tasks = identified(prompts)
-    tracker = _tracked(tasks, tracker, max_retries)
-    kept = wanted(reconcile, tasks, tracker) if reconcile else tasks
-    requests = _requests(tasks, kept, build, watched=stall_timeout is not None)
-    with ExitStack() as stack:
-        books = Books([*tasks], tracker, stack.enter_context(progress_of(len(tasks), shown=progress)), on_result)
-        opened = stack.enter_context(Journal(journal, [*requests.values()])) if journal is not None else None
-        stack.enter_context(_closing(books))
-        requests = books.opened(opened, requests)
-        if not requests:
-            return books.results()
-        jobs, cache_gate = jobs_of(
-            stack.enter_context(shared_client()),
-            requests,
-            policy_of=lambda own: replace(policy, max_retries=min(own.max_retries, tracker.max_retries)),
-        )
-        gates: list[Gate] = [cache_gate]
-        if concurrency_limiter:  # goes first: one that waits for a slot must not be one whom others wait for
-            gates.insert(0, LimiterGate(concurrency_limiter, {i: own.category for i, own in requests.items()}))
-        chores: list[Chore] = []
-        if stall_timeout is not None:
-            chores.append(stall_watch(stall_timeout, partial(_tell_of_stall, [*tasks], on_stall)))
-        if reconcile and reconcile_interval is not None:
-            chores.append(Reconciliation(reconcile, reconcile_interval, kept, tracker, books.fail))
-        run = books.run = Run(
-            jobs,
-            max_workers=workers,
-            gates=gates,
-            on_start=books.started,
-            on_retry=books.failed,
-            on_outcome=books.ended,
-            chores=chores,
-        )
-        stack.enter_context(
-            _cancelled_by(tracker, run, {task_id: i for i, task_id in enumerate(tasks) if i in requests})
-        )
-        run.to_the_end(interrupt_token)
-    results = books.results(interrupted=run.interrupted)
-    if books.failure:
-        raise ParallelInvocationError(f"The run was stopped: {books.failure}", results=results) from books.failure
-    return results
+    named: dict[str, Any] = {"model": model, "max_tokens": max_tokens}
+    shared = {"shared_system": shared_system, "cache_shared_system": cache_shared_system}
+    return _managed(prompts, max_workers, concurrency_limiter, **{**named, **shared, **options})
 
 
 def invoke_parallel_with_reconciliation(
@@ -192,19 +156,7 @@ def invoke_parallel_with_reconciliation(
     max_workers: int = 5,
     shared_system: Content | None = None,
     cache_shared_system: bool = False,
-    max_retries: int = 3,
-    base_delay_ms: float = 1000,
-    max_delay_ms: float = 10000,
-    timeout: float | None = None,
-    reconcile: Reconcile | None = None,
-    reconcile_interval: float | None = None,
-    stall_timeout: float | None = None,
-    on_stall: StallCallback | None = None,
-    tracker: TaskTracker | None = None,
-    journal: str | os.PathLike[str] | None = None,
-    interrupt_token: InterruptToken | None = None,
-    on_result: ResultCallback | None = None,
-    progress: bool = False,
+    **options: Unpack[ManagedOptions],
 ) -> ManagedResults:
     """`invoke_parallel_managed` without a limiter."""
     return invoke_parallel_managed(
@@ -214,38 +166,107 @@ def invoke_parallel_with_reconciliation(
         max_workers=max_workers,
         shared_system=shared_system,
         cache_shared_system=cache_shared_system,
-        max_retries=max_retries,
-        base_delay_ms=base_delay_ms,
-        max_delay_ms=max_delay_ms,
-        timeout=timeout,
-        reconcile=reconcile,
-        reconcile_interval=reconcile_interval,
-        stall_timeout=stall_timeout,
-        on_stall=on_stall,
-        tracker=tracker,
-        journal=journal,
-        interrupt_token=interrupt_token,
-        on_result=on_result,
-        progress=progress,
+        **options,
     )
 
 
+def _managed(
+    prompts: Sequence[Mapping[str, Any]],
+    max_workers: int,
+    limiter: ConcurrencyLimiter | None,
+    *,
+    max_retries: int = 3,
+    base_delay_ms: float = 1000,
+    max_delay_ms: float = 10000,
+    reconcile: Reconcile | None = None,
+    reconcile_interval: float | None = None,
+    stall_timeout: float | None = None,
+    on_stall: StallCallback | None = None,
+    tracker: TaskTracker | None = None,
+    journal: str | os.PathLike[str] | None = None,
+    interrupt_token: InterruptToken | None = None,
+    on_result: ResultCallback | None = None,
+    progress: bool = False,
+    **for_all: Any,
+) -> ManagedResults:
+    _check_callbacks(reconcile=reconcile, on_stall=on_stall, on_result=on_result)
+    _check_spans(stall_timeout=stall_timeout, reconcile_interval=reconcile_interval)
+    _check_kind("tracker", tracker, TaskTracker)
+    if reconcile is None and reconcile_interval is not None:
+        raise ValueError("reconcile_interval is given, but no reconcile to call")
+    workers = workers_of(max_workers, max(MOST_WORKERS, _limit_of(limiter)))
+    retry = patient_policy(whole_number("max_retries", max_retries, 0), base_delay_ms, max_delay_ms)
+    build = request_builder(max_retries=max_retries, retry=retry, **for_all)
+    tasks = identified(prompts)
+    tracker = _tracked(tasks, tracker, max_retries)
+    kept = wanted(reconcile, tasks, tracker) if reconcile else tasks
+    requests = _requests(tasks, kept, build, tracker, watched=stall_timeout is not None)
+    with ExitStack() as stack:
+        move_bar = stack.enter_context(progress_of(len(tasks), shown=progress))
+        opened = stack.enter_context(Journal(journal, [*requests.values()])) if journal is not None else None
+        places = {index: place for place, index in enumerate(requests)}
+        recorder = TaskRecorder([*tasks], tracker, opened, places, move_bar, on_result)
+        with _closing(recorder):
+            recorder.drop(index for index in range(len(tasks)) if index not in requests)
+            recorder.restore()
+        asked = {index: request for index, request in requests.items() if index not in recorder.outcomes}
+        if not asked:
+            return recorder.results()
+        run = stack.enter_context(
+            run_of(
+                asked,
+                max_workers=workers,
+                # First, as one that waits for a slot must not be one whom others wait for.
+                gates=[LimiterGate(limiter)] if limiter else [],
+                on_start=recorder.started,
+                on_retry=recorder.failed,
+                on_outcome=recorder.ended,
+                keep=recorder.keep if opened else None,
+            )
+        )
+        stack.enter_context(_closing(recorder, run))
+        stack.enter_context(
+            _cancelled_by(tracker, run, {task_id: index for index, task_id in enumerate(tasks) if index in asked})
+        )
+        if stall_timeout is not None:
+            stack.enter_context(stall_watch(run, stall_timeout, partial(_tell_of_stall, [*tasks], on_stall)))
+        periodic = None
+        if reconcile and reconcile_interval is not None:
+            periodic = Periodic(reconcile_interval, partial(drop_unwanted, reconcile, kept, tracker))
+        run.run(interrupt_token, periodic)
+    results = recorder.results(interrupted=run.interrupted)
+    if run.failure:
+        raise ParallelInvocationError(f"The run was stopped: {run.failure}", results=results) from run.failure
+    return results
+
+
 @contextmanager
-def _closing(books: Books) -> Iterator[None]:
-    """Book all there is, whatever breaks off a run; Ctrl-C has the results with it."""
+def _closing(recorder: TaskRecorder, run: Run | None = None) -> Iterator[None]:
+    """Record all there is, whatever breaks off a run; Ctrl-C has the results with it."""
     try:
         yield
     except KeyboardInterrupt as interrupt:
-        books.close()
-        raise ParallelInterrupt(*interrupt.args, results=books.results(interrupted=True)) from None
+        recorder.close(run.outcomes if run else {})
+        raise ParallelInterrupt(*interrupt.args, results=recorder.results(interrupted=True)) from None
     except BaseException:
-        if books.run:  # else nothing was sent, and the same tasks may be asked again
-            books.close()
+        if run:  # else nothing was sent, and the same tasks may be asked again
+            recorder.close(run.outcomes)
         raise
 
 
 def _limit_of(limiter: ConcurrencyLimiter | None) -> int:
     return (limiter.statistics().total.limit or 0) if limiter else 0
+
+
+def _check_callbacks(**callbacks: Any) -> None:
+    for name, callback in callbacks.items():
+        check_callback(name, callback)
+
+
+def _check_spans(**spans: float | None) -> None:
+    for name, span in spans.items():
+        if span is not None:
+            seconds(name, span)
 
 
 def _check_kind(name: str, value: Any, kind: type) -> None:
@@ -271,10 +292,11 @@ def _requests(
     tasks: Iterable[str],
     kept: Mapping[str, Prompt],
     build: Callable[[int, Mapping[str, Any]], Request],
+    tracker: TaskTracker,
     *,
     watched: bool,
 ) -> dict[int, Request]:
-    """The request of each task that is kept, by its index; streamed, where signs of life are *watched* for."""
+    """The request of each task that is kept, by its index; streamed, where its activity is *watched*."""
     requests = {}
     for index, task_id in enumerate(tasks):
         if task_id in kept:
@@ -282,7 +304,8 @@ def _requests(
             if task_id == generated_id(index):  # not the caller's, and another in another list of prompts
                 del prompt["task_id"]
             request = build(index, prompt)
-            requests[index] = replace(request, streaming=True) if watched else request
+            retry = request.retry.at_most(min(request.retry.max_retries, tracker.max_retries))
+            requests[index] = replace(request, retry=retry, streaming=watched or request.streaming)
     return requests
 
 
@@ -305,9 +328,6 @@ def _cancelled_by(tracker: TaskTracker, run: Run, indices: Mapping[str, int]) ->
 
 
 def _tell_of_stall(ids: Sequence[str], on_stall: StallCallback | None, index: int, idle: float) -> None:
-    _log.warning("%s showed no sign of life for %.1f s: its attempt was ended", ids[index], idle)
+    _log.warning("%s showed no activity for %.1f s: its attempt was ended", ids[index], idle)
     if on_stall:
-        try:
-            on_stall(ids[index], idle)
-        except Exception:  # noqa: BLE001 - a user's callback
-            _log.exception("on_stall failed for %s", ids[index])
+        tell(on_stall, "on_stall", ids[index], ids[index], idle)

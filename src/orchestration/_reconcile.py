@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import math
-import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from claude_client._engine.threads import Job
-from claude_client._values.content import plain
-from claude_client._values.request import prompt_list
+from claude_client._values.content import to_json_value
+from claude_client._verbs.requests import prompt_list
 from task_state import InvalidTransitionError, TaskTracker
 
 Prompt = dict[str, Any]
@@ -45,7 +42,7 @@ def identified(prompts: Sequence[Mapping[str, Any]]) -> dict[str, Prompt]:
             raise ValueError(f"prompts[{i}]: category must be a str or None, got {category!r}")
         if task_id in found:
             raise ValueError(f"prompts[{i}]: the task_id {task_id!r} is there twice")
-        found[task_id] = {**plain(prompt), "task_id": task_id}
+        found[task_id] = {**to_json_value(prompt), "task_id": task_id}
     return found
 
 
@@ -66,49 +63,16 @@ def wanted(reconcile: Reconcile, prompts: Mapping[str, Prompt], tracker: TaskTra
             raise ValueError(f"reconcile returned, at {i}, a prompt with an unknown task_id: {task_id!r}")
         if task_id in kept:
             raise ValueError(f"reconcile returned the task_id {task_id!r} twice")
-        kept[task_id] = plain(prompt)
+        kept[task_id] = to_json_value(prompt)
     return kept
 
 
-class Reconciliation:
+def drop_unwanted(reconcile: Reconcile, prompts: Mapping[str, Prompt], tracker: TaskTracker) -> None:
     """
-    A chore that asks *reconcile* every *interval* seconds about the prompts that are not finished, and cancels the
-    tasks that it drops. What it changes in the others is too late.
-
-    Args:
-        on_failure: Called with what *reconcile*, or the check of what it gives, raises. It is not asked again then.
+    Ask *reconcile* about those of *prompts* that are not finished, and cancel the tasks that it drops. What it changes
+    in the others is too late.
     """
-
-    def __init__(
-        self,
-        reconcile: Reconcile,
-        interval: float,
-        prompts: Mapping[str, Prompt],
-        tracker: TaskTracker,
-        on_failure: Callable[[Exception], object],
-    ) -> None:
-        self._reconcile = reconcile
-        self._interval = interval
-        self._prompts = prompts
-        self._tracker = tracker
-        self._on_failure = on_failure
-        self._due = time.monotonic() + interval
-
-    def __call__(self, _: Collection[Job]) -> float:
-        if time.monotonic() >= self._due:
-            self._due = math.inf
-            try:
-                self._ask()
-            except Exception as failed:  # noqa: BLE001 - a user's callback
-                self._on_failure(failed)
-            else:
-                self._due = time.monotonic() + self._interval
-        return self._due
-
-    def _ask(self) -> None:
-        unfinished = {
-            task_id: prompt for task_id, prompt in self._prompts.items() if not self._tracker.get(task_id).finished
-        }
-        for task_id in unfinished.keys() - wanted(self._reconcile, unfinished, self._tracker).keys():
-            with suppress(InvalidTransitionError):  # it was finished meanwhile
-                self._tracker.cancel(task_id)
+    unfinished = {task_id: prompt for task_id, prompt in prompts.items() if not tracker.get(task_id).finished}
+    for task_id in unfinished.keys() - wanted(reconcile, unfinished, tracker).keys():
+        with suppress(InvalidTransitionError):  # it was finished meanwhile
+            tracker.cancel(task_id)

@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Unpack
 
 from claude_client import ApiParams, ClaudeResponse, Content, InterruptToken
-from claude_client._engine.flow import run
-from claude_client._values.request import DEFAULT_MODEL, build_request
+from claude_client._values.request import DEFAULT_MODEL
 from claude_client._values.retry import RetryPolicy, compute_backoff_delay
+from claude_client._verbs.invoke import ask
+from claude_client._verbs.requests import build_request
 
 CONTINUATION_MS = compute_backoff_delay(1, is_continuation=True) * 1000
 
@@ -27,7 +28,8 @@ def patient_policy(max_retries: int, base_delay_ms: float, max_delay_ms: float) 
         base_ms=base_delay_ms,
         max_ms=max_delay_ms,
         longest_retry_after=math.inf,
-        forgiving=False,
+        free_429_retries=False,
+        retries_per_turn=False,
     )
 
 
@@ -48,7 +50,7 @@ def invoke_with_retry(
     messages: Sequence[Mapping[str, Any]] | None = None,
     timeout: float | None = None,
     interrupt_token: InterruptToken | None = None,
-    **kwargs: Unpack[ApiParams],
+    **options: Unpack[ApiParams],
 ) -> ClaudeResponse:
     """
     Like `claude_client.invoke_claude`, with more patience: a pause that the API asks for is waited for however long
@@ -67,6 +69,9 @@ def invoke_with_retry(
         ValueError: For bad input, before any request, or if there are no credentials.
         ClaudeInvocationError: If there is no whole answer. What cannot succeed is not tried again.
     """
+    policy = patient_policy(max_retries, base_delay_ms, max_delay_ms)
+    if is_continuation:
+        policy = patient_policy(max_retries, CONTINUATION_MS, CONTINUATION_MS)
     request = build_request(
         prompt=prompt,
         model=model,
@@ -78,10 +83,8 @@ def invoke_with_retry(
         cache_prompt=cache_prompt,
         messages=messages,
         max_retries=max_retries,
+        retry=policy,
         timeout=timeout,
-        **kwargs,
+        **options,
     )
-    policy = patient_policy(max_retries, base_delay_ms, max_delay_ms)
-    if is_continuation:
-        policy = patient_policy(max_retries, CONTINUATION_MS, CONTINUATION_MS)
-    return run(request, token=interrupt_token, policy=policy)
+    return ask(request, token=interrupt_token)

@@ -1,32 +1,49 @@
-"""Ends the attempts of a run that show no sign of life."""
+"""Ends the attempts of a run that show no activity."""
 
 from __future__ import annotations
 
 import math
+import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 
-from claude_client._engine.threads import Chore, Job
+from claude_client._verbs.fan_out import Run
 
 
-def stall_watch(timeout: float, on_stall: Callable[[int, float], object]) -> Chore:
+@contextmanager
+def stall_watch(run: Run, timeout: float, on_stall: Callable[[int, float], object]) -> Iterator[None]:
     """
-    A chore that ends each attempt with nothing but silence or pings for *timeout* seconds, and then calls *on_stall*
-    with the index of its job and its idle seconds, once. The clock of an attempt starts when it is sent.
+    For the length of a `with` block: end each attempt of *run* with nothing but silence or pings for *timeout* seconds,
+    and then have *on_stall* called, on the thread of the run's callbacks, with the index of its job and its idle
+    seconds, once. The clock of an attempt starts when it is sent.
     """
+    ended = threading.Event()
 
-    def look(under_way: Collection[Job]) -> float:
-        now, soonest = time.monotonic(), math.inf
-        for job in under_way:
-            operation = job.operation
-            if operation.ended or job.came is not None:  # it is over, and only not dealt with yet
-                continue
-            alive_at = now if operation.alive_at is None else operation.alive_at
-            if now - alive_at >= timeout:
-                operation.end("stalled")
-                on_stall(job.index, now - alive_at)
-            else:
-                soonest = min(soonest, alive_at + timeout)
-        return soonest
+    def watch() -> None:
+        while not ended.wait(_end_stalled(run, timeout, on_stall)):
+            pass
 
-    return look
+    thread = threading.Thread(target=watch, name="claude_client stall watch", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def _end_stalled(run: Run, timeout: float, on_stall: Callable[[int, float], object]) -> float:
+    """End what is stalled now; the seconds after which something else may be."""
+    now, soonest = time.monotonic(), math.inf
+    for attempt, index in run.under_way:
+        last_event_at = attempt.last_event_at
+        if attempt.aborted or attempt.ended_at is not None or last_event_at is None:
+            continue
+        if now - last_event_at >= timeout:
+            attempt.abort("stalled")
+            run.post(partial(on_stall, index, now - last_event_at))
+        else:
+            soonest = min(soonest, last_event_at + timeout)
+    return min(soonest - now, timeout, threading.TIMEOUT_MAX)

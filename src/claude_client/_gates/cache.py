@@ -4,73 +4,77 @@ from __future__ import annotations
 
 import math
 import threading
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
-from typing import Any
+from dataclasses import dataclass
 
-from claude_client._engine.threads import Job
-
-from .per_client import PerClient
-from .prefix import Prefix
+from claude_client._gates.gate import Wait
+from claude_client._values.attempt import Attempt, Event
+from claude_client._values.request import Prefix, Request
 
 # An entry is not counted on in its last seconds: a request takes some to arrive.
 _MARGIN = 10.0
 
+_FOR_THE_WRITER = Wait(math.inf, "cache writer")
 
-class Primed:
+
+@dataclass(slots=True, eq=False)
+class CachePermit:
+    """Leave to be the one request that writes *prefix* to the cache, while all others that share it wait."""
+
+    gate: CacheGate
+    prefix: Prefix
+
+    def on_event(self, attempt: Attempt, event: Event) -> None:
+        """The entry can be read once the answer has begun. It lives from when the request was sent."""
+        if event == "sending":
+            attempt.must_stream = True  # its first event comes long before its last
+        elif event == "begun" and attempt.sent_at is not None:
+            self.gate.written(self, attempt.sent_at)
+
+    def settle(self, attempt: Attempt) -> None:  # noqa: ARG002 - "begun" has told all there is to know
+        """If the prefix was not written, the next that asks may write it."""
+        self.gate.release(self)
+
+
+class CacheGate:
     """
-    What this process has put into the cache of one client, and who is about to. Any thread may call any method.
+    What this process has put into the cache of one client, and who is about to. Requests without a `prefix` just pass.
 
-    An entry can be read once the answer that writes it has begun, and lives from the start of the request that wrote
-    or last read it.
+    A writer that fails before its answer has begun makes room for the next. Any thread may call any method.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
+    def __init__(self) -> None:
         self._lock = threading.Lock()  # guards everything below
-        self._used: dict[Prefix, float] = {}
-        self._primers: dict[Prefix, object] = {}
+        self._used_at: dict[Prefix, float] = {}
+        self._writers: dict[Prefix, CachePermit] = {}
         self._wakers: set[Callable[[], None]] = set()
 
-    def may_go(self, prefix: Prefix, who: object) -> bool:
-        """Whether *who* may send now: the prefix can be read, or *who* is the one to write it."""
+    def would_wait(self, request: Request, now: float) -> Wait | None:
+        """Until the writer's answer begins, if there is a writer."""
+        prefix = request.prefix
+        if prefix is None:
+            return None
         with self._lock:
-            if self._is_primed(prefix):
-                self._used[prefix] = self._clock()
-                return True
-            return self._primers.setdefault(prefix, who) is who
+            return None if self._is_readable(prefix, now) or prefix not in self._writers else _FOR_THE_WRITER
 
-    def could_go(self, prefix: Prefix, who: object) -> bool:
-        """Whether `may_go` would say so; nothing is changed by asking."""
+    def admit(self, request: Request, now: float) -> CachePermit | Wait | None:
+        """A permit for who is to write the prefix; None for who can read it, or has none."""
+        prefix = request.prefix
+        if prefix is None:
+            return None
         with self._lock:
-            return self._is_primed(prefix) or self._primers.get(prefix, who) is who
-
-    def is_primer(self, prefix: Prefix, who: object) -> bool:
-        """Whether *who* is the one whose answer all others wait for."""
-        with self._lock:
-            return self._primers.get(prefix) is who
-
-    def begun(self, prefix: Prefix, since: float) -> None:
-        """The answer to the request sent at *since* has begun: what it wrote can be read."""
-        with self._lock:
-            self._used[prefix] = since
-            self._primers.pop(prefix, None)
-            self._forget_expired()
-        self._wake()
-
-    def gone(self, prefix: Prefix, who: object) -> None:
-        """*who* will not write the prefix, if it was to: the next may."""
-        with self._lock:
-            if self._primers.get(prefix) is not who:
-                return
-            del self._primers[prefix]
-        self._wake()
+            if self._is_readable(prefix, now):
+                self._used_at[prefix] = now
+                return None
+            if prefix in self._writers:
+                return _FOR_THE_WRITER
+            permit = self._writers[prefix] = CachePermit(self, prefix)
+            return permit
 
     @contextmanager
     def waking(self, wake: Callable[[], None]) -> Iterator[None]:
-        """Call *wake* whenever somebody who waits may go."""
+        """Call *wake* whenever a prefix can be read, or somebody else may write it."""
         with self._lock:
             self._wakers.add(wake)
         try:
@@ -79,63 +83,24 @@ class Primed:
             with self._lock:
                 self._wakers.discard(wake)
 
-    def now(self) -> float:
-        return self._clock()
-
-    def _is_primed(self, prefix: Prefix) -> bool:
-        used = self._used.get(prefix)
-        return used is not None and self._clock() < used + prefix.lifetime - _MARGIN
-
-    def _forget_expired(self) -> None:
-        for prefix in [prefix for prefix in self._used if not self._is_primed(prefix)]:
-            del self._used[prefix]
-
-    def _wake(self) -> None:
+    def written(self, permit: CachePermit, sent_at: float) -> None:
+        """The answer to the writer's request, sent at *sent_at*, has begun: what it wrote can be read."""
         with self._lock:
+            self._used_at[permit.prefix] = sent_at
+            for prefix in [prefix for prefix in self._used_at if not self._is_readable(prefix, sent_at)]:
+                del self._used_at[prefix]
+        self.release(permit)
+
+    def release(self, permit: CachePermit) -> None:
+        """The holder of *permit* writes no more. Does nothing where that was said already."""
+        with self._lock:
+            if self._writers.get(permit.prefix) is not permit:
+                return
+            del self._writers[permit.prefix]
             wakers = [*self._wakers]
         for wake in wakers:
             wake()
 
-
-class CacheGate:
-    """The gate of one run: *prefixes* says which prefix the job of each index shares."""
-
-    def __init__(self, prefixes: Mapping[int, Prefix], primed: Primed) -> None:
-        self._prefixes = prefixes
-        self._primed = primed
-        self.waking = primed.waking
-
-    def wait(self, job: Job) -> float:
-        """Inf for a job that has to wait for the answer of another to begin."""
-        prefix = self._prefixes.get(job.index)
-        return 0.0 if prefix is None or self._primed.could_go(prefix, job) else math.inf
-
-    def enter(self, job: Job) -> float:
-        """As `wait`; a job that is let in where nobody has written the prefix is the one to write it."""
-        prefix = self._prefixes.get(job.index)
-        if prefix is None:
-            return 0.0
-        if not self._primed.may_go(prefix, job):
-            return math.inf
-        if self._primed.is_primer(prefix, job):
-            job.operation.must_stream = True  # its first event comes long before its last
-            job.operation.on_begin = partial(self._primed.begun, prefix, self._primed.now())
-            job.operation.on_end = partial(self._primed.gone, prefix, job)
-        return 0.0
-
-    def leave(self, job: Job) -> None:
-        """One that waits elsewhere keeps its place; one whose attempt is over has lost it already, by `on_end`."""
-
-    def done(self, job: Job) -> None:
-        """Where the job was to write the prefix and did not come to it, the next takes its place."""
-        prefix = self._prefixes.get(job.index)
-        if prefix is not None:
-            self._primed.gone(prefix, job)
-
-
-_primed: PerClient[Primed] = PerClient(Primed)
-
-
-def primed_by(client: Any) -> Primed:
-    """What this process has put into the cache by way of *client*."""
-    return _primed.of(client)
+    def _is_readable(self, prefix: Prefix, now: float) -> bool:
+        used_at = self._used_at.get(prefix)
+        return used_at is not None and now < used_at + prefix.lifetime - _MARGIN

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
-from claude_client._values.content import count_breakpoints
-from claude_client._values.request import Request
+from claude_client._values.breakpoints import count_breakpoints
+from claude_client._values.request import Prefix, Request
 
 # The fewest tokens that are cached, by the start of the model's name; the longest start counts. A model that is not
 # here is taken to cache anything.
@@ -37,25 +37,19 @@ _SAMPLING = ("temperature", "top_p", "top_k")
 _LIFETIMES = {"5m": 300.0, "1h": 3600.0}
 
 
-@dataclass(frozen=True, slots=True)
-class Prefix:
-    """A prompt prefix that ends in a cache breakpoint. Equal prefixes share one cache entry."""
-
-    digest: bytes
-    #: Seconds that the API keeps the entry after each use.
-    lifetime: float
-
-
-def shared_prefixes(requests: Sequence[Request]) -> list[Prefix | None]:
+def with_prefixes(requests: Sequence[Request]) -> list[Request]:
     """
-    For each of *requests* the prefix that ends with the shared part of its system prompt.
+    Each of *requests* with the prefix that ends with the shared part of its system prompt.
 
     None where waiting for another call to write it cannot pay: nothing is marked, it is certainly too short to be
     cached, or no other request shares it.
     """
     prefixes = [_prefix(request) for request in requests]
     shared_by = Counter(prefixes)
-    return [prefix if shared_by[prefix] > 1 else None for prefix in prefixes]
+    return [
+        replace(request, prefix=prefix) if prefix and shared_by[prefix] > 1 else request
+        for request, prefix in zip(requests, prefixes, strict=True)
+    ]
 
 
 def _prefix(request: Request) -> Prefix | None:

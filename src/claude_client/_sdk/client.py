@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
-from . import credentials, parameters
+from claude_client._sdk import credentials, parameters
 
 
 class NoCredentialsError(ValueError):
@@ -202,10 +202,10 @@ def _in_this_process(brought: _Shared) -> _Shared:
 
 
 def _observed(client: Any) -> Any:
-    """*client* itself, with a network that tells of its calls and lets them be ended."""
-    from .network import tell_operations  # like the SDK, for those who make calls
+    """*client* itself, with a network that tells attempts what goes on and lets them be aborted."""
+    from claude_client._sdk.network import instrument  # like the SDK, for those who make calls
 
-    tell_operations(client)
+    instrument(client)
     return client
 
 

@@ -1,60 +1,84 @@
-"""The one door to the network: one request in, one message out, every failure in our terms."""
+"""One request in, one message out, every failure in our terms."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
-from claude_client._values import errors
-from claude_client._values.content import plain
-from claude_client._values.errors import ClaudeInvocationError
-from claude_client._values.interrupt import Ending, Operation
-from claude_client._values.options import TextCallback
-from claude_client._values.request import Request
+from claude_client._sdk.client import forget_credentials, no_credentials
+from claude_client._sdk.parameters import create_arguments
+from claude_client._sdk.stream import StreamedMessage
+from claude_client._values.attempt import Answer, Attempt
+from claude_client._values.content import to_json_value
+from claude_client._values.errors import ClaudeInvocationError, aborted, from_sdk
 from claude_client._values.response import text_of
 from claude_client._values.usage import Usage
-
-from .client import forget_credentials, no_credentials
-from .stream import StreamedMessage
-
-if TYPE_CHECKING:
-    from anthropic.types import Message
 
 _SECRET_ATTRIBUTES = ("api_key", "auth_token", "aws_secret_key", "aws_session_token", "access_token")
 # Gateways have names of their own for it.
 _SECRET_WORDS = ("auth", "key", "token", "secret", "cookie")
 
 
-class Answer(NamedTuple):
-    """A whole message and the id of its request."""
-
-    message: Message
-    request_id: str | None
-
-    @property
-    def usage(self) -> Usage:
-        return Usage.of(self.message.usage)
-
-
-def send(client: Any, request: Request, on_text: TextCallback | None, operation: Operation) -> Answer:
+def send(client: Any, attempt: Attempt) -> None:
     """
-    Make *request* once on the SDK's *client*, as *operation*, and return the whole message.
+    Send the request of *attempt* once on the SDK's *client*, and fill in how that went. Raises nothing.
 
-    *on_text* gets each chunk of text on this thread. What it raises ends the stream and comes out unchanged.
-
-    Raises:
-        ClaudeInvocationError: If there is no whole answer; a refusal is one.
-        ValueError: If there are no credentials.
+    The attempt then has an answer, or an error: a refusal is one. What its callback raised, what the SDK's own checks
+    of arguments raised and what a signal handler raised meanwhile is in `raised` too, as it was. Its permits are
+    settled.
     """
-    with operation:
-        operation.alive_at = time.monotonic()
-        exchange = _Exchange(client, request.to_params(), operation)
-        if on_text or request.must_stream or operation.must_stream:
-            return exchange.stream(on_text)
-        return exchange.create()
+    try:
+        with attempt:
+            attempt.sent_at = attempt.last_event_at = time.monotonic()
+            attempt.tell("sending")
+            exchange = _Exchange(client, create_arguments(attempt.request), attempt)
+            streamed = attempt.on_text or attempt.must_stream or attempt.request.must_stream
+            answer = exchange.stream() if streamed else exchange.create()
+            attempt.usage = Usage.of(answer.message.usage)
+            attempt.answer = answer
+    except BaseException as exc:  # noqa: BLE001 - whatever it is, it is how the attempt ended
+        _end_with(attempt, exc)
+    finally:
+        attempt.ended_at = time.monotonic()
+        attempt.settle()
+
+
+def _end_with(attempt: Attempt, exc: BaseException) -> None:
+    callback = exc is attempt.raised
+    if isinstance(exc, ClaudeInvocationError) and not callback:
+        attempt.error, attempt.usage = exc, exc.usage
+        return
+    text, attempt.usage = _arrived(attempt)
+    attempt.raised = exc
+    attempt.error = ClaudeInvocationError(
+        f"{'The callback raised' if callback else 'The request could not be made:'} {_told(exc)}",
+        kind="callback" if callback else "invalid_request",
+        partial_text=text,
+        usage=attempt.usage,
+    )
+    attempt.error.__cause__ = exc
+
+
+def _arrived(attempt: Attempt) -> tuple[str, Usage]:
+    """Text and usage that had arrived of a stream, as far as they can be read."""
+    text, usage = "", Usage()
+    if attempt.streamed:
+        with suppress(Exception):
+            text = attempt.streamed.text
+        with suppress(Exception):
+            usage = attempt.streamed.usage
+    return text, usage
+
+
+def _told(exc: BaseException) -> str:
+    """*exc* in a message; its `repr` is somebody else's code, and may fail too."""
+    try:
+        return repr(exc)
+    except Exception:  # noqa: BLE001
+        return type(exc).__name__
 
 
 @dataclass(slots=True)
@@ -62,36 +86,50 @@ class _Exchange:
     """One request and its answer on one client."""
 
     client: Any
-    params: dict[str, Any]
-    operation: Operation
+    arguments: dict[str, Any]
+    attempt: Attempt
 
     def create(self) -> Answer:
         """The answer in one piece."""
         message = self._sent()
-        self._begun()
+        self.attempt.tell("begun")
         return self._whole(lambda: message, getattr(message, "_request_id", None))
 
-    def stream(self, on_text: TextCallback | None) -> Answer:
+    def stream(self) -> Answer:
         """The answer piece by piece."""
-        streamed = self.operation.streamed = StreamedMessage()
-        self.params["stream"] = True
+        attempt = self.attempt
+        streamed = attempt.streamed = StreamedMessage()
+        self.arguments["stream"] = True
         with closing(self._sent()) as stream:
             request_id = stream.response.headers.get("request-id")
             for text in self._texts(stream, streamed, request_id):
-                if text and on_text:
-                    on_text(text)
+                if text:
+                    self._give(text)
         if not streamed.complete:
             raise self._ended_early(streamed, request_id)
         return self._whole(streamed.message, request_id)
 
+    def _give(self, text: str) -> None:
+        """Give *text* to the callback, noting what it raises: an error of a nested call must not be taken for ours."""
+        attempt = self.attempt
+        if attempt.first_text_at is None:
+            attempt.first_text_at = attempt.last_event_at
+        if attempt.on_text:
+            try:
+                attempt.on_text(text)
+            except BaseException as exc:
+                attempt.raised = exc
+                raise
+
     def _texts(self, stream: Any, streamed: StreamedMessage, request_id: str | None) -> Iterator[str]:
         """The text of each event. Only reading is covered here: a callback's own errors stay what they are."""
+        attempt = self.attempt
         try:
             for event in stream:  # pings are not among them: the SDK takes them out
-                self.operation.alive_at = time.monotonic()
+                attempt.last_event_at = time.monotonic()
                 yield streamed.add(event)
                 if event.type == "message_start":
-                    self._begun()
+                    attempt.tell("begun")
         except Exception as exc:  # noqa: BLE001 - whatever reading raises, the answer cannot be read
             error = self._failure(exc, streamed)
             error.request_id = error.request_id or request_id
@@ -102,7 +140,7 @@ class _Exchange:
     def _sent(self) -> Any:
         """What the SDK makes of the response. An error before there is one may be its refusal of the arguments."""
         try:
-            return self.client.messages.create(**self.params)
+            return self.client.messages.create(**self.arguments)
         except TypeError as exc:
             if "Could not resolve authentication method" not in str(exc):
                 raise
@@ -110,7 +148,7 @@ class _Exchange:
         except Exception as exc:
             if _is_missing_credentials(exc):
                 error = no_credentials(exc)
-            elif self.operation.answered or _is_about_the_exchange(exc):
+            elif self.attempt.status is not None or _is_about_the_exchange(exc):
                 error = self._failure(exc)
             else:
                 raise
@@ -128,16 +166,16 @@ class _Exchange:
 
     def _failure(self, exc: Exception, streamed: StreamedMessage | None = None) -> ClaudeInvocationError:
         arrived: dict[str, Any] = {"partial_text": streamed.text, "usage": streamed.usage} if streamed else {}
-        if self.operation.ended:
-            return ended(self.operation.ended, **arrived)
-        error = errors.from_sdk(exc, self._secrets(exc), **arrived)
+        if self.attempt.aborted:
+            return aborted(self.attempt.aborted, **arrived)
+        error = from_sdk(exc, self._secrets(exc), **arrived)
         if error.kind == "authentication":
             forget_credentials(self.client)
         return error
 
     def _ended_early(self, streamed: StreamedMessage, request_id: str | None) -> ClaudeInvocationError:
-        if self.operation.ended:
-            return ended(self.operation.ended, partial_text=streamed.text, usage=streamed.usage)
+        if self.attempt.aborted:
+            return aborted(self.attempt.aborted, partial_text=streamed.text, usage=streamed.usage)
         return ClaudeInvocationError(
             "The stream ended early: the answer is not whole"
             if streamed.begun
@@ -150,30 +188,14 @@ class _Exchange:
             usage=streamed.usage,
         )
 
-    def _begun(self) -> None:
-        if self.operation.on_begin:
-            self.operation.on_begin()
-
     def _secrets(self, exc: Exception) -> list[str]:
         """Every credential that the text of *exc* could show: the client's, and those of the request as it was sent."""
         found = [getattr(self.client, name, None) for name in _SECRET_ATTRIBUTES]
         request = vars(exc).get("request") or vars(exc).get("_request")  # httpx's property raises where it is unset
         sent = getattr(request, "headers", {})
-        for headers in (sent, getattr(self.client, "_custom_headers", {}), self.params.get("extra_headers", {})):
+        for headers in (sent, getattr(self.client, "_custom_headers", {}), self.arguments.get("extra_headers", {})):
             found += [value for name, value in headers.items() if any(word in name.lower() for word in _SECRET_WORDS)]
         return [secret.removeprefix("Bearer ") for secret in found if isinstance(secret, str) and secret]
-
-
-_ENDED: Mapping[Ending, str] = {
-    "interrupted": "The call was interrupted",
-    "stalled": "The call was ended, as it showed no sign of life",
-    "cancelled": "The call was cancelled",
-}
-
-
-def ended(how: Ending, **arrived: Any) -> ClaudeInvocationError:
-    """The error for an operation that was ended from outside."""
-    return ClaudeInvocationError(_ENDED[how], kind=how, retryable=how == "stalled", **arrived)
 
 
 def _whole(message: Any, request_id: str | None) -> Answer:
@@ -190,10 +212,10 @@ def _whole(message: Any, request_id: str | None) -> Answer:
             _refusal(details),
             kind="refusal",
             status_code=200,
-            details=plain(details),
+            details=to_json_value(details),
             request_id=request_id,
             partial_text=text_of(message.content),
-            usage=answer.usage,
+            usage=Usage.of(message.usage),
         )
     return answer
 
@@ -215,9 +237,9 @@ def _refusal(details: Any) -> str:
 
 
 def _is_about_the_exchange(exc: Exception) -> bool:
-    """Whether the SDK, its httpx or the end of the operation raised *exc*, rather than a check of the arguments."""
+    """Whether the SDK, its httpx or the end of the attempt raised *exc*, rather than a check of the arguments."""
     names = {cls.__name__ for cls in type(exc).__mro__}
-    return bool(names & {"AnthropicError", "HTTPError", "StreamError", "EndedError", "UnicodeError"})
+    return bool(names & {"AnthropicError", "HTTPError", "StreamError", "AbortedError", "UnicodeError"})
 
 
 def _is_missing_credentials(exc: Exception) -> bool:

@@ -1,4 +1,4 @@
-"""What goes on in the SDK's network, told to the operation that the thread is running."""
+"""The SDK's network, which tells the attempt of its thread what goes on, and lets it be aborted."""
 
 from __future__ import annotations
 
@@ -7,22 +7,24 @@ import importlib
 import os
 import selectors
 import socket
+import time
 from collections.abc import Iterable
 from typing import Any
 
-from claude_client._values.interrupt import current_operation, interruptibly
+from claude_client._values.attempt import Attempt
+from claude_client._values.interrupt import current, interruptibly
 
 
-def tell_operations(client: Any) -> None:
+def instrument(client: Any) -> None:
     """
-    Have an SDK client tell operations of the head of each answer, and of all it may block on, proxies included.
+    Have an SDK client tell attempts of the head of each answer, and of all it may block on, proxies included.
 
-    A transport of another make than httpcore's is left alone: what is blocked in it cannot be ended.
+    A transport of another make than httpcore's is left alone: what is blocked in it cannot be aborted.
     """
     http_client = getattr(client, "_client", None)
     hooks = getattr(http_client, "event_hooks", None)
-    if http_client is not None and hooks is not None and _tell_of_head not in hooks["response"]:
-        http_client.event_hooks = {**hooks, "response": [*hooks["response"], _tell_of_head]}
+    if http_client is not None and hooks is not None and _on_response not in hooks["response"]:
+        http_client.event_hooks = {**hooks, "response": [*hooks["response"], _on_response]}
     transports = [getattr(http_client, "_transport", None), *getattr(http_client, "_mounts", {}).values()]
     for transport in transports:
         pool = getattr(transport, "_pool", None)
@@ -31,9 +33,12 @@ def tell_operations(client: Any) -> None:
             pool._network_backend = _Backend(backend)  # type: ignore[union-attr]  # noqa: SLF001 - no public way
 
 
-def _tell_of_head(response: Any) -> None:
-    if operation := current_operation():
-        operation.hear(response.status_code, _limits(response.headers))
+def _on_response(response: Any) -> None:
+    attempt = current()
+    if isinstance(attempt, Attempt):
+        attempt.first_byte_at = time.monotonic()
+        attempt.status, attempt.limits = response.status_code, _limits(response.headers)
+        attempt.tell("head")
 
 
 def _limits(headers: Any) -> dict[str, str]:
@@ -46,7 +51,7 @@ def _limits(headers: Any) -> dict[str, str]:
 
 
 class _Backend:
-    """httpcore's network, with streams that can be ended. A duck: its base classes are httpcore's or httpcore2's."""
+    """httpcore's network, with streams that can be aborted. A duck: its base classes are httpcore's or httpcore2's."""
 
     def __init__(self, inner: Any) -> None:
         self._inner = inner
@@ -76,7 +81,7 @@ class _Backend:
 
 
 class _Stream:
-    """A stream of httpcore that can be ended."""
+    """A stream of httpcore that can be aborted."""
 
     def __init__(self, inner: Any) -> None:
         self._inner = inner

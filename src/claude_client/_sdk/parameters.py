@@ -1,4 +1,4 @@
-"""What the installed `anthropic` SDK takes. It is imported at the first call, not by `import claude_client`."""
+"""What the installed `anthropic` SDK takes and gives. It is imported at the first call, not with `claude_client`."""
 
 from __future__ import annotations
 
@@ -12,6 +12,15 @@ if TYPE_CHECKING:
     import anthropic
     from anthropic.types import Message
 
+    from claude_client._values.request import Request
+
+_SAMPLING = ("temperature", "top_p", "top_k")
+# The last API version that takes sampling parameters. Lower case: SDK 0.x would send another spelling beside its own.
+_SAMPLING_VERSION = {"anthropic-version": "2023-06-01"}
+# What newer SDKs send as a header rather than in the body.
+_HEADERS = {"user_profile_id": "anthropic-user-profile-id", "workspace_id": "anthropic-workspace-id"}
+_OUR_HEADERS = {*_SAMPLING_VERSION, *_HEADERS.values()}
+
 
 @cache
 def create_parameters() -> frozenset[str]:
@@ -19,6 +28,44 @@ def create_parameters() -> frozenset[str]:
     from anthropic.resources.messages import Messages
 
     return frozenset(inspect.signature(Messages.create).parameters) - {"self", "stream"}
+
+
+def create_arguments(request: Request) -> dict[str, Any]:
+    """The keyword arguments for the installed SDK's `create`: what it does not know goes into the body."""
+    sent: dict[str, Any] = {"model": request.model, "max_tokens": request.max_tokens, "messages": request.messages}
+    if request.system:
+        sent["system"] = request.system
+    if request.timeout is not None:
+        sent["timeout"] = request.timeout
+    if request.extra_query:
+        sent["extra_query"] = {**request.extra_query}
+    if request.params or request.extra_body or request.extra_headers:
+        _place_the_rest(request, sent)
+    return sent
+
+
+def _place_the_rest(request: Request, sent: dict[str, Any]) -> None:
+    """Put each parameter and extra of *request* into *sent*, or into the extra body or headers in it."""
+    body: dict[str, Any] = {}
+    headers: dict[str, Any] = {}
+    known = create_parameters() if request.params else frozenset()
+    for name, value in request.params.items():
+        if name in known and name not in _SAMPLING:
+            sent[name] = value
+        elif name in _HEADERS:
+            headers[_HEADERS[name]] = value
+        else:
+            body[name] = value
+    body.update(request.extra_body)
+    if any(name in body for name in _SAMPLING):
+        headers.update(_SAMPLING_VERSION)
+    # The caller's replace ours, so they are spelled like ours; the SDK knows others by spelling.
+    own = {name.lower() if name.lower() in _OUR_HEADERS else name: item for name, item in request.extra_headers.items()}
+    headers.update(own)
+    if body:
+        sent["extra_body"] = body
+    if headers:
+        sent["extra_headers"] = headers
 
 
 def message_of(fields: Mapping[str, Any]) -> Message:

@@ -1,4 +1,4 @@
-"""Content as the API takes it, and cache breakpoints. Pure: everything returned is new."""
+"""Content as the API takes it. Everything returned is new."""
 
 from __future__ import annotations
 
@@ -7,17 +7,12 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-EPHEMERAL = {"type": "ephemeral"}
-
-#: What the API allows in one request.
-MOST_BREAKPOINTS = 4
-
-_NEVER_MARKED = ("thinking", "redacted_thinking")
+from claude_client._values.checks import type_name
 
 Block = dict[str, Any]
 
 
-def plain(value: Any) -> Any:
+def to_json_value(value: Any) -> Any:
     """
     A copy of *value* that no later change by the caller reaches.
 
@@ -33,10 +28,10 @@ def plain(value: Any) -> Any:
     if value is None or isinstance(value, (int, float, bytes)):
         return value
     if isinstance(value, Mapping):
-        return {key: plain(item) for key, item in value.items()}
+        return {key: to_json_value(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)) or (isinstance(value, Iterator) and not hasattr(value, "read")):
-        return [plain(item) for item in value]
-    return value if isinstance(value, type) else _stands_for(value)
+        return [to_json_value(item) for item in value]
+    return value if isinstance(value, type) else _convert(value)
 
 
 def _encodable(text: str) -> str:
@@ -49,9 +44,9 @@ def _encodable(text: str) -> str:
     raise ValueError(f"a text has a lone surrogate at position {position}: it cannot be sent")
 
 
-def _stands_for(value: Any) -> Any:
+def _convert(value: Any) -> Any:
     if callable(to_dict := getattr(value, "to_dict", None)):
-        return plain(to_dict())
+        return to_json_value(to_dict())
     if callable(dump := getattr(value, "model_dump", None)):
         return dump(mode="json", exclude_unset=True)
     if callable(read := getattr(value, "read", None)):
@@ -78,45 +73,9 @@ def as_blocks(content: str | list[Block] | None) -> list[Block]:
     return content
 
 
-def marked(blocks: Sequence[Block]) -> list[Block]:
-    """*blocks* with a cache breakpoint on the last that may carry one; one already there stays as it is."""
-    out = list(blocks)
-    place = last_markable(out)
-    if place is not None:
-        out[place] = {**out[place], "cache_control": out[place].get("cache_control") or EPHEMERAL}
-    return out
-
-
-def last_markable(blocks: Sequence[Block]) -> int | None:
-    """The place of the last of *blocks* that may carry a cache breakpoint."""
-    return next((i for i in range(len(blocks) - 1, -1, -1) if _may_be_marked(blocks[i])), None)
-
-
-def unmarked(part: Any) -> Any:
-    """*part* without the cache breakpoints of its blocks or tools; what a tool takes or was given stays as it is."""
-    if isinstance(part, list):
-        return [unmarked(item) for item in part]
-    if isinstance(part, dict):
-        return {
-            name: unmarked(value) if name in {"content", "source"} else value
-            for name, value in part.items()
-            if name != "cache_control"
-        }
-    return part
-
-
 def without_blank_text(content: Sequence[Block]) -> list[Block]:
     """*content* without the blocks that the API gives, but does not take."""
     return [block for block in content if block["type"] != "text" or block["text"].strip()]
-
-
-def count_breakpoints(part: Any) -> int:
-    """How many cache breakpoints are set in a block, a message, or a list of them, nested blocks included."""
-    if part is None or isinstance(part, str):
-        return 0
-    if isinstance(part, dict):
-        return (1 if part.get("cache_control") else 0) + count_breakpoints(part.get("content"))
-    return sum(map(count_breakpoints, part)) if isinstance(part, list) else 0
 
 
 def size(part: Any) -> int:
@@ -128,7 +87,58 @@ def size(part: Any) -> int:
     return sum(map(size, part)) if isinstance(part, list) else 0
 
 
-def _may_be_marked(block: Block) -> bool:
-    if block.get("type") in _NEVER_MARKED:
-        return False
-    return block.get("type") != "text" or bool(block.get("text"))
+def user_turn(prompt: Any, name: str = "prompt") -> Block:
+    """
+    The user's message that says *prompt*.
+
+    Raises:
+        ValueError: If it says nothing, or is no content.
+    """
+    content = to_json_value(prompt) if isinstance(prompt, str) else content_blocks(name, prompt)
+    said = content if isinstance(content, str) else "".join(map(_text_of_block, content))
+    if not said.strip():
+        raise ValueError(f"{name} is blank: {prompt!r}")
+    return {"role": "user", "content": content}
+
+
+def _text_of_block(block: Block) -> str:
+    """The text of *block*, or the kind of what it holds instead."""
+    return str((block.get("text") if block["type"] == "text" else block["type"]) or "")
+
+
+def message_list(messages: Any) -> list[Block]:
+    """
+    A copy of *messages*.
+
+    Raises:
+        ValueError: If they are no messages, or none.
+    """
+    if isinstance(messages, (str, bytes, Mapping)) or not isinstance(messages, Sequence):
+        raise ValueError(f"messages must be a list of dicts, got {type_name(messages)}")
+    if not messages:
+        raise ValueError("messages is empty")
+    turns: list[Block] = to_json_value([*messages])
+    for i, turn in enumerate(turns):
+        if not isinstance(turn, dict):
+            raise ValueError(f"messages[{i}] is {type_name(turn)}, not a dict with 'role' and 'content'")
+        if missing := {"role", "content"} - turn.keys():
+            raise ValueError(f"messages[{i}] has no {min(missing)!r}")
+        if not isinstance(turn["content"], str):
+            content_blocks(f"messages[{i}]['content']", turn["content"])
+    return turns
+
+
+def content_blocks(name: str, content: Any) -> list[Block]:
+    """
+    A copy of *content*, a list of blocks.
+
+    Raises:
+        ValueError: If it is none.
+    """
+    if isinstance(content, (bytes, Mapping)) or not isinstance(content, Sequence):
+        raise ValueError(f"{name} must be a str or a list of content blocks, got {type_name(content)}")
+    blocks: list[Block] = to_json_value([*content])
+    for i, block in enumerate(blocks):
+        if not isinstance(block, dict) or not block.get("type"):
+            raise ValueError(f"{name}[{i}] must be a content block, a dict with a 'type', got {content[i]!r}")
+    return blocks

@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
-from .usage import Usage
+from claude_client._values.usage import Usage
 
 Kind = Literal[
     "invalid_request",
@@ -132,27 +132,47 @@ class ClaudeInvocationError(Exception):
         #: What the failed request is known to have used, as far as the API had said.
         self.usage = usage
 
-    def fields(self) -> dict[str, Any]:
-        """Everything about the failure but its message, as the constructor takes it."""
-        return {name: getattr(self, name) for name in _FIELDS}
 
-    def again(self) -> ClaudeInvocationError:
-        """The same failure for a call that made no request of its own."""
-        copy = ClaudeInvocationError(*self.args, **{**self.fields(), "partial_text": "", "usage": Usage()})
-        copy.__cause__ = self.__cause__
-        return copy
+_FIELDS = ("kind", "status_code", "details", "request_id", "retry_after", "retryable", "partial_text", "usage")
 
 
-_FIELDS = (
-    "kind",
-    "status_code",
-    "details",
-    "request_id",
-    "retry_after",
-    "retryable",
-    "partial_text",
-    "usage",
-)
+def fields_of(error: ClaudeInvocationError) -> dict[str, Any]:
+    """Everything about *error* but its message, as the constructor takes it."""
+    return {name: getattr(error, name) for name in _FIELDS}
+
+
+def with_totals(error: ClaudeInvocationError, usage: Usage, said_before: str = "") -> ClaudeInvocationError:
+    """*error* as the end of a call that used *usage* in all, and whose earlier turns said *said_before*."""
+    if usage == error.usage and not said_before:
+        return error
+    totals = {"usage": usage, "partial_text": said_before + error.partial_text}
+    return _copy(error, totals).with_traceback(error.__traceback__)
+
+
+def for_unsent(error: ClaudeInvocationError) -> ClaudeInvocationError:
+    """The failure *error* of one call as the end of others that made no request of their own."""
+    return _copy(error, {"partial_text": "", "usage": Usage()})
+
+
+def _copy(error: ClaudeInvocationError, other: Mapping[str, Any]) -> ClaudeInvocationError:
+    copy = ClaudeInvocationError(*error.args, **{**fields_of(error), **other})
+    copy.__cause__ = error.__cause__
+    return copy
+
+
+#: Why an attempt was ended from outside.
+AbortReason = Literal["interrupted", "stalled", "cancelled"]
+
+_ABORTED: Mapping[AbortReason, str] = {
+    "interrupted": "The call was interrupted",
+    "stalled": "The call was ended, as it showed no activity",
+    "cancelled": "The call was cancelled",
+}
+
+
+def aborted(reason: AbortReason, **arrived: Any) -> ClaudeInvocationError:
+    """The error for a call that was ended from outside, with what had *arrived* by then."""
+    return ClaudeInvocationError(_ABORTED[reason], kind=reason, retryable=reason == "stalled", **arrived)
 
 
 def from_sdk(

@@ -1,15 +1,21 @@
-"""The types people annotate with, and the names of everything a request can say."""
+"""The types people annotate with, and the names of everything that calls can be told. Each name is declared once."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypedDict
 
+from claude_client._values.errors import ClaudeInvocationError
+from claude_client._values.response import ClaudeResponse
+
 #: A prompt or a system prompt: a text, or a list of the API's content blocks.
 Content = str | Sequence[Mapping[str, Any]]
 
 #: Called with each chunk of text as it arrives.
 TextCallback = Callable[[str], object]
+
+#: Called with index and answer, or error, of a prompt.
+ResultCallback = Callable[[int, ClaudeResponse | ClaudeInvocationError], object]
 
 
 class ApiParams(TypedDict, total=False):
@@ -40,7 +46,27 @@ class ApiParams(TypedDict, total=False):
     extra_body: Mapping[str, Any]
 
 
-class PromptSpec(ApiParams, total=False):
+class CallOptions(ApiParams, total=False):
+    """What every call can be told: the API's parameters, and how often and how long to try."""
+
+    #: How often to try again after a failure that may pass, from 0. If left out: 2, and 3 in `orchestration`.
+    max_retries: int
+    #: Seconds without a byte from the server until an attempt counts as failed. None, or left out: the SDK's 600.
+    timeout: float | None
+
+
+class PromptOptions(CallOptions, total=False):
+    """What a prompt can say for itself, and a fan-out for all prompts that do not say it."""
+
+    system: Content | None
+    temperature: float
+    streaming: bool
+    cache_system: bool
+    cache_prompt: bool
+    category: str | None
+
+
+class PromptSpec(PromptOptions, total=False):
     """
     One prompt of a fan-out: `prompt` (or `messages`), and any parameter of `invoke_claude` for this prompt alone.
 
@@ -50,13 +76,17 @@ class PromptSpec(ApiParams, total=False):
     prompt: Content
     messages: Sequence[Mapping[str, Any]] | None
     model: str
-    system: Content | None
     max_tokens: int
-    temperature: float
-    streaming: bool
-    cache_system: bool
-    cache_prompt: bool
-    max_retries: int
-    timeout: float | None
     task_id: str
-    category: str | None
+
+
+class FanOutOptions(PromptOptions, total=False):
+    """What a fan-out can be told besides: what holds for all prompts, and what to do with their answers."""
+
+    #: Put errors into the list, in their prompts' places, instead of raising. If left out: False.
+    return_exceptions: bool
+    #: Called with index and answer, or error, of each prompt as it arrives, on the calling thread. It delays nothing
+    #: but the callbacks after it; what it raises is logged.
+    on_result: ResultCallback | None
+    #: Show a bar, with failures, tokens and the share read from the cache. Needs the `progress` extra.
+    progress: bool

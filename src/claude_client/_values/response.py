@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from functools import reduce
 from operator import add
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, cast
 
-from .usage import Usage, sum_of_costs
+from claude_client._values.record import AttemptRecord
+from claude_client._values.usage import Usage, sum_of_costs
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -24,7 +25,8 @@ class ClaudeResponse(str):  # noqa: SLOT000 - people may hang their own notes on
     text blocks, one after another; thinking, tool use and blocks of unknown kinds are in `message.content` only.
     """
 
-    #: The SDK's message. Of an answer that paused and went on: the last one, with the content of all.
+    #: The SDK's message. Of an answer that paused and went on: the last one, with the content of all. None only in one
+    #: that was made by hand of a text alone.
     message: Message
     #: The API's id of the (last) request; None if the server sent none.
     request_id: str | None
@@ -37,13 +39,12 @@ class ClaudeResponse(str):  # noqa: SLOT000 - people may hang their own notes on
         usages: Sequence[Usage] = (),
     ) -> Self:
         response = super().__new__(cls, text)
-        if message is not None:
-            response.message = message
+        response.message = cast("Message", message)
         response.request_id = request_id
-        response._usages = tuple(usages)
+        response._attempts = tuple([AttemptRecord(model=response.model, usage=used) for used in usages])
         return response
 
-    _usages: tuple[Usage, ...]
+    _attempts: tuple[AttemptRecord, ...]
 
     @property
     def usage(self) -> Usage:
@@ -53,7 +54,7 @@ class ClaudeResponse(str):  # noqa: SLOT000 - people may hang their own notes on
         Summed where it took several requests: an answer that paused, attempts that failed after the API had said
         what they used. `message.usage` is that of the last request.
         """
-        return total(self._usages)
+        return total(attempt.usage for attempt in self._attempts)
 
     @property
     def cost_usd(self) -> float | None:
@@ -63,7 +64,7 @@ class ClaudeResponse(str):  # noqa: SLOT000 - people may hang their own notes on
         Raises:
             ImportError: Without the `cost` extra.
         """
-        return sum_of_costs(usage.cost_usd(self.model) for usage in self._usages)
+        return sum_of_costs(attempt.cost_usd for attempt in self._attempts)
 
     @property
     def model(self) -> str:
@@ -73,18 +74,30 @@ class ClaudeResponse(str):  # noqa: SLOT000 - people may hang their own notes on
     @property
     def stop_reason(self) -> str | None:
         """Why the model stopped: `end_turn`, `max_tokens`, `tool_use` ..."""
-        return self.message.stop_reason
+        return self.message.stop_reason if self.message else None
 
     @property
     def truncated(self) -> bool:
         """Whether the text was cut off, by `max_tokens` or the end of the context window."""
-        return self.message.stop_reason in TRUNCATING
+        return self.stop_reason in TRUNCATING
 
     def _repr_markdown_(self) -> str:
         """The text as Markdown, in which HTML is shown and not obeyed; mathematics between dollars is typeset."""
-        from .html import without_tags
+        from claude_client._values.html import without_tags
 
         return without_tags(str(self))
+
+
+def response_of(message: Message, request_id: str | None, attempts: Iterable[AttemptRecord]) -> ClaudeResponse:
+    """The answer that is *message*, and took *attempts*."""
+    response = ClaudeResponse(text_of(message.content), message, request_id)
+    response._attempts = tuple(attempts)  # noqa: SLF001 - of this module
+    return response
+
+
+def attempts_of(response: ClaudeResponse) -> tuple[AttemptRecord, ...]:
+    """The records of all requests that *response* took."""
+    return response._attempts  # noqa: SLF001 - of this module
 
 
 def total(usages: Iterable[Usage]) -> Usage:

@@ -6,9 +6,9 @@ import copy
 from collections.abc import Iterable, Mapping
 from typing import Any, Self
 
-from .errors import ClaudeInvocationError
-from .response import TRUNCATING, ClaudeResponse, total
-from .usage import Usage, sum_of_costs
+from claude_client._values.errors import ClaudeInvocationError, fields_of
+from claude_client._values.response import TRUNCATING, ClaudeResponse, total
+from claude_client._values.usage import Usage, sum_of_costs
 
 Item = ClaudeResponse | ClaudeInvocationError | None
 
@@ -21,24 +21,32 @@ _MOST_PRICED = 1000  # in a notebook: each takes up to half a millisecond
 class Results(list["Item"]):
     """The answers of a fan-out in prompt order; None, or with `return_exceptions` the error, where a prompt failed."""
 
-    def __init__(self, answers: Iterable[Item] = (), errors: Mapping[int, ClaudeInvocationError] | None = None) -> None:
+    def __init__(
+        self,
+        answers: Iterable[Item] = (),
+        errors: Mapping[int, ClaudeInvocationError] | None = None,
+        *,
+        cancelled: Mapping[int, ClaudeInvocationError] | None = None,
+        interrupted: bool = False,
+    ) -> None:
         super().__init__(answers)
         #: The error of each prompt without an answer, by its index.
         self.errors: dict[int, ClaudeInvocationError] = dict(errors or {})
         #: What was under way of each prompt that a managed run cancelled, by its index; it is not among the errors.
-        self.cancelled: dict[int, ClaudeInvocationError] = {}
+        self.cancelled: dict[int, ClaudeInvocationError] = dict(cancelled or {})
         #: Whether the run was ended before its time, by its token or by Ctrl-C.
-        self.interrupted = False
+        self.interrupted = interrupted
 
     @classmethod
-    def of(cls, outcomes: Mapping[int, ClaudeResponse | ClaudeInvocationError], *, interrupted: bool = False) -> Self:
-        """The results with None for every error among *outcomes*, which has one for each prompt."""
-        errors = {i: outcome for i, outcome in sorted(outcomes.items()) if isinstance(outcome, ClaudeInvocationError)}
-        results = cls([None if i in errors else outcomes[i] for i in range(len(outcomes))])
-        for i, error in errors.items():
-            (results.cancelled if error.kind == "cancelled" else results.errors)[i] = error
-        results.interrupted = interrupted
-        return results
+    def of(
+        cls, outcomes: Mapping[int, ClaudeResponse | ClaudeInvocationError], *, interrupted: bool = False, **more: Any
+    ) -> Self:
+        """The results with None for every error among *outcomes*, which has one for each prompt; *more* as `cls`."""
+        failed = {i: outcome for i, outcome in sorted(outcomes.items()) if isinstance(outcome, ClaudeInvocationError)}
+        cancelled = {i: error for i, error in failed.items() if error.kind == "cancelled"}
+        errors = {i: error for i, error in failed.items() if i not in cancelled}
+        answers = [None if i in failed else outcomes[i] for i in range(len(outcomes))]
+        return cls(answers, errors, cancelled=cancelled, interrupted=interrupted, **more)
 
     def with_errors(self) -> Self:
         """The same with the errors in the places of their prompts."""
@@ -84,7 +92,7 @@ class Results(list["Item"]):
 
         Of more than 100 prompts, those that failed and the first ones are shown; above 1,000 it leaves out the cost.
         """
-        from . import html
+        from claude_client._values import html
 
         shown = sorted(sorted(range(len(self)), key=lambda i: i not in self.errors)[:_MOST_ROWS])
         rows = [
@@ -146,7 +154,7 @@ class ParallelInvocationError(ClaudeInvocationError):
         return cls(
             f"{len(results.errors)} of {len(results)} prompts failed; prompts[{index}]: {first}",
             results=results,
-            **first.fields(),
+            **fields_of(first),
         )
 
 
@@ -176,7 +184,7 @@ def _label(item: Item) -> str:
         return "no answer"
     if isinstance(item, ClaudeInvocationError):
         return item.kind if item.kind in {"cancelled", "interrupted"} else f"failed: {item.kind}"
-    stopped = item.stop_reason if hasattr(item, "message") else None
+    stopped = item.stop_reason
     if stopped in TRUNCATING:
         return f"cut off: {stopped}"
     return "" if item.strip() else f"no text: {stopped}"

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from .errors import ClaudeInvocationError
+from claude_client._values.errors import ClaudeInvocationError
 
 #: Seconds that a plain call waits at the most, if the API asks for a pause.
 LONGEST_RETRY_AFTER = 60.0
@@ -22,14 +22,23 @@ class RetryPolicy:
     max_ms: float = 8000
     #: The longest `retry-after`, in seconds, that is waited for.
     longest_retry_after: float = LONGEST_RETRY_AFTER
-    #: Whether a 429 costs no retry where others were let in meanwhile, as it was only one too many; and whether each
-    #: turn of an answer that pauses has retries of its own.
-    forgiving: bool = True
+    #: Whether a 429 costs no retry where others were let in meanwhile, as it was only one too many.
+    free_429_retries: bool = True
+    #: Whether each turn of an answer that pauses has retries of its own.
+    retries_per_turn: bool = True
 
     @property
-    def patient(self) -> bool:
+    def wait_any_pause(self) -> bool:
         """Whether pauses of any length are waited for."""
         return self.longest_retry_after == math.inf
+
+    def at_most(self, max_retries: int) -> RetryPolicy:
+        """The same with another number of retries."""
+        return self if max_retries == self.max_retries else replace(self, max_retries=max_retries)
+
+
+#: That of the plain verbs.
+PLAIN = RetryPolicy()
 
 
 def compute_backoff_delay(

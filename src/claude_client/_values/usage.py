@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -26,13 +26,13 @@ class Usage:
 
     @classmethod
     def of(cls, usage: Any) -> Usage:
-        """The numbers of the SDK's `usage` object; None gives zeros."""
-        said = {} if usage is None else vars(usage)
+        """The numbers of the SDK's `usage` object. What is missing, or is no count, is 0."""
+        said = _fields_of(usage)
         return cls(
-            input_tokens=said.get("input_tokens") or 0,
-            output_tokens=said.get("output_tokens") or 0,
-            cache_creation_input_tokens=said.get("cache_creation_input_tokens") or 0,
-            cache_read_input_tokens=said.get("cache_read_input_tokens") or 0,
+            input_tokens=_count(said.get("input_tokens")),
+            output_tokens=_count(said.get("output_tokens")),
+            cache_creation_input_tokens=_count(said.get("cache_creation_input_tokens")),
+            cache_read_input_tokens=_count(said.get("cache_read_input_tokens")),
             cache_creation_1h_input_tokens=_part(said, "cache_creation", "ephemeral_1h_input_tokens"),
             web_search_requests=_part(said, "server_tool_use", "web_search_requests"),
         )
@@ -83,7 +83,15 @@ def sum_of_costs(costs: Iterable[float | None]) -> float | None:
     return None if None in known else sum(cost for cost in known if cost is not None)
 
 
-def _part(said: dict[str, Any], name: str, count: str) -> int:
+def _part(said: Mapping[str, Any], name: str, count: str) -> int:
     """A *count* in a part of a usage that the API may leave out."""
-    part = said.get(name)
-    return 0 if part is None else vars(part).get(count) or 0
+    return _count(_fields_of(said.get(name)).get(count))
+
+
+def _fields_of(said: Any) -> Mapping[str, Any]:
+    return said if isinstance(said, dict) else getattr(said, "__dict__", {})
+
+
+def _count(said: Any) -> int:
+    """What a server said, if it is a count: a text or an infinity must not get into sums, nor into the rate gate."""
+    return said if type(said) is int and said > 0 else 0

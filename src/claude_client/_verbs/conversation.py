@@ -4,62 +4,32 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
-from dataclasses import replace
-from typing import Any, NamedTuple, Unpack
+from typing import Any, Unpack
 
-from claude_client._engine.flow import run
-from claude_client._sdk.exchange import ended
-from claude_client._values.content import (
-    EPHEMERAL,
-    MOST_BREAKPOINTS,
-    Block,
-    as_blocks,
-    last_markable,
-    plain,
-    unmarked,
-    without_blank_text,
-)
+from claude_client._engine.flow import CallFlow
+from claude_client._engine.inline import run
+from claude_client._values.breakpoints import unmarked
+from claude_client._values.checks import check_callback, whole_number
+from claude_client._values.content import Block, as_blocks, to_json_value, user_turn
+from claude_client._values.errors import aborted
+from claude_client._values.history import Breakpoints, History, answer_turns, history_of, with_message
 from claude_client._values.interrupt import InterruptToken
-from claude_client._values.options import ApiParams, Content, PromptSpec, TextCallback
-from claude_client._values.request import (
-    DEFAULT_MODEL,
-    Request,
-    build_request,
-    check_breakpoints,
-    check_callback,
-    message_list,
-    user_turn,
-    whole_number,
-)
-from claude_client._values.response import TRUNCATING, ClaudeResponse, total
+from claude_client._values.options import ApiParams, CallOptions, Content, PromptSpec, TextCallback
+from claude_client._values.record import AttemptRecord
+from claude_client._values.request import DEFAULT_MODEL
+from claude_client._values.response import ClaudeResponse, total
 from claude_client._values.usage import Usage, sum_of_costs
+from claude_client._verbs.requests import build_request
 
 CONTINUATION_PROMPT = "Please go on with the task from where you stopped."
 
-# A breakpoint finds what was written at most so many blocks before it, its own counted.
-_LOOK_BACK = 20
 # Seconds between looks at the token of one who waits for another thread's turn.
 _LOOK = 0.05
 
 _NOT_OF_A_TURN = PromptSpec.__annotations__.keys() - ApiParams.__annotations__.keys()
-_THINKING = ("thinking", "redacted_thinking")
-
-
-class _Place(NamedTuple):
-    """Where a block is: in which message, and there at which place."""
-
-    message: int
-    block: int
-
-
-class _Past(NamedTuple):
-    """What was said. Never changed but replaced as a whole, so that it can be read while a turn is under way."""
-
-    messages: tuple[Block, ...] = ()
-    turns: int = 0
-    #: The last block with a breakpoint that an answered turn had: all up to it is in the cache.
-    cached: _Place | None = None
+_NOT_OF_A_CONVERSATION = _NOT_OF_A_TURN - CallOptions.__annotations__.keys()
 
 
 class ConversationThread:
@@ -72,7 +42,7 @@ class ConversationThread:
     called from any thread: of two that send at once, one waits until the other's turn is over.
 
     Args:
-        system, model, max_tokens, temperature, max_retries, timeout, kwargs: For every turn, as in `invoke_claude`.
+        system, model, max_tokens, temperature, options: For every turn, as in `invoke_claude`.
 
         cache_system: Put a cache breakpoint at the end of *system*.
 
@@ -100,28 +70,17 @@ class ConversationThread:
         continuation_prompt: Content = CONTINUATION_PROMPT,
         *,
         messages: Sequence[Mapping[str, Any]] | None = None,
-        max_retries: int = 2,
-        timeout: float | None = None,
-        **kwargs: Unpack[ApiParams],
+        **options: Unpack[CallOptions],
     ) -> None:
-        _check_names(kwargs)
+        _check_names(options, _NOT_OF_A_CONVERSATION)
         self._cache_system = cache_system
-        self._options: dict[str, Any] = plain(
-            {
-                "system": system,
-                "model": model,
-                "max_tokens": max_tokens,
-                "temperature": temperature,
-                "max_retries": max_retries,
-                "timeout": timeout,
-                **kwargs,
-            }
-        )
+        named = {"system": system, "model": model, "max_tokens": max_tokens, "temperature": temperature}
+        self._options: dict[str, Any] = to_json_value({**named, **options})
         build_request(prompt="to check the options", **self._options)
         self._max_turns = max_turns if max_turns is None else whole_number("max_turns", max_turns, 1)
         self._continuation_prompt = user_turn(continuation_prompt, "continuation_prompt")["content"]
-        self._past = _past(messages)
-        self._used: tuple[Usage, ...] = ()
+        self._history = history_of(messages)
+        self._attempts: tuple[AttemptRecord, ...] = ()
         self._turn_lock = threading.Lock()  # held for the length of a turn; guards what the two above are set to
         self._sender: int | None = None  # the thread that took the lock last
 
@@ -133,7 +92,7 @@ class ConversationThread:
         callback: TextCallback | None = None,
         interrupt_token: InterruptToken | None = None,
         max_tokens: int | None = None,
-        **kwargs: Unpack[ApiParams],
+        **options: Unpack[ApiParams],
     ) -> ClaudeResponse:
         """
         Take one turn: say *user_message* and return the answer.
@@ -152,7 +111,7 @@ class ConversationThread:
 
             interrupt_token: Ends the turn, or the wait for another thread's, with an error of kind "interrupted".
 
-            max_tokens, kwargs: For this turn, instead of the conversation's own.
+            max_tokens, options: For this turn, instead of the conversation's own.
 
         Raises:
             ValueError:
@@ -162,7 +121,7 @@ class ConversationThread:
             ClaudeInvocationError: If there is no whole answer. The conversation is as it was.
         """
         message = user_turn(user_message, "user_message")
-        return self._take_turn(message, cache_history, callback, interrupt_token, max_tokens, kwargs)
+        return self._take_turn(message, cache_history, callback, interrupt_token, max_tokens, options)
 
     def send_continuation(
         self,
@@ -172,7 +131,7 @@ class ConversationThread:
         callback: TextCallback | None = None,
         interrupt_token: InterruptToken | None = None,
         max_tokens: int | None = None,
-        **kwargs: Unpack[ApiParams],
+        **options: Unpack[ApiParams],
     ) -> ClaudeResponse:
         """
         Have the model go on, by *guidance*; None: by the conversation's `continuation_prompt`. Else like `send`.
@@ -181,7 +140,7 @@ class ConversationThread:
             RuntimeError: Also before any turn: there is nothing to go on with.
         """
         message = user_turn(self._continuation_prompt if guidance is None else guidance, "guidance")
-        return self._take_turn(message, cache_history, callback, interrupt_token, max_tokens, kwargs, goes_on=True)
+        return self._take_turn(message, cache_history, callback, interrupt_token, max_tokens, options, goes_on=True)
 
     def fork(self) -> ConversationThread:
         """
@@ -196,12 +155,12 @@ class ConversationThread:
             continuation_prompt=self._continuation_prompt,
             **self._options,
         )
-        twin._past = self._past
+        twin._history = self._history
         return twin
 
     def get_messages(self) -> list[dict[str, Any]]:
         """A copy of the history as the API takes it. It holds nothing that JSON does not."""
-        messages: list[dict[str, Any]] = plain(self._past.messages)
+        messages: list[dict[str, Any]] = to_json_value(self._history.messages)
         return messages
 
     def clear(self) -> None:
@@ -212,12 +171,12 @@ class ConversationThread:
             RuntimeError: If called from a callback of this conversation.
         """
         with self._turn(None):
-            self._past = _Past()
+            self._history = History()
 
     @property
     def turn_count(self) -> int:
         """Number of turns taken: of answers."""
-        return self._past.turns
+        return self._history.turns
 
     def __len__(self) -> int:
         return self.turn_count
@@ -228,7 +187,7 @@ class ConversationThread:
     @property
     def usage(self) -> Usage:
         """Tokens used by all turns, failed and forgotten ones included. Not by forks, nor before `messages`."""
-        return total(self._used)
+        return total(attempt.usage for attempt in self._attempts)
 
     @property
     def cost_usd(self) -> float | None:
@@ -238,7 +197,7 @@ class ConversationThread:
         Raises:
             ImportError: Without the `cost` extra.
         """
-        return sum_of_costs(used.cost_usd(self._options["model"]) for used in self._used)
+        return sum_of_costs(attempt.cost_usd for attempt in self._attempts)
 
     def __repr__(self) -> str:
         return f"<ConversationThread {self._options['model']}, {self.turn_count} turns>"
@@ -255,7 +214,7 @@ class ConversationThread:
             f"tokens: {used.total_input_tokens:,} in{cached}, {used.output_tokens:,} out",
             html.price(self),
         ]
-        said = [(message["role"], as_blocks(message["content"])) for message in self._past.messages]
+        said = [(message["role"], as_blocks(message["content"])) for message in self._history.messages]
         return html.transcript(as_blocks(self._options["system"]), said, " \u00b7 ".join(filter(None, notes)))
 
     def _take_turn(
@@ -270,27 +229,27 @@ class ConversationThread:
         goes_on: bool = False,
     ) -> ClaudeResponse:
         check_callback("callback", callback)
-        _check_names(params)
+        _check_names(params, _NOT_OF_A_TURN)
         options = {**self._options, **params, **({} if max_tokens is None else {"max_tokens": max_tokens})}
         with self._turn(token):
-            past = self._past
-            if goes_on and not past.turns:
+            history = self._history
+            if goes_on and not history.turns:
                 raise RuntimeError("there is nothing to continue: send() comes first")
-            if self._max_turns is not None and past.turns >= self._max_turns:
+            if self._max_turns is not None and history.turns >= self._max_turns:
                 raise RuntimeError(f"max_turns={self._max_turns} is reached; clear() begins anew")
-            messages = _with_message(past.messages, message)
+            messages = with_message(history.messages, message)
             request = build_request(messages=messages, **options)
-            marks = _Marks(request, past.cached)
+            marks = Breakpoints(request, history.cached)
             if self._cache_system:
                 marks.put_on_system()
-            cached = marks.put_on_history() if cache_history else past.cached
-            used: list[Usage] = []
+            cached = marks.put_on_history() if cache_history else history.cached
+            flow = CallFlow(marks.request, callback)
             try:
-                response = run(marks.request, callback, token, used=used)
+                response = run(flow, token)
             finally:
-                self._used += tuple(used)
-            answered = (*unmarked([*messages]), *_answer(response))
-            self._past = _Past(answered, past.turns + 1, cached)
+                self._attempts += flow.attempts
+            answered = (*unmarked([*messages]), *answer_turns(response))
+            self._history = History(answered, history.turns + 1, cached)
             return response
 
     @contextmanager
@@ -318,131 +277,15 @@ def _held(lock: threading.Lock, token: InterruptToken | None) -> Iterator[None]:
     with token.watched_by(lambda: interrupts.append(True)):
         while not lock.acquire(timeout=_LOOK):
             if interrupts:
-                raise ended("interrupted")
+                raise aborted("interrupted")
     try:
         if interrupts:
-            raise ended("interrupted")
+            raise aborted("interrupted")
         yield
     finally:
         lock.release()
 
 
-def _check_names(params: Mapping[str, Any]) -> None:
-    for name in params.keys() & _NOT_OF_A_TURN:
+def _check_names(params: Mapping[str, Any], refused: AbstractSet[str]) -> None:
+    for name in params.keys() & refused:
         raise TypeError(f"unknown parameter {name!r} of a conversation or its turn")
-
-
-def _past(messages: Any) -> _Past:
-    if messages is None or (isinstance(messages, (list, tuple)) and not messages):
-        return _Past()
-    turns = message_list(messages)
-    for i, turn in enumerate(turns):
-        expected = "assistant" if i % 2 else "user"
-        if turn["role"] != expected:
-            raise ValueError(f"messages must alternate, beginning with the user: messages[{i}] is of {turn['role']!r}")
-        if not turn["content"]:
-            raise ValueError(f"messages[{i}] says nothing")
-        if i and expected == "user":
-            _check_results(turns[i - 1], turn, f"messages[{i}]")
-    return _Past(tuple(unmarked(turns)), len(turns) // 2)
-
-
-def _with_message(messages: tuple[Block, ...], message: Block) -> tuple[Block, ...]:
-    """*messages* and *message*, which goes on with the last where that got no answer."""
-    if messages and messages[-1]["role"] == "user":
-        before = messages[-1]["content"]
-        messages, message = messages[:-1], {**message, "content": [*as_blocks(before), *as_blocks(message["content"])]}
-    if messages:
-        _check_results(messages[-1], message, "user_message")
-    return (*messages, message)
-
-
-def _check_results(answer: Block, message: Block, name: str) -> None:
-    """Raise a ValueError unless *message* begins with one result of each tool that *answer* asked for."""
-    asked = [block.get("id") for block in as_blocks(answer["content"]) if block["type"] == "tool_use"]
-    kinds = [block["type"] for block in as_blocks(message["content"])]
-    given = [block.get("tool_use_id") for block in as_blocks(message["content"]) if block["type"] == "tool_result"]
-    if missing := [str(one) for one in asked if one not in given]:
-        raise ValueError(f"the last answer asked for tools: {name} needs a tool_result for {', '.join(missing)}")
-    if unasked := [str(one) for one in given if one not in asked]:
-        raise ValueError(f"{name} has a tool_result for {', '.join(unasked)}, which nobody asked for")
-    if len(given) > len(asked):
-        raise ValueError(f"{name} has more than one tool_result for the same tool_use_id")
-    if "tool_result" in kinds[len(given) :]:
-        raise ValueError(f"{name} must begin with its tool_result blocks; the rest comes after them")
-
-
-class _Marks:
-    """
-    Puts cache breakpoints on *request*, as far as the API takes more.
-
-    Args:
-        cached: The last block that is known to be in the cache with all before it.
-    """
-
-    def __init__(self, request: Request, cached: _Place | None) -> None:
-        self.request = request
-        self._cached = cached
-        self._room = MOST_BREAKPOINTS - check_breakpoints(request)
-        self._automatic = request.params.get("cache_control")
-
-    def put_on_system(self) -> None:
-        """Mark the end of the system prompt."""
-        blocks = as_blocks(self.request.system)
-        place = last_markable(blocks)
-        if place is not None:
-            self._put(blocks, place)
-            self.request = replace(self.request, system=blocks)
-
-    def put_on_history(self) -> _Place | None:
-        """
-        Mark the end of the last message, and what is in the cache where a look back from there would not reach it.
-
-        Returns:
-            What is in the cache once this is answered.
-        """
-        contents = [[*as_blocks(message["content"])] for message in self.request.messages]
-        place = last_markable(contents[-1])
-        if place is None:
-            return self._cached
-        last = _Place(len(contents) - 1, place)
-        wanted = [last] if self._automatic is None else []
-        if self._cached is not None and _distance(contents, self._cached, last) >= _LOOK_BACK:
-            wanted.append(self._cached)
-        for message, block in wanted:
-            self._put(contents[message], block)
-        messages = [
-            {**message, "content": content} if any(mark.message == i for mark in wanted) else message
-            for i, (message, content) in enumerate(zip(self.request.messages, contents, strict=True))
-        ]
-        self.request = replace(self.request, messages=messages)
-        return last if self._automatic or contents[last.message][last.block].get("cache_control") else self._cached
-
-    def _put(self, blocks: list[Block], place: int) -> None:
-        if self._room and not blocks[place].get("cache_control"):
-            blocks[place] = {**blocks[place], "cache_control": self._mark()}
-            self._room -= 1
-
-    def _mark(self) -> Mapping[str, Any]:
-        """For an hour where one of the user's is that comes later: the API takes no shorter one before it."""
-        own = [block.get("cache_control") for block in as_blocks(self.request.messages[-1]["content"])]
-        hours = [mark for mark in (self._automatic, *own) if mark and mark.get("ttl") == "1h"]
-        return hours[0] if hours else EPHEMERAL
-
-
-def _distance(contents: Sequence[Sequence[Block]], first: _Place, last: _Place) -> int:
-    """How many blocks *last* comes after *first*."""
-    return sum(map(len, contents[first.message : last.message])) - first.block + last.block
-
-
-def _answer(response: ClaudeResponse) -> list[Block]:
-    """The message that the history keeps of *response*; none where nothing was said that the API takes back."""
-    content = without_blank_text(plain(response.message.content))
-    if response.stop_reason in TRUNCATING and content and content[-1]["type"] == "tool_use":
-        content.pop()  # cut off, and nobody could give its result
-    if response.stop_reason != "tool_use":  # else their results are still to come
-        results = {block.get("tool_use_id") for block in content}
-        content = [block for block in content if block["type"] != "server_tool_use" or block.get("id") in results]
-    while content and content[-1]["type"] in _THINKING:
-        content.pop()
-    return [{"role": "assistant", "content": content}] if content else []

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any, Unpack
 
-from claude_client._engine.flow import run
+from claude_client._engine.flow import CallFlow
+from claude_client._engine.inline import run
+from claude_client._values.checks import check_callback
 from claude_client._values.interrupt import InterruptToken
-from claude_client._values.options import ApiParams, Content, TextCallback
-from claude_client._values.request import DEFAULT_MODEL, build_request, check_callback
+from claude_client._values.options import CallOptions, Content, TextCallback
+from claude_client._values.request import DEFAULT_MODEL, Request
 from claude_client._values.response import ClaudeResponse
+from claude_client._verbs.requests import build_request
 
 
 def invoke_claude(
@@ -24,10 +26,8 @@ def invoke_claude(
     cache_prompt: bool = False,
     messages: Sequence[Mapping[str, Any]] | None = None,
     *,
-    max_retries: int = 2,
-    timeout: float | None = None,
     interrupt_token: InterruptToken | None = None,
-    **kwargs: Unpack[ApiParams],
+    **options: Unpack[CallOptions],
 ) -> ClaudeResponse:
     """
     Ask once and return the whole answer.
@@ -57,17 +57,14 @@ def invoke_claude(
 
         messages: A whole conversation instead of *prompt*, as the API takes it.
 
-        max_retries:
-            How often to try again after a failure that may pass: 408, 409, 429, 5xx, a connection or stream that
-            broke. A `retry-after` of up to 60 seconds is waited for, a longer one is not.
-
-        timeout: Seconds without a byte from the server until an attempt counts as failed. None: the SDK's 600.
-
         interrupt_token: Ends the call when it is interrupted, within 100 ms, with an error of kind "interrupted".
 
-        kwargs:
-            Everything else the API takes (`tools`, `thinking`, `output_config`, `metadata`, `top_p`, `top_k` ...), and
-            `extra_headers`, `extra_query`, `extra_body`, which win over what we set.
+        options:
+            `max_retries=2`: how often to try again after a failure that may pass: 408, 409, 429, 5xx, a connection or
+            stream that broke. A `retry-after` of up to 60 seconds is waited for, a longer one is not.
+            `timeout=None`: seconds without a byte from the server until an attempt counts as failed; None: the SDK's
+            600. And everything else the API takes (`tools`, `thinking`, `output_config`, `metadata`, `top_p`, `top_k`
+            ...), and `extra_headers`, `extra_query`, `extra_body`, which win over what we set.
 
     Returns:
         The text, a str that also carries the SDK's message, the usage and the stop reason. An answer that pauses
@@ -88,11 +85,9 @@ def invoke_claude(
         cache_system=cache_system,
         cache_prompt=cache_prompt,
         messages=messages,
-        max_retries=max_retries,
-        timeout=timeout,
-        **kwargs,
+        **options,
     )
-    return run(request, token=interrupt_token)
+    return ask(request, token=interrupt_token)
 
 
 def invoke_claude_streaming(
@@ -106,10 +101,8 @@ def invoke_claude_streaming(
     cache_prompt: bool = False,
     *,
     messages: Sequence[Mapping[str, Any]] | None = None,
-    max_retries: int = 2,
-    timeout: float | None = None,
     interrupt_token: InterruptToken | None = None,
-    **kwargs: Unpack[ApiParams],
+    **options: Unpack[CallOptions],
 ) -> ClaudeResponse:
     """
     Like `invoke_claude`, and call *callback* with each chunk of text as it arrives.
@@ -131,11 +124,15 @@ def invoke_claude_streaming(
         system=system,
         max_tokens=max_tokens,
         temperature=temperature,
+        streaming=True,
         cache_system=cache_system,
         cache_prompt=cache_prompt,
         messages=messages,
-        max_retries=max_retries,
-        timeout=timeout,
-        **kwargs,
+        **options,
     )
-    return run(replace(request, streaming=True), callback, interrupt_token)
+    return ask(request, callback, interrupt_token)
+
+
+def ask(request: Request, callback: TextCallback | None = None, token: InterruptToken | None = None) -> ClaudeResponse:
+    """The answer to one valid *request*, asked on this thread; errors are those of `invoke_claude`."""
+    return run(CallFlow(request, callback), token)

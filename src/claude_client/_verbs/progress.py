@@ -8,21 +8,19 @@ from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
 from typing import Any
 
+from claude_client._engine.flow import Outcome
 from claude_client._values.errors import ClaudeInvocationError
-from claude_client._values.response import ClaudeResponse
 from claude_client._values.usage import Usage
 
-Outcome = ClaudeResponse | ClaudeInvocationError
 
-
-def progress_of(prompts: int, *, shown: bool) -> AbstractContextManager[Callable[[Outcome], object]]:
+def progress_of(prompts: int, *, shown: bool) -> AbstractContextManager[Callable[[Outcome], object] | None]:
     """
-    What to call with each outcome to move a bar on; the bar is closed with the context.
+    What to call with each outcome to move a bar on, None for no bar; the bar is closed with the context.
 
     Raises:
         ImportError: If it is to be *shown*, without the `progress` extra.
     """
-    return _Bar(prompts) if shown else nullcontext(lambda _: None)
+    return _Bar(prompts) if shown else nullcontext()
 
 
 class _Bar:

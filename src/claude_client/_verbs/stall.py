@@ -1,4 +1,4 @@
-"""Notices tasks that show no sign of life."""
+"""Notices tasks that show no activity."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Self
 
-from claude_client._values.request import check_callback, seconds
+from claude_client._values.checks import check_callback, seconds
 
 _log = logging.getLogger("claude_client")
 
-#: Called with a task's id and the seconds since its last sign of life.
+#: Called with a task's id and the seconds since its last activity.
 StallCallback = Callable[[str, float], object]
 
 
 @dataclass(slots=True)
 class _Watched:
-    """The last sign of life of a task, and whether its silence since then has been told."""
+    """The last activity of a task, and whether its silence since then has been told."""
 
     alive_at: float
     told: bool = False
@@ -76,7 +76,7 @@ class StallDetector:
 
     def heartbeat(self, task_id: str) -> None:
         """
-        *task_id* has shown a sign of life.
+        *task_id* is active.
 
         Raises:
             KeyError: If it is not registered.

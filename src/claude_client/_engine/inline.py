@@ -1,0 +1,79 @@
+"""The driver of single calls: sends, and waits before and between attempts, on the caller's own thread."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+
+from claude_client._engine.flow import CallFlow, Done, Send
+from claude_client._engine.pauses import PauseLog
+from claude_client._gates.clients import gates_of
+from claude_client._gates.gate import Gate, Wait, admit
+from claude_client._sdk.client import shared_client
+from claude_client._sdk.exchange import send
+from claude_client._values.attempt import Attempt
+from claude_client._values.errors import ClaudeInvocationError, aborted
+from claude_client._values.interrupt import InterruptToken
+from claude_client._values.record import Cause
+from claude_client._values.response import ClaudeResponse
+
+_ASK_AGAIN = 0.05  # seconds until a gate is asked again that cannot say how long it takes
+_UNWATCHED: AbstractContextManager[None] = nullcontext()
+
+
+def run(flow: CallFlow, token: InterruptToken | None = None) -> ClaudeResponse:
+    """
+    The answer that *flow* leads to.
+
+    Raises:
+        ClaudeInvocationError: If there is none; of kind "interrupted" if *token* ended the call.
+        BaseException: What a callback, a signal handler or the SDK's check of its arguments raised, as it was.
+    """
+    pauses = PauseLog()
+    with shared_client() as client:
+        gates = gates_of(client)
+        step: Send | Done = flow.start()
+        while isinstance(step, Send):
+            attempt = _admitted(gates, step, flow, token, pauses)
+            with token.watched_by(attempt.abort) if token else _UNWATCHED:
+                send(client, attempt)
+            step = flow.advance(attempt)
+            if attempt.raised is not None:
+                raise attempt.raised
+        if isinstance(step.outcome, ClaudeInvocationError):
+            raise step.outcome
+        return step.outcome
+
+
+def _admitted(
+    gates: Sequence[Gate], step: Send, flow: CallFlow, token: InterruptToken | None, pauses: PauseLog
+) -> Attempt:
+    """The attempt to make for *step*, once it is time for it and all *gates* let it in."""
+    queued_at = now = time.monotonic()
+    waited: dict[Cause, float] = {}
+    wait = Wait(step.after, "retry") if step.after else None
+    while True:
+        if wait is not None:
+            pauses.note(wait.seconds, now)
+            _wait(wait.seconds, flow, token)
+            before, now = now, time.monotonic()
+            waited[wait.cause] = waited.get(wait.cause, 0.0) + now - before
+        try:
+            got = admit(gates, step.request, queued_at, now)
+        except ClaudeInvocationError as refused:
+            raise flow.end(refused) from refused.__cause__
+        if isinstance(got, Attempt):
+            got.on_text, got.waited = flow.on_text, waited
+            return got
+        wait = got
+
+
+def _wait(seconds: float, flow: CallFlow, token: InterruptToken | None) -> None:
+    seconds = min(seconds, threading.TIMEOUT_MAX) if seconds < math.inf else _ASK_AGAIN
+    if token is None:
+        time.sleep(seconds)
+    elif token.wait(seconds):
+        raise flow.end(aborted("interrupted"))

@@ -1,0 +1,25 @@
+"""Says in the log when calls wait for longer than anybody would expect."""
+
+from __future__ import annotations
+
+import logging
+import math
+
+from claude_client._values.retry import LONGEST_RETRY_AFTER
+
+_log = logging.getLogger("claude_client")
+
+_SAME_PAUSE = 10.0  # seconds that the ends of waits may lie apart, to count as one pause
+
+
+class PauseLog:
+    """Warns of each pause once, however many calls wait for its end."""
+
+    def __init__(self) -> None:
+        self._told_until = -math.inf
+
+    def note(self, seconds: float, now: float) -> None:
+        """A call has to wait for *seconds* from *now* on; infinite: for something other than time."""
+        if LONGEST_RETRY_AFTER < seconds < math.inf and now + seconds > self._told_until + _SAME_PAUSE:
+            self._told_until = now + seconds
+            _log.warning("A call has to wait %.0f s until it may be tried again", seconds)

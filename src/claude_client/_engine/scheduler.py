@@ -1,0 +1,242 @@
+"""
+Which of many calls may go now: jobs, the gates they must pass, and the times at which they are tried again.
+
+It starts no thread, waits for nothing and looks at no clock. A driver asks it with `poll` what may be sent, sends that,
+and hands it back with `finished`.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+
+from claude_client._engine.flow import CallFlow, Done, Outcome
+from claude_client._gates.gate import Gate, Wait, admit
+from claude_client._values.attempt import Attempt
+from claude_client._values.errors import ClaudeInvocationError, Kind, aborted, for_unsent
+from claude_client._values.record import Cause
+
+_NOTHING: Mapping[Cause, float] = {}
+
+#: Failures that every other call would share: what has not started is not asked.
+STOPPING: frozenset[Kind] = frozenset({"spend_limit", "billing", "authentication"})
+
+
+class Job:
+    """One prompt of a run, and what it does next."""
+
+    __slots__ = ("flow", "index", "queued_at", "step", "waited", "waited_before")
+
+    def __init__(self, index: int, flow: CallFlow) -> None:
+        self.index = index
+        self.flow = flow
+        self.step = flow.start()
+        #: When that became what it does next.
+        self.queued_at = 0.0
+        #: The seconds that it has waited since, before it joined its group, and those of the group before it joined.
+        self.waited: Mapping[Cause, float] = _NOTHING
+        self.waited_before: Mapping[Cause, float] = _NOTHING
+
+    @property
+    def group(self) -> Hashable:
+        """Jobs of one group wait for the same things: where the first may not start, none of them may."""
+        request = self.step.request
+        return request.model, request.prefix, request.category
+
+    def __lt__(self, other: Job) -> bool:
+        return self.index < other.index
+
+
+class _Group:
+    """The jobs that wait for the same things, lowest index first, and how long they have waited for what."""
+
+    def __init__(self, now: float) -> None:
+        self.jobs: list[Job] = []
+        self._cause: Cause = "worker"
+        self._since = now
+        self._waited: Mapping[Cause, float] = {}  # by `_since`; replaced, never changed, as jobs keep it
+
+    def add(self, job: Job, now: float) -> None:
+        self._count(now)
+        job.waited_before = self._waited
+        heapq.heappush(self.jobs, job)
+
+    def wait_for(self, cause: Cause, now: float) -> None:
+        """From *now* on its jobs wait for *cause*."""
+        if cause != self._cause:
+            self._count(now)
+            self._cause = cause
+
+    def waited(self, job: Job, now: float) -> dict[Cause, float]:
+        """The seconds that *job* has waited, by what for."""
+        self._count(now)
+        waited = {**job.waited}
+        for cause, seconds in self._waited.items():
+            more = waited.get(cause, 0.0) + seconds - job.waited_before.get(cause, 0.0)
+            if more > 0:
+                waited[cause] = more
+        return waited
+
+    def _count(self, now: float) -> None:
+        """Add what has passed since it was last counted."""
+        if now > self._since:
+            passed = self._waited.get(self._cause, 0.0) + now - self._since
+            self._waited = {**self._waited, self._cause: passed}
+            self._since = now
+
+
+class Scheduler:
+    """
+    Brings *jobs* to their outcomes, lowest index first, each attempt through all of *gates*.
+
+    Not for two threads at once: a driver with several guards it by a lock of its own. Times are seconds by one clock.
+
+    Args:
+        on_wait: Called with the seconds that a job has to wait from now on, and with the time.
+    """
+
+    def __init__(
+        self,
+        jobs: Iterable[Job],
+        gates: Sequence[Gate],
+        now: float,
+        *,
+        on_wait: Callable[[float, float], object] = lambda *_: None,
+    ) -> None:
+        #: What became of each job, by index.
+        self.outcomes: dict[int, Outcome] = {}
+        self._gates = gates
+        self._on_wait = on_wait
+        # Jobs that have yet to start, in one of two places. One that is ended there is taken from _waiting only.
+        self._waiting: dict[int, Job] = {}
+        self._groups: dict[Hashable, _Group] = {}
+        self._due: list[tuple[float, Job]] = []
+        self._under_way: dict[Attempt, Job] = {}
+        self._cancelled: set[int] = set()
+        self._stopped: ClaudeInvocationError | None = None
+        self._ended: list[int] = []
+        for job in jobs:
+            job.queued_at = now
+            self._waiting[job.index] = job
+            self._make_ready(job, now)
+
+    @property
+    def over(self) -> bool:
+        """Whether every job has its outcome."""
+        return not (self._waiting or self._under_way)
+
+    @property
+    def has_waiting(self) -> bool:
+        """Whether there are jobs that have yet to start."""
+        return bool(self._waiting)
+
+    def poll(self, now: float) -> tuple[Job, Attempt] | float:
+        """
+        The next attempt to be made, let in by all gates; or the seconds after which it is worth asking again, infinite
+        if nothing but a gate, another attempt's end or a stop can change anything.
+
+        Whatever a gate raises but a `ClaudeInvocationError` comes out, with nothing changed.
+        """
+        while self._due and self._due[0][0] <= now:
+            due, job = heapq.heappop(self._due)
+            job.waited = {"retry": due - job.queued_at, "worker": now - due}
+            self._make_ready(job, now)
+        soonest = self._due[0][0] - now if self._due else math.inf
+        groups = self._by_first_job()
+        for place, group in enumerate(groups):
+            while group.jobs:
+                job = group.jobs[0]
+                got = self._admitted(job, now) if job.index in self._waiting else None
+                if isinstance(got, Wait):
+                    group.wait_for(got.cause, now)
+                    self._on_wait(got.seconds, now)
+                    soonest = min(soonest, got.seconds)
+                    break
+                self._take_first(group)
+                if isinstance(got, ClaudeInvocationError):
+                    self._end(job, job.flow.end(got))
+                elif got:
+                    self._start(job, got, group, now)
+                    for other in groups[place:]:
+                        other.wait_for("worker", now)
+                    return job, got
+        return soonest
+
+    def finished(self, attempt: Attempt, now: float) -> ClaudeInvocationError | None:
+        """*attempt* is over. Returns its error, if there will be another."""
+        job = self._under_way.pop(attempt)
+        step = job.flow.advance(attempt)
+        if isinstance(step, Done):
+            self._end(job, step.outcome)
+            if isinstance(step.outcome, ClaudeInvocationError) and step.outcome.kind in STOPPING:
+                self.stop(for_unsent(step.outcome))
+        elif self._stopped:
+            self._end(job, job.flow.end(self._stopped))
+        elif job.index in self._cancelled:
+            self._end(job, job.flow.end(aborted("cancelled")))
+        else:
+            job.step, job.queued_at = step, now
+            self._waiting[job.index] = job
+            heapq.heappush(self._due, (now + step.after, job))
+            self._on_wait(step.after, now)
+            return step.failed
+        return None
+
+    def stop(self, error: ClaudeInvocationError) -> None:
+        """End by *error* every job that is not under way, now and later. The first error counts."""
+        self._stopped = self._stopped or error
+        for _, job in sorted(self._waiting.items()):
+            self._end(job, job.flow.end(self._stopped))
+        self._groups.clear()
+        self._due.clear()
+
+    def cancel(self, index: int) -> None:
+        """End one job, unless it has its outcome; one that is under way once its attempt is over."""
+        self._cancelled.add(index)
+        if job := self._waiting.get(index):
+            self._end(job, job.flow.end(aborted("cancelled")))
+
+    def abandon(self) -> None:
+        """Give every job that has no outcome that of an interrupt, those under way included."""
+        self.stop(aborted("interrupted"))
+        while self._under_way:
+            _, job = self._under_way.popitem()
+            self._end(job, job.flow.end(aborted("interrupted")))
+
+    def take_ended(self) -> list[int]:
+        """The indices of the jobs that have ended since this was last called, in their order."""
+        ended, self._ended = self._ended, []
+        return ended
+
+    def _by_first_job(self) -> Sequence[_Group]:
+        groups = [*self._groups.values()]
+        return sorted(groups, key=lambda group: group.jobs[0]) if len(groups) > 1 else groups
+
+    def _admitted(self, job: Job, now: float) -> Attempt | Wait | ClaudeInvocationError:
+        try:
+            return admit(self._gates, job.step.request, job.queued_at, now)
+        except ClaudeInvocationError as refused:
+            return refused
+
+    def _start(self, job: Job, attempt: Attempt, group: _Group, now: float) -> None:
+        attempt.on_text = job.flow.on_text
+        attempt.waited = group.waited(job, now)
+        del self._waiting[job.index]
+        self._under_way[attempt] = job
+
+    def _make_ready(self, job: Job, now: float) -> None:
+        key = job.group
+        if key not in self._groups:
+            self._groups[key] = _Group(now)
+        self._groups[key].add(job, now)
+
+    def _take_first(self, group: _Group) -> None:
+        job = heapq.heappop(group.jobs)
+        if not group.jobs:
+            del self._groups[job.group]
+
+    def _end(self, job: Job, outcome: Outcome) -> None:
+        self._waiting.pop(job.index, None)
+        self.outcomes[job.index] = outcome
+        self._ended.append(job.index)

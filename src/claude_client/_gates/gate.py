@@ -1,0 +1,76 @@
+"""
+What every gate does, and how a request passes all of them.
+
+A gate decides whether a request may be sent now, and is told what became of it. It never waits and starts no thread:
+whoever asks waits, in whatever way it can, and hands in the time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import NamedTuple, Protocol
+
+from claude_client._values.attempt import Attempt, Permit
+from claude_client._values.record import Cause
+from claude_client._values.request import Request
+
+
+class Wait(NamedTuple):
+    """A request may not be sent now."""
+
+    #: Until it is worth asking again; infinite: until the gate wakes. Asking sooner does no harm.
+    seconds: float
+    #: What is waited for.
+    cause: Cause
+
+
+class Gate(Protocol):
+    """Lets requests through. Every method may be called from any thread, and takes microseconds."""
+
+    def would_wait(self, request: Request, now: float) -> Wait | None:
+        """What `admit` would have *request* wait for, as far as can be known without letting it in."""
+
+    def admit(self, request: Request, now: float) -> Permit | Wait | None:
+        """
+        Let *request* in at *now*, a time by `time.monotonic`; None lets it in with nothing to settle.
+
+        Raises:
+            ClaudeInvocationError: To refuse it for good.
+        """
+
+    def waking(self, wake: Callable[[], None]) -> AbstractContextManager[object]:
+        """For the length of a `with` block: call *wake*, from any thread, whenever asking again may be worth it."""
+
+
+def admit(gates: Sequence[Gate], request: Request, queued_at: float, now: float) -> Attempt | Wait:
+    """
+    The attempt that *request* is let in with by all *gates*, in their order; or what it has to wait for.
+
+    All gates but the first are asked before anything is taken: what is taken at one and given back, as another refuses,
+    would wake others for nothing.
+
+    Raises:
+        ClaudeInvocationError: If a gate refuses it for good. Whatever is raised, what others gave is given back.
+    """
+    longest: Wait | None = None
+    for gate in gates[1:]:
+        wait = gate.would_wait(request, now)
+        if wait is not None and (longest is None or wait.seconds > longest.seconds):
+            longest = wait
+    if longest is not None:
+        return longest
+    attempt = Attempt(request, queued_at)
+    admitted = False
+    try:
+        for gate in gates:
+            got = gate.admit(request, now)
+            if isinstance(got, Wait):
+                return got
+            if got is not None:
+                attempt.permits.append(got)
+        admitted = True
+        return attempt
+    finally:
+        if not admitted:
+            attempt.settle()

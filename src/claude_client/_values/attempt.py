@@ -1,0 +1,151 @@
+"""The record of one request on its way: when what happened to it, what it used, and how it ended."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
+
+from claude_client._values.errors import ClaudeInvocationError
+from claude_client._values.interrupt import Abortable
+from claude_client._values.options import TextCallback
+from claude_client._values.record import AttemptRecord, Cause
+from claude_client._values.request import Request
+from claude_client._values.usage import Usage
+
+if TYPE_CHECKING:
+    from anthropic.types import Message
+
+_log = logging.getLogger("claude_client")
+
+#: What an attempt tells of itself, on its own thread: it is about to be sent, the head of the answer is there
+#: (`status` and `limits` are set), the answer has begun (what it wrote to the cache can be read).
+Event = Literal["sending", "head", "begun"]
+
+_NO_HEADERS: Mapping[str, str] = {}
+
+
+class Answer(NamedTuple):
+    """A whole message and the id of its request."""
+
+    message: Message
+    request_id: str | None
+
+
+class Arrived(Protocol):
+    """What has arrived of a stream so far."""
+
+    @property
+    def text(self) -> str: ...
+
+    @property
+    def usage(self) -> Usage: ...
+
+
+class Permit(Protocol):
+    """
+    Leave of one gate to send one request.
+
+    Both methods are called on the thread of the attempt. What they raise is logged and costs no answer.
+    """
+
+    def on_event(self, attempt: Attempt, event: Event) -> None:
+        """*attempt* got so far."""
+
+    def settle(self, attempt: Attempt) -> None:
+        """*attempt* is over, or was never sent (`sent_at` is None). Called exactly once, whatever happened."""
+
+
+class Attempt(Abortable):
+    """
+    One request on its way. Its own thread fills it in; others read it and may `abort` it.
+
+    All times are seconds by `time.monotonic`, None for what has not happened.
+    """
+
+    __slots__ = (
+        "answer",
+        "costs_retry",
+        "ended_at",
+        "error",
+        "first_byte_at",
+        "first_text_at",
+        "last_event_at",
+        "limits",
+        "must_stream",
+        "on_text",
+        "permits",
+        "queued_at",
+        "raised",
+        "request",
+        "sent_at",
+        "status",
+        "streamed",
+        "usage",
+        "waited",
+    )
+
+    def __init__(self, request: Request, queued_at: float) -> None:
+        super().__init__()
+        self.request = request
+        #: Gets each chunk of text on the thread of the attempt.
+        self.on_text: TextCallback | None = None
+        #: What it was let in with; taken away as they are settled.
+        self.permits: list[Permit] = []
+        #: Whether a stream is wanted for its own sake: "begun" then comes as early as can be.
+        self.must_stream = False
+        self.queued_at = queued_at
+        self.sent_at: float | None = None
+        self.first_byte_at: float | None = None
+        self.first_text_at: float | None = None
+        #: When it was sent, or the last event of its stream arrived. Pings are none.
+        self.last_event_at: float | None = None
+        self.ended_at: float | None = None
+        #: Seconds before it was sent, by what they were waited for.
+        self.waited: dict[Cause, float] = {}
+        self.status: int | None = None
+        #: The headers of the answer about rate limits, by their names in lower case.
+        self.limits: Mapping[str, str] = _NO_HEADERS
+        self.streamed: Arrived | None = None
+        #: How it ended: with an answer or an error.
+        self.answer: Answer | None = None
+        self.error: ClaudeInvocationError | None = None
+        #: What a callback, a signal handler or the SDK's own checks raised, if that is what *error* stands for.
+        self.raised: BaseException | None = None
+        self.usage = Usage()
+        #: Whether its failure uses up a retry. The gate it was rejected at may say that it was only unlucky.
+        self.costs_retry = True
+
+    def tell(self, event: Event) -> None:
+        """Tell all permits that it got so far."""
+        for permit in self.permits:
+            try:
+                permit.on_event(self, event)
+            except Exception:  # noqa: BLE001 - books that fail cost no answer
+                _log.exception("A gate failed at %r of a request; the request goes on", event)
+
+    def settle(self) -> None:
+        """Give all permits back, the last first, each once; whatever one of them raises is logged."""
+        while self.permits:
+            permit = self.permits.pop()
+            try:
+                permit.settle(self)
+            except Exception:  # noqa: BLE001 - books that fail cost no answer, and no other permit
+                _log.exception("A gate failed to settle a request; what became of the request stands")
+
+    def record(self) -> AttemptRecord:
+        """What is kept of it once it is over."""
+        answer, error = self.answer, self.error
+        return AttemptRecord(
+            model=answer.message.model if answer else self.request.model,
+            usage=self.usage,
+            error=error.kind if error else None,
+            status=self.status,
+            request_id=answer.request_id if answer else error.request_id if error else None,
+            queued_at=self.queued_at,
+            sent_at=self.sent_at,
+            first_byte_at=self.first_byte_at,
+            first_text_at=self.first_text_at,
+            ended_at=self.ended_at,
+            waited=self.waited,
+        )

@@ -1,0 +1,85 @@
+"""What all fan-outs have in common, managed ones too: how requests become one run, and how users are told."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from claude_client._engine.flow import CallFlow, Outcome
+from claude_client._engine.scheduler import Job
+from claude_client._engine.threads import Periodic, Run
+from claude_client._gates.clients import gates_of
+from claude_client._gates.gate import Gate
+from claude_client._gates.prefix import with_prefixes
+from claude_client._sdk.client import check_credentials, shared_client
+from claude_client._values.checks import whole_number
+from claude_client._values.options import TextCallback
+from claude_client._values.request import Request
+
+__all__ = ["MOST_WORKERS", "Outcome", "Periodic", "Run", "run_of", "tell", "tell_outcome", "workers_of"]
+
+_log = logging.getLogger("claude_client")
+
+MOST_WORKERS = 10
+
+
+@contextmanager
+def run_of(
+    requests: Mapping[int, Request],
+    *,
+    max_workers: int,
+    callbacks: Sequence[TextCallback | None] | None = None,
+    gates: Sequence[Gate] = (),
+    **hooks: Any,
+) -> Iterator[Run]:
+    """
+    The run that asks *requests*, by their indices, to be run within the `with` block.
+
+    Args:
+        callbacks: What gets the text of each prompt, by its index.
+
+        gates: What must be passed before those that all calls pass.
+
+        hooks: What `Run` calls.
+
+    Raises:
+        ValueError: If there are no credentials anywhere.
+    """
+    with shared_client() as client:
+        check_credentials(client, [request.extra_headers for request in requests.values()])
+        jobs = [
+            Job(index, CallFlow(request, callbacks[index] if callbacks else None))
+            for index, request in zip(requests, with_prefixes([*requests.values()]), strict=True)
+        ]
+        yield Run(client, jobs, max_workers=max_workers, gates=[*gates, *gates_of(client)], **hooks)
+
+
+def tell(callback: Callable[..., object], name: str, about: str, *args: object) -> None:
+    """Call the user's callback of that *name*, with *args*; what it raises is logged, and changes nothing."""
+    try:
+        callback(*args)
+    except Exception:  # noqa: BLE001 - a user's callback
+        _log.exception("%s failed for %s; nothing is lost by it", name, about)
+
+
+def tell_outcome(
+    index: int,
+    outcome: Outcome,
+    move_bar: Callable[[Outcome], object] | None,
+    on_result: Callable[[int, Outcome], object] | None,
+) -> None:
+    """Show an outcome to whoever wants to see it."""
+    if move_bar:
+        tell(move_bar, "The progress bar", f"prompts[{index}]", outcome)
+    if on_result:
+        tell(on_result, "on_result", f"prompts[{index}]", index, outcome)
+
+
+def workers_of(asked: int, most: int = MOST_WORKERS) -> int:
+    """How many workers to have where *asked* are wanted, and *most* are allowed."""
+    if whole_number("max_workers", asked, 1) <= most:
+        return asked
+    _log.warning("max_workers=%d is more than the %d allowed: working with %d", asked, most, most)
+    return most

@@ -1,0 +1,112 @@
+"""From what callers say to valid requests: the names they may use, and what a fan-out says for all its prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from claude_client._sdk.parameters import create_parameters
+from claude_client._values.checks import type_name
+from claude_client._values.content import Block, as_blocks
+from claude_client._values.options import ApiParams, Content, PromptSpec
+from claude_client._values.request import Request, build, system_blocks
+
+_API_PARAMS = frozenset(ApiParams.__annotations__)
+_PROMPT_KEYS = frozenset(PromptSpec.__annotations__)
+# What a prompt says for itself alone.
+_OF_ONE_PROMPT = frozenset({"prompt", "messages", "task_id"})
+# The names of `build` that are not passed to the API.
+_OURS = _PROMPT_KEYS - _API_PARAMS | {"retry"}
+
+
+def build_request(**options: Any) -> Request:
+    """
+    A valid `Request` of the names that a verb takes.
+
+    Raises:
+        ValueError: Saying what was got, for a value that cannot be sent.
+        TypeError: For a name that neither we nor the SDK know.
+    """
+    check_names(options)
+    return build(**options)
+
+
+def build_requests(prompts: Sequence[Mapping[str, Any]], **options: Any) -> tuple[Request, ...]:
+    """
+    A `Request` for each of *prompts*; *options* are as in `request_builder`.
+
+    Raises:
+        ValueError: Naming the prompt (`prompts[2]: ...`) and what was got; for anything but a non-empty sequence of
+            mappings too.
+        TypeError: For an option that neither we nor the SDK know.
+    """
+    builder = request_builder(**options)
+    return tuple(builder(index, spec) for index, spec in enumerate(prompt_list(prompts)))
+
+
+def request_builder(
+    *, shared_system: Content | None = None, cache_shared_system: bool = False, **defaults: Any
+) -> Callable[[int, Mapping[str, Any]], Request]:
+    """
+    What makes the `Request` of a prompt at its index, with *defaults* for what the prompt does not say.
+
+    Raises:
+        TypeError: For a default that no prompt could say.
+    """
+    check_names(defaults)
+    for name in defaults.keys() & _OF_ONE_PROMPT:
+        raise TypeError(f"{name!r} is for one prompt alone: say it in the prompt's own dict")
+    shared = as_blocks(system_blocks(shared_system, mark=cache_shared_system, name="shared_system"))
+    return lambda index, spec: _build_one(index, spec, shared, defaults)
+
+
+def prompt_list(prompts: Any) -> Sequence[Any]:
+    """
+    *prompts* themselves.
+
+    Raises:
+        ValueError: For anything but a sequence with something in it.
+    """
+    if isinstance(prompts, (str, bytes, Mapping)) or not isinstance(prompts, Sequence):
+        raise ValueError(f"prompts must be a list of dicts, got {type_name(prompts)}")
+    if not prompts:
+        raise ValueError("prompts is empty: there is nothing to ask")
+    return prompts
+
+
+def check_names(options: Mapping[str, Any]) -> None:
+    """Raise a TypeError for the first name in *options* that neither we nor the SDK know."""
+    if "stream" in options:
+        raise TypeError(
+            "stream= is not taken: use invoke_claude_streaming(..., callback=...), "
+            "or streaming=True for the same answer in one piece"
+        )
+    for name in options.keys() - _API_PARAMS - _OURS:
+        known = create_parameters() | _PROMPT_KEYS
+        if name not in known:
+            raise TypeError(f"unknown parameter {name!r}{_meant(name, known)}")
+
+
+def _build_one(index: int, spec: Mapping[str, Any], shared: Sequence[Block], defaults: Mapping[str, Any]) -> Request:
+    where = f"prompts[{index}]"
+    if not isinstance(spec, Mapping):
+        raise ValueError(f"{where} is {type_name(spec)}, not a dict such as {{'prompt': ...}}")
+    if spec.get("prompt") is None and spec.get("messages") is None:
+        raise ValueError(f"{where} has no 'prompt'")
+    known = _PROMPT_KEYS | (create_parameters() if spec.keys() - _PROMPT_KEYS else frozenset())
+    for key in spec:
+        if key not in known:
+            raise ValueError(f"{where} has an unknown key {key!r}{_meant(key, known)}")
+    try:
+        return build(**{**defaults, **spec}).sharing(shared)
+    except ValueError as bad:
+        raise ValueError(f"{where}: {bad}") from None
+
+
+def _meant(name: Any, known: frozenset[str]) -> str:
+    if name == "stream":
+        return ": use invoke_parallel_streaming(..., callbacks=...), or 'streaming': True for the same answer"
+    import difflib
+
+    close = difflib.get_close_matches(str(name), sorted(known), n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""

@@ -1,0 +1,32 @@
+"""Answers as JSON values, to be kept in a file and read again with any SDK."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from claude_client._sdk.parameters import message_of
+from claude_client._values.record import AttemptRecord
+from claude_client._values.response import ClaudeResponse, attempts_of, response_of
+from claude_client._values.usage import Usage
+
+
+def to_stored(response: ClaudeResponse) -> dict[str, Any]:
+    """All of *response* that `from_stored` needs; dates in it are still objects."""
+    attempts = attempts_of(response)
+    return {
+        "message": response.message.to_dict(warnings=False),
+        "request_id": response.request_id,
+        "usages": [asdict(attempt.usage) for attempt in attempts],
+        "models": [attempt.model for attempt in attempts],
+    }
+
+
+def from_stored(stored: Mapping[str, Any]) -> ClaudeResponse:
+    """The answer that was *stored*."""
+    message = message_of(stored["message"])
+    usages = [Usage(**used) for used in stored["usages"]]
+    models = stored.get("models") or [message.model] * len(usages)  # which older versions did not write
+    attempts = [AttemptRecord(model=model, usage=usage) for model, usage in zip(models, usages, strict=True)]
+    return response_of(message, stored["request_id"], attempts)

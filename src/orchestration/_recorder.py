@@ -1,0 +1,157 @@
+"""What is known of the tasks of one run: their states, their answers, and who is told."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+from claude_client import ClaudeInvocationError, ClaudeResponse, Results
+from claude_client._values.errors import aborted
+from claude_client._values.results import Item
+from claude_client._verbs.fan_out import Outcome, tell_outcome
+from task_state import InvalidTransitionError, TaskInfo, TaskState, TaskTracker
+
+from ._journal import Journal
+
+_log = logging.getLogger("orchestration")
+
+
+class ManagedResults(Results):
+    """
+    The `Results` of a managed run. None stands for what failed or was cancelled; `tracker` knows which. A task that is
+    cancelled in the moment in which its answer arrives keeps the answer: it is paid for.
+    """
+
+    def __init__(
+        self,
+        answers: Iterable[Item] = (),
+        errors: Mapping[int, ClaudeInvocationError] | None = None,
+        *,
+        cancelled: Mapping[int, ClaudeInvocationError] | None = None,
+        interrupted: bool = False,
+        tracker: TaskTracker | None = None,
+        recalled: Iterable[int] = (),
+    ) -> None:
+        super().__init__(answers, errors, cancelled=cancelled, interrupted=interrupted)
+        #: The state of every task, and what became of it.
+        self.tracker: TaskTracker = TaskTracker() if tracker is None else tracker
+        #: The prompts, by index, whose answers the journal had from an earlier run.
+        self.recalled: frozenset[int] = frozenset(recalled)
+
+
+class TaskRecorder:
+    """
+    Records what becomes of the tasks of a run: an answer is in the journal before its task counts as completed.
+
+    All methods but `keep` are called on the thread that asked for the run.
+
+    Args:
+        ids: The id of each prompt's task.
+
+        journal: Where answers are kept; None for nowhere.
+
+        places: The place of each request in the journal, by its index.
+
+        move_bar, on_result: As of `tell_outcome`, which is called once an outcome is recorded.
+    """
+
+    def __init__(
+        self,
+        ids: Sequence[str],
+        tracker: TaskTracker,
+        journal: Journal | None,
+        places: Mapping[int, int],
+        move_bar: Callable[[Outcome], object] | None,
+        on_result: Callable[[int, Outcome], object] | None,
+    ) -> None:
+        self._ids = ids
+        self._tracker = tracker
+        self._journal = journal
+        self._places = places
+        self._move_bar = move_bar
+        self._on_result = on_result
+        self._unkept: dict[int, Exception] = {}
+        self._recalled: set[int] = set()
+        #: What became of each task, by its index.
+        self.outcomes: dict[int, Outcome] = {}
+
+    def drop(self, indices: Iterable[int]) -> None:
+        """The tasks of *indices* are not wanted; *on_result* is not told of them."""
+        for index in indices:
+            self._move(index, self._tracker.cancel)
+            self.outcomes[index] = aborted("cancelled")
+            tell_outcome(index, self.outcomes[index], self._move_bar, None)
+
+    def restore(self) -> None:
+        """Prompts answered in the journal are completed at once, in prompt order."""
+        answered = self._journal.answered if self._journal else {}
+        for index, place in self._places.items():
+            if place in answered:
+                self._recalled.add(index)
+                self.started(index)
+                self.ended(index, answered[place])
+
+    def started(self, index: int) -> None:
+        """An attempt is made. One that goes on with an answer that paused is the same still."""
+        if self._state(index) is not TaskState.RUNNING:
+            self._move(index, self._tracker.claim)
+            self._move(index, self._tracker.start)
+
+    def failed(self, index: int, error: ClaudeInvocationError) -> None:
+        """An attempt has failed, and there will be another."""
+        self._move(index, self._tracker.fail, error)
+        self._move(index, self._tracker.retry)
+
+    def keep(self, index: int, answer: ClaudeResponse) -> None:
+        """
+        Store *answer* before anybody is told of it. From any thread.
+
+        Raises:
+            JournalError: If it could not be stored. It will be in the results all the same.
+        """
+        if self._journal:
+            try:
+                self._journal.keep(self._places[index], answer)
+            except Exception as failed:
+                self._unkept[index] = failed
+                raise
+
+    def ended(self, index: int, outcome: Outcome) -> None:
+        """A task has its outcome, for good."""
+        if isinstance(outcome, ClaudeResponse):
+            if index in self._unkept:
+                self._move(index, self._tracker.fail, self._unkept[index], final=True)
+            else:
+                self._move(index, self._tracker.complete)
+        elif self._state(index) is TaskState.RUNNING and outcome.kind not in {"interrupted", "cancelled"}:
+            self._move(index, self._tracker.fail, outcome, final=True)
+        else:
+            self._move(index, self._tracker.cancel)
+        self.outcomes[index] = outcome
+        tell_outcome(index, outcome, self._move_bar, self._on_result)
+
+    def close(self, outcomes: Mapping[int, Outcome]) -> None:
+        """The run was broken off: record what it ended with, and tell nobody. Another Ctrl-C does not prevent that."""
+        self._move_bar = self._on_result = None
+        while len(self.outcomes) < len(self._ids):
+            with suppress(KeyboardInterrupt):
+                for index in range(len(self._ids)):
+                    if index not in self.outcomes:
+                        self.ended(index, outcomes.get(index, aborted("interrupted")))
+
+    def results(self, *, interrupted: bool = False) -> ManagedResults:
+        """All outcomes as the caller gets them."""
+        return ManagedResults.of(self.outcomes, interrupted=interrupted, tracker=self._tracker, recalled=self._recalled)
+
+    def _state(self, index: int) -> TaskState:
+        return self._tracker.get(self._ids[index]).state
+
+    def _move(self, index: int, move: Callable[..., TaskInfo], *args: Any, **options: Any) -> None:
+        """Make a move, unless somebody else moved the task: its states are then theirs, and its answer is kept."""
+        try:
+            move(self._ids[index], *args, **options)
+        except InvalidTransitionError as moved:
+            if moved.from_state not in {TaskState.CANCELLED, moved.to_state}:
+                _log.warning("Somebody else moves tasks of a run: %s", moved)
