@@ -6,7 +6,6 @@ import math
 import threading
 import time
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 
 from claude_client._engine.flow import CallFlow, Done, Send
 from claude_client._engine.pauses import PauseLog
@@ -21,7 +20,6 @@ from claude_client._values.record import Cause
 from claude_client._values.response import ClaudeResponse
 
 _ASK_AGAIN = 0.05  # seconds until a gate is asked again that cannot say how long it takes
-_UNWATCHED: AbstractContextManager[None] = nullcontext()
 
 
 def run(flow: CallFlow, token: InterruptToken | None = None) -> ClaudeResponse:
@@ -38,8 +36,11 @@ def run(flow: CallFlow, token: InterruptToken | None = None) -> ClaudeResponse:
         step: Send | Done = flow.start()
         while isinstance(step, Send):
             attempt = _admitted(gates, step, flow, token, pauses)
-            with token.watched_by(attempt.abort) if token else _UNWATCHED:
+            if token is None:
                 send(client, attempt)
+            else:
+                with token.watched_by(attempt.abort):
+                    send(client, attempt)
             step = flow.advance(attempt)
             if attempt.raised is not None:
                 raise attempt.raised

@@ -15,8 +15,7 @@ _SAME_PAUSE = 10.0  # seconds that the ends of waits may lie apart, to count as 
 class PauseLog:
     """Warns of each pause once, however many calls wait for its end."""
 
-    def __init__(self) -> None:
-        self._told_until = -math.inf
+    _told_until = -math.inf
 
     def note(self, seconds: float, now: float) -> None:
         """A call has to wait for *seconds* from *now* on; infinite: for something other than time."""

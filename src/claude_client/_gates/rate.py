@@ -43,13 +43,13 @@ class RatePermit:
     """Leave to send one request now. It must be settled, with `on_response` or `on_rejection` before or not."""
 
     gate: RateGate
+    request: Request
     number: int
     at: float
-    #: Input tokens as they were estimated, and as the gate counts them.
-    estimated: int
-    tokens: int
     #: How many requests had been accepted when it was given.
     accepted: int
+    #: The input tokens it is counted with; 0 until there is a reason to count any.
+    tokens: int = 0
 
     def on_event(self, attempt: Attempt, event: Event) -> None:
         """The server let the request in, whatever becomes of it then, unless its answer is a 429."""
@@ -111,8 +111,7 @@ class RateGate:
                 go, unless the request waits for any pause.
         """
         with self._lock:
-            tokens = self._calibration.tokens(request.estimated_tokens)
-            return self._wait(tokens, now, any_pause=request.retry.wait_any_pause)
+            return self._wait(request, self._tokens_of(request), now)
 
     def admit(self, request: Request, now: float) -> RatePermit | Wait:
         """
@@ -122,10 +121,8 @@ class RateGate:
             ClaudeInvocationError: As `would_wait`.
         """
         with self._lock:
-            estimated = request.estimated_tokens
-            tokens = self._calibration.tokens(estimated)
-            wait = self._wait(tokens, now, any_pause=request.retry.wait_any_pause)
-            return self._give(estimated, tokens, now) if wait is None else wait
+            tokens = self._tokens_of(request)
+            return self._wait(request, tokens, now) or self._give(request, tokens, now)
 
     def on_response(self, permit: RatePermit, now: float, limits: Mapping[str, str]) -> None:
         """
@@ -143,10 +140,11 @@ class RateGate:
 
     def record_usage(self, permit: RatePermit, input_tokens: int) -> None:
         """A request that was let in cost *input_tokens*: cache writes included, cache reads not."""
+        if not self._has_limit_headers:  # there were some before, if it was let in with any
+            return
         with self._lock:
-            self._calibration.add(permit.estimated, input_tokens)
-            if self._has_limit_headers:
-                self._tokens.amend(permit.number, input_tokens - permit.tokens)
+            self._calibration.add(permit.request.estimated_tokens, input_tokens)
+            self._tokens.amend(permit.number, input_tokens - permit.tokens)
 
     def on_rejection(
         self, permit: RatePermit, now: float, retry_after: float | None, limits: Mapping[str, str]
@@ -182,12 +180,15 @@ class RateGate:
 
     # The caller of what follows holds the lock.
 
-    def _wait(self, tokens: int, now: float, *, any_pause: bool) -> Wait | None:
+    def _tokens_of(self, request: Request) -> int:
+        return self._calibration.tokens(request.estimated_tokens) if self._has_limit_headers else 0
+
+    def _wait(self, request: Request, tokens: int, now: float) -> Wait | None:
         if self._fresh:
             self._fresh = False
             self._pace = _Pace(_COLD_RATE, _FAST, now, at_once=_AT_ONCE)
         wait = self._pause.until - now if self._pause else 0.0
-        if wait > LONGEST_RETRY_AFTER and not any_pause:
+        if wait > LONGEST_RETRY_AFTER and not request.retry.wait_any_pause:
             raise _long_pause(wait)
         if self._pace:
             wait = max(wait, self._pace.due - now)
@@ -195,8 +196,8 @@ class RateGate:
             wait = max(wait, self._requests.wait(1, now), self._tokens.wait(tokens, now))
         return Wait(max(wait, _SHORTEST_WAIT), "rate limit") if wait > 0 else None
 
-    def _give(self, estimated: int, tokens: int, now: float) -> RatePermit:
-        permit = RatePermit(self, self._given, now, estimated, tokens, self._accepted)
+    def _give(self, request: Request, tokens: int, now: float) -> RatePermit:
+        permit = RatePermit(self, request, self._given, now, self._accepted, tokens)
         self._given += 1
         self._in_flight[permit.number] = permit
         self._history.note(permit)
@@ -213,6 +214,7 @@ class RateGate:
         if limits and not self._has_limit_headers:
             self._has_limit_headers = True
             for known in self._in_flight.values():
+                known.tokens = self._tokens_of(known.request)
                 self._take(known)
         return self._in_flight.pop(permit.number, None) is not None
 

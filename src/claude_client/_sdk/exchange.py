@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -93,7 +93,7 @@ class _Exchange:
         """The answer in one piece."""
         message = self._sent()
         self.attempt.tell("begun")
-        return self._whole(lambda: message, getattr(message, "_request_id", None))
+        return self._whole(message, getattr(message, "_request_id", None))
 
     def stream(self) -> Answer:
         """The answer piece by piece."""
@@ -107,7 +107,7 @@ class _Exchange:
                     self._give(text)
         if not streamed.complete:
             raise self._ended_early(streamed, request_id)
-        return self._whole(streamed.message, request_id)
+        return self._whole(streamed, request_id)
 
     def _give(self, text: str) -> None:
         """Give *text* to the callback, noting what it raises: an error of a nested call must not be taken for ours."""
@@ -154,10 +154,10 @@ class _Exchange:
                 raise
         raise error from error.__cause__
 
-    def _whole(self, read: Callable[[], Any], request_id: str | None) -> Answer:
-        """What *read* makes of an answer that has arrived; whatever else it raises, the answer cannot be read."""
+    def _whole(self, arrived: Any, request_id: str | None) -> Answer:
+        """The answer that has *arrived*, in one piece or streamed; whatever else is raised, it cannot be read."""
         try:
-            return _whole(read(), request_id)
+            return _whole(arrived.message() if isinstance(arrived, StreamedMessage) else arrived, request_id)
         except ClaudeInvocationError:
             raise
         except Exception as exc:  # noqa: BLE001

@@ -23,6 +23,8 @@ _log = logging.getLogger("claude_client")
 Event = Literal["sending", "head", "begun"]
 
 _NO_HEADERS: Mapping[str, str] = {}
+_NO_WAITS: Mapping[Cause, float] = {}
+_NO_USAGE = Usage()
 
 
 class Answer(NamedTuple):
@@ -63,58 +65,37 @@ class Attempt(Abortable):
     All times are seconds by `time.monotonic`, None for what has not happened.
     """
 
-    __slots__ = (
-        "answer",
-        "costs_retry",
-        "ended_at",
-        "error",
-        "first_byte_at",
-        "first_text_at",
-        "last_event_at",
-        "limits",
-        "must_stream",
-        "on_text",
-        "permits",
-        "queued_at",
-        "raised",
-        "request",
-        "sent_at",
-        "status",
-        "streamed",
-        "usage",
-        "waited",
-    )
+    #: Gets each chunk of text on the thread of the attempt.
+    on_text: TextCallback | None = None
+    #: Whether a stream is wanted for its own sake: "begun" then comes as early as can be.
+    must_stream: bool = False
+    sent_at: float | None = None
+    first_byte_at: float | None = None
+    first_text_at: float | None = None
+    #: When it was sent, or the last event of its stream arrived. Pings are none.
+    last_event_at: float | None = None
+    ended_at: float | None = None
+    status: int | None = None
+    #: The headers of the answer about rate limits, by their names in lower case.
+    limits: Mapping[str, str] = _NO_HEADERS
+    streamed: Arrived | None = None
+    #: How it ended: with an answer or an error.
+    answer: Answer | None = None
+    error: ClaudeInvocationError | None = None
+    #: What a callback, a signal handler or the SDK's own checks raised, if that is what *error* stands for.
+    raised: BaseException | None = None
+    usage: Usage = _NO_USAGE
+    #: Seconds before it was sent, by what they were waited for.
+    waited: Mapping[Cause, float] = _NO_WAITS
+    #: Whether its failure uses up a retry. The gate it was rejected at may say that it was only unlucky.
+    costs_retry: bool = True
 
     def __init__(self, request: Request, queued_at: float) -> None:
         super().__init__()
         self.request = request
-        #: Gets each chunk of text on the thread of the attempt.
-        self.on_text: TextCallback | None = None
+        self.queued_at = queued_at
         #: What it was let in with; taken away as they are settled.
         self.permits: list[Permit] = []
-        #: Whether a stream is wanted for its own sake: "begun" then comes as early as can be.
-        self.must_stream = False
-        self.queued_at = queued_at
-        self.sent_at: float | None = None
-        self.first_byte_at: float | None = None
-        self.first_text_at: float | None = None
-        #: When it was sent, or the last event of its stream arrived. Pings are none.
-        self.last_event_at: float | None = None
-        self.ended_at: float | None = None
-        #: Seconds before it was sent, by what they were waited for.
-        self.waited: dict[Cause, float] = {}
-        self.status: int | None = None
-        #: The headers of the answer about rate limits, by their names in lower case.
-        self.limits: Mapping[str, str] = _NO_HEADERS
-        self.streamed: Arrived | None = None
-        #: How it ended: with an answer or an error.
-        self.answer: Answer | None = None
-        self.error: ClaudeInvocationError | None = None
-        #: What a callback, a signal handler or the SDK's own checks raised, if that is what *error* stands for.
-        self.raised: BaseException | None = None
-        self.usage = Usage()
-        #: Whether its failure uses up a retry. The gate it was rejected at may say that it was only unlucky.
-        self.costs_retry = True
 
     def tell(self, event: Event) -> None:
         """Tell all permits that it got so far."""
@@ -137,15 +118,15 @@ class Attempt(Abortable):
         """What is kept of it once it is over."""
         answer, error = self.answer, self.error
         return AttemptRecord(
-            model=answer.message.model if answer else self.request.model,
-            usage=self.usage,
-            error=error.kind if error else None,
-            status=self.status,
-            request_id=answer.request_id if answer else error.request_id if error else None,
-            queued_at=self.queued_at,
-            sent_at=self.sent_at,
-            first_byte_at=self.first_byte_at,
-            first_text_at=self.first_text_at,
-            ended_at=self.ended_at,
-            waited=self.waited,
+            answer.message.model if answer else self.request.model,
+            self.usage,
+            error.kind if error else None,
+            self.status,
+            answer.request_id if answer else error.request_id if error else None,
+            self.queued_at,
+            self.sent_at,
+            self.first_byte_at,
+            self.first_text_at,
+            self.ended_at,
+            self.waited,
         )

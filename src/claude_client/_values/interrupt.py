@@ -80,15 +80,14 @@ class InterruptToken:
 class Abortable:
     """Something a thread does that others can end. Every method may be called from any thread."""
 
-    __slots__ = ("_aborted", "_around", "_blocked_on", "_lock")
+    _blocked_on: socket.socket | None = None
+    _aborted: AbortReason | None = None
+    _around: Abortable | None = None  # of its own thread only
 
     def __init__(self) -> None:
-        # Guards the two below, so that no socket is closed, and its number given away, while it is shut down.
+        # Guards the first two above, so that no socket is closed, and its number given away, while it is shut down.
         # Reentrant, as a signal handler may abort what its own thread is about to block on.
         self._lock = threading.RLock()
-        self._blocked_on: socket.socket | None = None
-        self._aborted: AbortReason | None = None
-        self._around: Abortable | None = None  # of its own thread only
 
     @property
     def aborted(self) -> AbortReason | None:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from claude_client._values.errors import Kind
 from claude_client._values.usage import Usage
@@ -12,14 +11,16 @@ from claude_client._values.usage import Usage
 #: What a request may wait for before it is sent.
 Cause = Literal["worker", "limiter", "cache writer", "rate limit", "retry"]
 
+_NO_WAITS: Mapping[Cause, float] = {}
+_NO_USAGE = Usage()
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AttemptRecord:
+
+class AttemptRecord(NamedTuple):
     """One request that is over. Times are seconds by `time.monotonic`, None for what did not happen."""
 
     #: The model that answered; where none did, the one that was asked.
     model: str
-    usage: Usage = Usage()  # noqa: RUF009 - frozen
+    usage: Usage = _NO_USAGE
     #: The kind of its error; None for an answer.
     error: Kind | None = None
     status: int | None = None
@@ -30,7 +31,7 @@ class AttemptRecord:
     first_text_at: float | None = None
     ended_at: float | None = None
     #: Seconds before it was sent, by what they were waited for.
-    waited: Mapping[Cause, float] = field(default_factory=dict)
+    waited: Mapping[Cause, float] = _NO_WAITS
 
     @property
     def cost_usd(self) -> float | None:

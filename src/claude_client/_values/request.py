@@ -129,7 +129,8 @@ def build(
         task_id=task_id,
         category=category,
     )
-    check_breakpoints(request)
+    if params or extra_body or messages is not None or not (isinstance(prompt, str) and isinstance(system, str | None)):
+        check_breakpoints(request)  # in texts there are none but those two that may have been put on them here
     return request
 
 

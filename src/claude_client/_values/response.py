@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import reduce
 from operator import add
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import TYPE_CHECKING, Any, Self
 
 from claude_client._values.record import AttemptRecord
 from claude_client._values.usage import Usage, sum_of_costs
@@ -39,12 +39,13 @@ class ClaudeResponse(str):  # noqa: SLOT000 - people may hang their own notes on
         usages: Sequence[Usage] = (),
     ) -> Self:
         response = super().__new__(cls, text)
-        response.message = cast("Message", message)
+        response.message = message  # type: ignore[assignment]  # as its comment says
         response.request_id = request_id
-        response._attempts = tuple([AttemptRecord(model=response.model, usage=used) for used in usages])
+        if usages:
+            response._attempts = tuple([AttemptRecord(response.model, used) for used in usages])
         return response
 
-    _attempts: tuple[AttemptRecord, ...]
+    _attempts: tuple[AttemptRecord, ...] = ()
 
     @property
     def usage(self) -> Usage:

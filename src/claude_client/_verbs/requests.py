@@ -8,15 +8,14 @@ from typing import Any
 from claude_client._sdk.parameters import create_parameters
 from claude_client._values.checks import type_name
 from claude_client._values.content import Block, as_blocks
-from claude_client._values.options import ApiParams, Content, PromptSpec
+from claude_client._values.options import Content, PromptSpec
 from claude_client._values.request import Request, build, system_blocks
 
-_API_PARAMS = frozenset(ApiParams.__annotations__)
 _PROMPT_KEYS = frozenset(PromptSpec.__annotations__)
 # What a prompt says for itself alone.
 _OF_ONE_PROMPT = frozenset({"prompt", "messages", "task_id"})
-# The names of `build` that are not passed to the API.
-_OURS = _PROMPT_KEYS - _API_PARAMS | {"retry"}
+# What needs no look at the SDK.
+_KNOWN = _PROMPT_KEYS | {"retry"}
 
 
 def build_request(**options: Any) -> Request:
@@ -76,12 +75,14 @@ def prompt_list(prompts: Any) -> Sequence[Any]:
 
 def check_names(options: Mapping[str, Any]) -> None:
     """Raise a TypeError for the first name in *options* that neither we nor the SDK know."""
+    if _KNOWN.issuperset(options):
+        return
     if "stream" in options:
         raise TypeError(
             "stream= is not taken: use invoke_claude_streaming(..., callback=...), "
             "or streaming=True for the same answer in one piece"
         )
-    for name in options.keys() - _API_PARAMS - _OURS:
+    for name in options.keys() - _KNOWN:
         known = create_parameters() | _PROMPT_KEYS
         if name not in known:
             raise TypeError(f"unknown parameter {name!r}{_meant(name, known)}")
