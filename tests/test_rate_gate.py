@@ -503,6 +503,7 @@ def test_a_forked_child_begins_afresh_though_its_parent_was_in_the_middle_of_ask
             forked.set()
             return 1
 
+    rates.of("m").on_response(rates.admit(request_of(1), 0.0), 0.0, tokens(10_000))  # sizes count from then on
     rates.admit(InTheMiddle(model="m", max_tokens=1, messages=[]), 0.0)
     assert forked.is_set()
     assert over[0] == 0

@@ -205,10 +205,11 @@ def _managed(
         move_bar = stack.enter_context(progress_of(len(tasks), shown=progress))
         opened = stack.enter_context(Journal(journal, [*requests.values()])) if journal is not None else None
         places = {index: place for place, index in enumerate(requests)}
-        recorder = TaskRecorder([*tasks], tracker, opened, places, move_bar, on_result)
+        recorder = TaskRecorder([*tasks], tracker, places, move_bar, on_result)
         with _closing(recorder):
             recorder.drop(index for index in range(len(tasks)) if index not in requests)
-            recorder.restore()
+            if opened:
+                recorder.restore(opened)
         asked = {index: request for index, request in requests.items() if index not in recorder.outcomes}
         if not asked:
             return recorder.results()
@@ -221,7 +222,7 @@ def _managed(
                 on_start=recorder.started,
                 on_retry=recorder.failed,
                 on_outcome=recorder.ended,
-                keep=recorder.keep if opened else None,
+                keep=partial(recorder.keep, opened) if opened else None,
             )
         )
         stack.enter_context(_closing(recorder, run))

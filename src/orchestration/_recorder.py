@@ -50,8 +50,6 @@ class TaskRecorder:
     Args:
         ids: The id of each prompt's task.
 
-        journal: Where answers are kept; None for nowhere.
-
         places: The place of each request in the journal, by its index.
 
         move_bar, on_result: As of `tell_outcome`, which is called once an outcome is recorded.
@@ -61,14 +59,12 @@ class TaskRecorder:
         self,
         ids: Sequence[str],
         tracker: TaskTracker,
-        journal: Journal | None,
         places: Mapping[int, int],
         move_bar: Callable[[Outcome], object] | None,
         on_result: Callable[[int, Outcome], object] | None,
     ) -> None:
         self._ids = ids
         self._tracker = tracker
-        self._journal = journal
         self._places = places
         self._move_bar = move_bar
         self._on_result = on_result
@@ -84,14 +80,13 @@ class TaskRecorder:
             self.outcomes[index] = aborted("cancelled")
             tell_outcome(index, self.outcomes[index], self._move_bar, None)
 
-    def restore(self) -> None:
-        """Prompts answered in the journal are completed at once, in prompt order."""
-        answered = self._journal.answered if self._journal else {}
+    def restore(self, journal: Journal) -> None:
+        """Prompts answered in *journal* are completed at once, in prompt order."""
         for index, place in self._places.items():
-            if place in answered:
+            if place in journal.answered:
                 self._recalled.add(index)
                 self.started(index)
-                self.ended(index, answered[place])
+                self.ended(index, journal.answered[place])
 
     def started(self, index: int) -> None:
         """An attempt is made. One that goes on with an answer that paused is the same still."""
@@ -104,19 +99,18 @@ class TaskRecorder:
         self._move(index, self._tracker.fail, error)
         self._move(index, self._tracker.retry)
 
-    def keep(self, index: int, answer: ClaudeResponse) -> None:
+    def keep(self, journal: Journal, index: int, answer: ClaudeResponse) -> None:
         """
-        Store *answer* before anybody is told of it. From any thread.
+        Store *answer* in *journal* before anybody is told of it. From any thread.
 
         Raises:
             JournalError: If it could not be stored. It will be in the results all the same.
         """
-        if self._journal:
-            try:
-                self._journal.keep(self._places[index], answer)
-            except Exception as failed:
-                self._unkept[index] = failed
-                raise
+        try:
+            journal.keep(self._places[index], answer)
+        except Exception as failed:
+            self._unkept[index] = failed
+            raise
 
     def ended(self, index: int, outcome: Outcome) -> None:
         """A task has its outcome, for good."""

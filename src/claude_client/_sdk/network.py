@@ -90,16 +90,8 @@ class _Stream:
         self.get_extra_info = inner.get_extra_info
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        doing = current()
-        if doing is None:
-            data: bytes = self._inner.read(max_bytes, timeout)
-            return data
-        doing.block_on(self._socket)  # as `interruptibly` does, with a call less in the busiest place
-        try:
-            data = self._inner.read(max_bytes, timeout)
-            return data
-        finally:
-            doing.unblock()
+        data: bytes = interruptibly(self._socket, self._inner.read, max_bytes, timeout)
+        return data
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
         if buffer:  # httpcore ends each request with nothing
