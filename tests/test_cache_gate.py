@@ -248,3 +248,17 @@ def test_what_shares_nothing_passes_without_a_permit():
     gate, alone = CacheGate(), Request(model="m", max_tokens=1, messages=[])
     assert gate.would_wait(alone, 0.0) is None
     assert gate.admit(alone, 0.0) is None
+
+
+def test_what_has_expired_is_forgotten():
+    gate, other = CacheGate(), Request(model="m", max_tokens=1, messages=[], prefix=Prefix(b"q", 300.0))
+    written(gate, gate.admit(SHARING, 0.0), sent_at=0.0)
+    written(gate, gate.admit(other, 1000.0), sent_at=1000.0)
+    assert isinstance(gate.admit(SHARING, 1000.0), CachePermit)
+    assert gate.admit(other, 1000.0) is None
+
+
+def test_a_context_with_a_picture_may_be_long_enough():
+    picture = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "AAAA"}}
+    marked = [{**picture, "cache_control": {"type": "ephemeral"}}]
+    assert None not in prefixes(prompts(2), marked)

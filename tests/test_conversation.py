@@ -883,3 +883,33 @@ def test_the_example_of_the_seed(sim):
 def test_history_and_single_calls_share_the_cache(sim):
     invoke_claude("x", system=long("s"), cache_system=True)
     assert ConversationThread(long("s")).send("y").usage.cache_read_input_tokens > 0
+
+
+def test_a_message_that_can_carry_no_breakpoint_has_none(api):
+    api.always(reply())
+    thread = ConversationThread()
+    thread.send([{"type": "thinking", "thinking": "hm", "signature": "s"}])
+    assert "cache_control" not in json.dumps(api.bodies[0]["messages"])
+
+
+def test_a_turn_with_a_token_waits_for_another_threads_turn_that_takes_its_time(sim):
+    held, thread, answers = threading.Event(), ConversationThread(), []
+    sim.script(Reply(text="first", until=held), Reply(text="second"))
+    turns = [threading.Thread(target=lambda: answers.append(thread.send("a", interrupt_token=InterruptToken())))]
+    turns[0].start()
+    sim.wait_for(lambda s: s.in_flight == 1)
+    looks = []
+
+    class Counting(InterruptToken):
+        def watched_by(self, watcher):
+            looks.append(1)
+            return super().watched_by(watcher)
+
+    turns.append(threading.Thread(target=lambda: answers.append(thread.send("b", interrupt_token=Counting()))))
+    turns[1].start()
+    until(lambda: looks)
+    turns[1].join(0.12)  # longer than from one look at the token to the next
+    held.set()
+    for turn in turns:
+        turn.join(20)
+    assert answers == ["first", "second"]

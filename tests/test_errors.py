@@ -1,6 +1,7 @@
 import pickle
 import time
 import traceback
+import types
 from email.utils import formatdate
 
 import anthropic
@@ -185,3 +186,15 @@ def test_an_error_of_a_client_that_was_closed_says_so():
     with pytest.raises(ClaudeInvocationError, match="closed") as caught:
         invoke_claude("hi")
     assert not caught.value.retryable
+
+
+def test_a_token_that_could_not_be_had_is_about_authentication():
+    assert from_sdk(anthropic.AnthropicError("no token"), []).kind == "authentication"
+
+
+def test_lists_in_a_body_are_scrubbed_too():
+    body = {"error": {"message": "no", "tried": ["the key sk-very-secret", 7]}}
+    response = types.SimpleNamespace(headers={}, request=None, status_code=400)
+    refused = types.SimpleNamespace(body=body, status_code=400, response=response)
+    exc = type("Refused", (Exception,), vars(refused))()
+    assert from_sdk(exc, ["sk-very-secret"]).details["error"]["tried"] == ["the key [redacted]", 7]

@@ -1,5 +1,6 @@
 """Stop means stop: in every phase of a call, over plain and TLS connections, and through proxies."""
 
+import errno
 import os
 import signal
 import socket
@@ -353,7 +354,7 @@ def test_a_token_tripped_as_the_last_prompt_ends_returns_all_the_same(plain_sim)
 @pytest.mark.parametrize("interrupts", [1, 2])
 def test_ctrl_c_while_results_are_told_keeps_every_answer_in_its_place(plain_sim, interrupts):
     plain_sim.script(Reply(text="three"), matching="prompt 3")
-    for i in range(3):
+    for i in (0, 1, 2, 4, 5, 6, 7):
         plain_sim.script(Reply(fault="silent"), matching=f"prompt {i}")
     told = []
 
@@ -380,3 +381,20 @@ def test_ctrl_c_while_a_queue_is_told_of_a_shared_failure_ends_the_run(plain_sim
     with pytest.raises(ParallelInterrupt) as caught:
         invoke_parallel(prompts(20), max_workers=1, on_result=on_result)
     assert len(caught.value.results.errors) == 20
+
+
+def test_a_wait_that_nobody_interrupts_is_waited_to_its_end(sim):
+    token = InterruptToken()
+    sim.script(Reply(fault="overloaded", retry_after=0.01), Reply(text="late"))
+    assert invoke_claude("hi", interrupt_token=token) == "late"
+    assert repr(token) == "<InterruptToken not interrupted>"
+    token.interrupt()
+    assert repr(token) == "<InterruptToken interrupted>"
+
+
+def test_a_connection_that_cannot_even_begin_is_a_connection_error(monkeypatch):
+    monkeypatch.setenv("ANTHROPIC_BASE_URL", "http://127.0.0.1:1")
+    monkeypatch.setattr(socket.socket, "connect_ex", lambda *_: errno.ENETUNREACH)
+    with pytest.raises(ClaudeInvocationError, match="unreachable") as caught:
+        invoke_claude("hi", max_retries=0)
+    assert caught.value.kind == "connection"

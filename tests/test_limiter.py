@@ -11,8 +11,12 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from claude_client._gates.gate import Wait
+from claude_client._values.attempt import Attempt
+from claude_client._values.request import Request
 from helpers import until
 from orchestration import ConcurrencyLimiter, Occupancy, invoke_parallel_managed
+from orchestration._limiter_gate import LimiterGate
 
 
 @pytest.fixture
@@ -527,3 +531,16 @@ class AnyOrder(RuleBasedStateMachine):
 
 
 TestAnyOrder = AnyOrder.TestCase
+
+
+def test_a_gate_promises_no_slot_and_gives_one_if_there_is_one():
+    limiter = ConcurrencyLimiter(1, {"a": 1})
+    gate, of_a = LimiterGate(limiter), Request(model="m", max_tokens=1, messages=[], category="a")
+    with gate.waking(lambda: None):
+        assert gate.would_wait(of_a, 0.0) is None
+        permit = gate.admit(of_a, 0.0)
+        assert gate.admit(of_a, 0.0) == Wait(math.inf, "limiter")
+        permit.on_event(Attempt(of_a, 0.0), "head")
+        permit.settle(Attempt(of_a, 0.0))
+        assert idle(limiter) is False  # the run stands in the line still
+    assert idle(limiter)

@@ -811,3 +811,42 @@ def test_a_journal_that_is_full_stops_the_run_and_loses_no_answer(sim, tmp_path)
     again = invoke_parallel_managed(prompts(6), journal=journal, max_workers=1)
     assert None not in again
     assert [r.text for r in sim.requests[3:]] == [f"prompt {i}." for i in (2, 3, 4, 5)]
+
+
+def test_an_observer_that_ends_the_program_while_a_journal_is_restored_ends_it(sim, tmp_path):
+    invoke_parallel_managed(prompts(2), journal=tmp_path / "run.sqlite")
+
+    def leave(*_):
+        raise SystemExit
+
+    tracker = TaskTracker()
+    tracker.on_transition(leave)
+    with pytest.raises(SystemExit):
+        invoke_parallel_managed(prompts(4), journal=tmp_path / "run.sqlite", tracker=tracker)
+    assert tracker.get("task-3").state is TaskState.UNCLAIMED  # nothing was sent: it may be asked again
+    assert len(sim.requests) == 2
+
+
+def test_what_a_prompt_may_say_a_managed_run_may_say_for_all(sim):
+    invoke_parallel_managed(
+        [{"prompt": "a"}, {"prompt": "b", "system": "mine"}], system="ours", stop_sequences=["x"], max_workers=1
+    )
+    assert [request.body["system"] for request in sim.requests] == ["ours", "mine"]
+    assert {request.body["stop_sequences"][0] for request in sim.requests} == {"x"}
+    with pytest.raises(TypeError, match="unknown parameter 'jornal'"):
+        invoke_parallel_managed(prompts(1), jornal="x")
+
+
+def test_of_attempts_in_flight_only_those_are_stalled_that_show_no_activity(sim):
+    release = threading.Event()
+    sim.script(Reply(fault="silent"), matching="prompt 0.")
+    sim.script(Reply(until=release, text="late"), matching="prompt 1.")
+    stalls = []
+
+    def on_stall(task_id, _):
+        stalls.append(task_id)
+        release.set()
+
+    results = invoke_parallel_managed(prompts(2), stall_timeout=0.3, on_stall=on_stall, **QUICK)
+    assert None not in results
+    assert stalls[0] in {"task-0", "task-1"}

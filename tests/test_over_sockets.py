@@ -1,5 +1,8 @@
 """The plain verbs against the simulator: a real server, real connections, the SDK's own client."""
 
+import importlib
+import json
+import socket
 import threading
 import traceback
 from contextlib import contextmanager
@@ -14,9 +17,11 @@ from claude_client import (
     invoke_claude,
     invoke_claude_streaming,
     invoke_parallel,
+    set_default_client,
 )
 from claude_client.simulator import Reply, Simulator
-from helpers import KEY
+from helpers import KEY, message
+from servers import that_never_accepts
 
 
 @contextmanager
@@ -197,3 +202,65 @@ def test_the_authority_may_come_from_the_environment(monkeypatch):
         monkeypatch.setenv("SSL_CERT_FILE", sim.ca_file)
         assert invoke_claude("hi").startswith("[simulated")
         claude_client.set_default_client(None)
+
+
+def http_transport(**options):
+    module = importlib.import_module(anthropic.DefaultHttpxClient.__mro__[1].__module__.split(".")[0])
+    return module.HTTPTransport(**options)
+
+
+def test_a_client_on_a_unix_socket_is_used_as_it_is(tmp_path):
+    path, served = str(tmp_path / "api.sock"), []
+    body = json.dumps(message("over a unix socket")).encode()
+
+    def serve():
+        connection, _ = listener.accept()
+        with connection:
+            while b"\r\n\r\n" not in (data := connection.recv(65536)):
+                served.append(data)
+            head = f"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+            connection.sendall(head.encode() + body)
+
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        listener.listen()
+        server = threading.Thread(target=serve)
+        server.start()
+        http_client = anthropic.DefaultHttpxClient(transport=http_transport(uds=path))
+        with anthropic.Anthropic(api_key="any", base_url="http://api", http_client=http_client) as client:
+            set_default_client(client)
+            set_default_client(client)
+            assert invoke_claude("hi", max_retries=0) == "over a unix socket"
+        server.join(10)
+
+
+@pytest.mark.parametrize("options", [{"retries": 1}, {"local_address": "127.0.0.1"}])
+def test_a_transport_with_options_of_its_own_connects_and_fails_as_ever(options):
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        port = closed.getsockname()[1]
+    http_client = anthropic.DefaultHttpxClient(transport=http_transport(**options))
+    with anthropic.Anthropic(api_key="any", base_url=f"http://127.0.0.1:{port}", http_client=http_client) as client:
+        set_default_client(client)
+        with pytest.raises(ClaudeInvocationError) as caught:
+            invoke_claude("hi", max_retries=0)
+    assert caught.value.kind == "connection"
+
+
+def test_a_connection_that_takes_too_long_is_a_timeout():
+    with (
+        that_never_accepts() as port,
+        anthropic.Anthropic(api_key="any", base_url=f"http://127.0.0.1:{port}") as client,
+    ):
+        set_default_client(client)
+        with pytest.raises(ClaudeInvocationError) as caught:
+            invoke_claude("hi", max_retries=0, timeout=0.01)
+    assert caught.value.kind == "timeout"
+
+
+def test_an_address_that_cannot_be_reached_at_all_is_a_connection_error():
+    with anthropic.Anthropic(api_key="any", base_url="http://127.0.0.1:0") as client:
+        set_default_client(client)
+        with pytest.raises(ClaudeInvocationError) as caught:
+            invoke_claude("hi", max_retries=0)
+    assert caught.value.kind == "connection"

@@ -3,8 +3,15 @@ import threading
 
 import pytest
 
-from claude_client import ClaudeInvocationError, ParallelInvocationError, Results, invoke_parallel
-from helpers import error, reply
+from claude_client import (
+    ClaudeInvocationError,
+    ParallelInvocationError,
+    Results,
+    invoke_parallel,
+    invoke_parallel_interruptible,
+    invoke_parallel_streaming,
+)
+from helpers import error, reply, streamed
 
 
 def echo(request):
@@ -108,3 +115,32 @@ def test_prompts_may_bring_their_own_credentials(api, monkeypatch):
     api.always(lambda _: reply())
     assert invoke_parallel([{"prompt": "a", "extra_headers": {"X-Api-Key": "sk-ant-own"}}]) == ["Hello"]
     assert api.requests[0].headers["x-api-key"] == "sk-ant-own"
+
+
+@pytest.mark.parametrize("variant", [invoke_parallel, invoke_parallel_streaming, invoke_parallel_interruptible])
+def test_what_a_prompt_may_say_a_fan_out_may_say_for_all_and_the_prompts_own_counts(api, variant):
+    api.always(lambda request: streamed("a") if b'"stream":true' in request.content else reply("a"))
+    tools = [{"name": "t", "input_schema": {"type": "object"}}]
+    own = {"prompt": "b", "temperature": 0.5, "system": "mine", "max_retries": 0}
+    variant([{"prompt": "a"}, own], temperature=0.2, system="ours", tools=tools, stop_sequences=["x"], max_workers=1)
+    first, second = api.bodies
+    assert (first["temperature"], first["system"], second["temperature"], second["system"]) == (
+        0.2,
+        "ours",
+        0.5,
+        "mine",
+    )
+    assert first["tools"] == second["tools"] == tools
+    assert first["stop_sequences"] == second["stop_sequences"] == ["x"]
+
+
+def test_an_option_nobody_knows_is_refused_before_any_request(api):
+    with pytest.raises(TypeError, match="unknown parameter 'temprature'; did you mean 'temperature'"):
+        invoke_parallel([{"prompt": "a"}], temprature=0.5)
+    assert not api.requests
+
+
+def test_a_shared_system_goes_before_one_that_is_said_for_all(api):
+    api.always(reply())
+    invoke_parallel([{"prompt": "a"}], shared_system="shared", system="own")
+    assert [block["text"] for block in api.body["system"]] == ["shared", "own"]

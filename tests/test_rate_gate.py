@@ -819,3 +819,13 @@ def test_rejections_alone_keep_to_a_limit(limits, ideal, options, retry_after):
 def test_tiny_bursts_lose_nothing(burst, headers):
     time, rejections = worst(by_requests(burst=burst, headers=headers), requests_ideal(burst=burst), seeds=3)
     assert (time <= 1.6, rejections <= 20) == (True, True), (time, rejections)
+
+
+def test_a_late_rejection_once_the_pace_is_forgotten_only_lengthens_the_pause(seasoned, clock):
+    early, late = passes(seasoned, 2)
+    seasoned.rejected(early, 1.0, {})
+    times(seasoned, clock, 2000)
+    assert seasoned.pace is None
+    seasoned.rejected(late, 5.0, {})
+    assert seasoned.pace is None
+    assert seasoned.enter(1) == 5.0

@@ -4,6 +4,7 @@ import anthropic
 import pytest
 
 from claude_client import invoke_claude, invoke_claude_streaming, invoke_parallel
+from claude_client._sdk.parameters import create_parameters
 from claude_client._verbs.requests import build_request, build_requests
 from helpers import SDK_MAJOR, error, reply, streamed
 
@@ -330,3 +331,43 @@ def test_the_streaming_verb_takes_the_same_parameters(api):
     assert api.body["stream"] is True
     assert api.body["stop_sequences"] == ["x"]
     assert api.body["system"] == [text("s", cache_control=CACHED)]
+
+
+def test_thinking_carries_no_breakpoint():
+    thinking = {"type": "thinking", "thinking": "hm", "signature": "s"}
+    request = build_request(messages=[{"role": "user", "content": [text("a"), thinking]}], cache_prompt=True)
+    assert [block.get("cache_control") for block in request.messages[0]["content"]] == [CACHED, None]
+
+
+def test_a_pydantic_object_stands_for_what_it_dumps():
+    class Model:
+        def model_dump(self, **_):
+            return {"type": "text", "text": "dumped"}
+
+    assert build_request(prompt=[Model()]).messages[0]["content"] == [text("dumped")]
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path):
+    image = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": tmp_path / "none.png"}}
+    with pytest.raises(ValueError, match=r"none\.png' cannot be read: No such file"):
+        build_request(prompt=[image])
+
+
+@pytest.mark.parametrize("name", ["prompt", "messages", "task_id"])
+def test_what_is_for_one_prompt_alone_cannot_be_said_for_all(name):
+    with pytest.raises(TypeError, match=f"'{name}' is for one prompt alone"):
+        build_requests([{"prompt": "a"}], **{name: "x"})
+
+
+def test_what_only_the_sdk_knows_is_taken(monkeypatch):
+    def create(self, *, model, from_the_future=None): ...
+
+    monkeypatch.setattr(anthropic.resources.messages.Messages, "create", create)
+    create_parameters.cache_clear()
+    try:
+        assert build_request(prompt="a", from_the_future=1).params == {"from_the_future": 1}
+        assert build_requests([{"prompt": "a", "from_the_future": 1}])[0].params == {"from_the_future": 1}
+        with pytest.raises(TypeError, match="unknown parameter 'from_the_past'"):
+            build_request(prompt="a", from_the_future=1, from_the_past=1)
+    finally:
+        create_parameters.cache_clear()

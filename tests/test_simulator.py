@@ -267,6 +267,10 @@ class TestScript:
         with pytest.raises(ValueError, match=complaint):
             Reply(**fields)
 
+    def test_a_stop_reason_may_be_said(self, sim, claude):
+        sim.script(Reply(text="a", stop_reason="stop_sequence"))
+        assert claude.messages.create(**asking()).stop_reason == "stop_sequence"
+
 
 class TestRecord:
     def test_tells_what_was_asked_and_answered(self, sim, claude):
@@ -339,6 +343,7 @@ class TestOtherProcess:
             ({"replies": ["text"]}, b"a reply is an object"),
             ({}, b"replies"),
             ([], b"TypeError"),
+            ({"replies": [], "matching": 7}, b"a text was expected, got 7"),
         ],
     )
     def test_is_told_what_is_wrong_with_a_script(self, sim, value, complaint):

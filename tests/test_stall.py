@@ -4,10 +4,16 @@ import logging
 import os
 import signal
 import threading
+import time
+from types import SimpleNamespace
 
 import pytest
 
 from claude_client import StallDetector
+from claude_client._values.attempt import Attempt
+from claude_client._values.request import build
+from helpers import until
+from orchestration._stalls import stall_watch
 
 SOON = 0.001  # seconds between looks, where a monitor runs
 LONG = 20  # seconds after which a test gives up
@@ -386,3 +392,21 @@ def test_the_example_of_the_seed(capsys):
     detector.unregister("task-1")
     detector.stop_monitoring()
     assert capsys.readouterr().out == ""
+
+
+def test_an_attempt_that_is_over_or_ended_already_is_not_stalled():
+    """Of attempts under way those are looked at that are still waited for."""
+    asked = build(prompt="hi")
+    stalled, over, ended, unsent = (Attempt(asked, 0.0) for _ in range(4))
+    for attempt in (stalled, over, ended):
+        attempt.last_event_at = time.monotonic() - 100.0
+    over.ended_at = time.monotonic()
+    ended.abort("cancelled")
+    told = []
+    attempts = [(attempt, i) for i, attempt in enumerate((stalled, over, ended, unsent))]
+    run = SimpleNamespace(under_way=attempts, post=lambda event: event())
+    with stall_watch(run, 50.0, lambda index, idle: told.append((index, idle))):
+        until(lambda: told)
+    assert [index for index, _ in told] == [0]
+    assert told[0][1] >= 100.0
+    assert [attempt.aborted for attempt, _ in attempts] == ["stalled", None, "cancelled", None]

@@ -1,4 +1,5 @@
 from contextlib import suppress
+from types import SimpleNamespace
 
 import anthropic
 import httpx
@@ -276,3 +277,23 @@ def test_a_broken_stream_has_its_request_id(api):
     with pytest.raises(ClaudeInvocationError) as caught:
         invoke_claude("hi", streaming=True, max_retries=0)
     assert caught.value.request_id == "req_1"
+
+
+def test_a_stream_that_ends_early_because_its_attempt_was_ended_says_so():
+    attempt = Attempt(build_request(prompt="hi", streaming=True), 0.0)
+
+    class Ended:
+        """A stream that ends as its attempt is ended, without an error."""
+
+        response = httpx.Response(200)
+
+        def __iter__(self):
+            attempt.abort("stalled")
+            return iter(())
+
+        def close(self):
+            pass
+
+    client = SimpleNamespace(messages=SimpleNamespace(create=lambda **_: Ended()))
+    send(client, attempt)
+    assert attempt.error.kind == "stalled"

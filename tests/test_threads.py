@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import signal
 import threading
 from types import SimpleNamespace
 
@@ -395,3 +396,106 @@ def test_a_long_pause_is_told_once_for_all_who_wait_for_it(caplog):
     token.interrupt()
     running.join(LONG)
     assert caplog.text.count("A call has to wait") == 1
+
+
+def test_a_second_ctrl_c_while_the_run_ends_loses_nothing():
+    main, pressed = threading.main_thread().ident, []
+
+    def answer(prompt):
+        until(lambda: told)
+        signal.pthread_kill(main, signal.SIGINT)
+        until(lambda: run.interrupted)
+        signal.pthread_kill(main, signal.SIGINT)
+        until(lambda: len(pressed) == 2)
+        return prompt
+
+    def press(*_):
+        pressed.append(1)
+        raise KeyboardInterrupt
+
+    told, usual = [], signal.signal(signal.SIGINT, press)
+    try:
+        run = run_of(3, Client(answer), max_workers=1, on_start=told.append)
+        with pytest.raises(KeyboardInterrupt):
+            run.run()
+    finally:
+        signal.signal(signal.SIGINT, usual)
+    assert kinds(run) == {0: "0", 1: "interrupted", 2: "interrupted"}
+
+
+@pytest.mark.parametrize("started", [True, False])
+def test_ctrl_c_while_the_first_thread_is_started_ends_the_run(monkeypatch, started):
+    start = threading.Thread.start
+
+    def break_off(thread):
+        if started:
+            start(thread)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(threading.Thread, "start", break_off)
+    before = threading.active_count()
+    run = run_of(3)
+    with pytest.raises(KeyboardInterrupt):
+        run.run()
+    assert {*kinds(run).values()} == {"interrupted"}
+    assert threading.active_count() == before
+
+
+def test_a_run_in_another_thread_ends_with_the_main_thread_as_by_ctrl_c():
+    def answer(prompt):
+        run.end_with_main_thread()
+        return prompt
+
+    run = run_of(3, Client(answer), max_workers=1)
+    with pytest.raises(KeyboardInterrupt, match="the main thread has ended"):
+        run.run()
+    assert run.outcomes.keys() == {0, 1, 2}
+
+
+def test_a_gate_that_wakes_in_the_moment_in_which_it_refuses_is_asked_again():
+    class Hasty(Gate):
+        def admit(self, request, now):
+            if not self.breaks:
+                self.breaks = {"nothing": None}
+                self.wake()
+                return Wait(math.inf, "limiter")
+            return super().admit(request, now)
+
+    run = run_of(3, gates=[Hasty()])
+    run.run()
+    assert len(run.outcomes) == 3
+
+
+def test_an_error_whose_text_fails_too_is_a_failure_of_its_own_call_only():
+    class AwfulError(Exception):
+        def __repr__(self):
+            raise self
+
+    def fails(_):
+        raise AwfulError
+
+    jobs = [Job(i, CallFlow(build(prompt=f"{i}", streaming=False), fails if i == 1 else None)) for i in range(3)]
+    run = Run(
+        Client(lambda prompt: (_ for _ in ()).throw(AwfulError()) if prompt == "1" else prompt), jobs, max_workers=2
+    )
+    run.run()
+    assert kinds(run) == {0: "0", 1: "invalid_request", 2: "2"}
+    assert str(run.outcomes[1]).endswith("AwfulError")
+
+
+@pytest.mark.parametrize(
+    ("raised", "cause"),
+    [
+        (TypeError("create() got an unexpected keyword argument"), TypeError),
+        (TypeError("Could not resolve authentication method. Expected ..."), ValueError),
+        (type("CredentialsError", (Exception,), {})("nothing there"), ValueError),
+    ],
+)
+def test_what_the_sdk_raises_before_it_sends_is_the_cause(raised, cause):
+    def refuse(_):
+        raise raised
+
+    run = run_of(1, Client(refuse))
+    run.run()
+    assert kinds(run) == {0: "invalid_request"}
+    assert isinstance(run.outcomes[0].__cause__, cause)

@@ -98,7 +98,7 @@ class Journal:
         if self._pid == os.getpid():
             self._pid = None
             self._closing.close()
-        elif self._pid:
+        elif self._pid:  # no coverage: in a forked child
             _never_close(self._db)
 
     def keep(self, index: int, response: ClaudeResponse) -> None:
@@ -274,7 +274,7 @@ def _lock(db: sqlite3.Connection) -> None:
     db.execute("PRAGMA synchronous = FULL")
 
 
-def _never_close(db: sqlite3.Connection) -> None:
+def _never_close(db: sqlite3.Connection) -> None:  # no coverage: in a forked child
     """In a forked child, keep SQLite from ending what is the parent's: it would delete the `-wal` under its hands."""
     import ctypes
 

@@ -9,6 +9,8 @@ import anthropic
 from claude_client import (
     ClaudeInvocationError,
     ClaudeResponse,
+    FanOutOptions,
+    InterruptToken,
     ParallelInvocationError,
     PromptSpec,
     Results,
@@ -16,9 +18,11 @@ from claude_client import (
     invoke_claude,
     invoke_claude_streaming,
     invoke_parallel,
+    invoke_parallel_interruptible,
+    invoke_parallel_streaming,
     set_default_client,
 )
-from orchestration import ConcurrencyLimiter, Occupancy
+from orchestration import ConcurrencyLimiter, ManagedResults, Occupancy, invoke_parallel_managed
 from task_state import TaskInfo, TaskState, TaskTracker
 
 answer = invoke_claude("hi", thinking={"type": "adaptive"}, tools=[{"name": "t", "input_schema": {}}], top_p=0.5)
@@ -35,6 +39,12 @@ invoke_claude_streaming("hi", callback=[""].append)
 
 prompts = [{"prompt": "a"}, {"prompt": "b", "system": "s"}]
 assert_type(invoke_parallel(prompts, shared_system="S", cache_shared_system=True), Results)
+invoke_parallel(prompts, temperature=0.2, system=blocks, tools=[], max_retries=1, return_exceptions=True, progress=True)
+invoke_parallel(prompts, on_result=lambda index, outcome: print(index, outcome.usage))
+options: FanOutOptions = {"temperature": 0.2, "stop_sequences": ["x"]}
+invoke_parallel_interruptible(prompts, InterruptToken(), **options)
+invoke_parallel_streaming(prompts, [print, None], **options)
+assert_type(invoke_parallel_managed(prompts, temperature=0.2, journal="run.sqlite"), ManagedResults)
 checked: list[PromptSpec] = [{"prompt": "a", "max_tokens": 5}]
 for one in invoke_parallel(checked):
     if isinstance(one, ClaudeResponse):
@@ -50,6 +60,9 @@ set_default_client(None)
 
 invoke_claude("hi", temprature=0.5)  # type: ignore[call-arg]
 invoke_claude("hi", stream=True)  # type: ignore[call-arg]
+invoke_parallel(prompts, temprature=0.5)  # type: ignore[call-arg]
+invoke_parallel(prompts, temperature="hot")  # type: ignore[arg-type]
+invoke_parallel_managed(prompts, jornal="run.sqlite")  # type: ignore[call-arg]
 invoke_claude_streaming("hi", callback="print")  # type: ignore[arg-type]
 
 tracker = TaskTracker(max_retries=3)

@@ -29,6 +29,8 @@ from claude_client._values.errors import ClaudeInvocationError, aborted
 from claude_client._values.interrupt import InterruptToken
 from claude_client._values.response import ClaudeResponse
 
+_GRACE = 0.05  # seconds that a thread takes at the most to begin
+
 #: Something to do on the caller's thread.
 Event = Callable[[], object]
 
@@ -84,6 +86,8 @@ class Run:
         # The caller's context variables, so that traces and log bindings follow into the threads.
         self._context = copy_context()
         self._events: SimpleQueue[Event | None] = SimpleQueue()  # None: all outcomes have been told
+        self._left: SimpleQueue[None] = SimpleQueue()  # each thread says so when it ends
+        self._ended_threads: set[threading.Thread] = set()
         self._lock = threading.Lock()  # guards the three below
         self._scheduler = Scheduler(jobs, gates, time.monotonic(), on_wait=PauseLog().note)
         self._untold = len(jobs)
@@ -204,25 +208,29 @@ class Run:
         with suppress(KeyboardInterrupt):
             if not self._scheduler.over:
                 self.interrupt()
-            while threads := self._started():
-                for thread in threads:
-                    thread.join()
-                    self._threads.remove(thread)
+            while not self._ended_threads.issuperset(self._started()):
+                self._left.get()
+            for thread in self._started():
+                thread.join()
             self._scheduler.abandon()  # what is left where a thread broke off, or where there was none
             return True
         return False
 
     def _started(self) -> list[threading.Thread]:
-        with self._lock:  # so that none is about to be
-            return [*self._threads]
+        """All threads that were started. To join them is not enough: a Ctrl-C in `join` makes it take them for ended."""
+        with self._lock:  # so that no other is about to be
+            threads = [*self._threads]
+        if any(thread.ident is None for thread in threads):  # a Ctrl-C came while the first was started, or before
+            time.sleep(_GRACE)
+        return [thread for thread in threads if thread.ident is not None]
 
     def _start_thread(self) -> None:
         """The caller holds the lock."""
         thread = threading.Thread(target=self._work, name="claude_client worker")
-        self._threads.append(thread)  # before it can count them
+        self._threads.append(thread)
         try:
             thread.start()
-        except RuntimeError:
+        except RuntimeError:  # there are no more to be had
             self._threads.remove(thread)
             raise
 
@@ -240,6 +248,9 @@ class Run:
         except BaseException as broken:  # noqa: BLE001 - a gate's, or ours; the caller's thread raises it
             self.interrupt()
             self.post(partial(_raise, broken))
+        finally:
+            self._ended_threads.add(threading.current_thread())
+            self._left.put(None)
 
     def _next(self) -> tuple[Job, Attempt] | None:
         """What this thread sends next, once there is something; None if it is not needed any more."""
@@ -362,7 +373,7 @@ def _ending_with_the_main_thread(run: Run) -> Iterator[None]:
         _runs.discard(run)
 
 
-def _end_runs() -> None:
+def _end_runs() -> None:  # no coverage: as the interpreter ends
     for run in [*_runs]:
         run.end_with_main_thread()
 

@@ -26,7 +26,7 @@ def gates_of(client: Any) -> tuple[Gate, ...]:
         return _gates.get(client) or _gates.setdefault(client, (RateGates(), CacheGate()))
 
 
-def _forget() -> None:
+def _forget() -> None:  # no coverage: in a forked child
     global _lock, _gates
     _lock, _gates = threading.Lock(), WeakKeyDictionary()
 

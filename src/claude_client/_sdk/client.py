@@ -33,7 +33,7 @@ class _Shared:
     process: int = field(default_factory=os.getpid)
 
     def up_to_date(self) -> bool:
-        if self.process != os.getpid():
+        if self.process != os.getpid():  # no coverage: in a forked child
             return False
         return self.built_from is None or self.built_from == credentials.environment()
 
@@ -171,7 +171,7 @@ def _rebuilt(outdated: _Shared | None) -> _Shared:
     """One that is up to date."""
     if outdated is None or outdated.built_from is not None:
         return _build()
-    return _in_this_process(outdated)
+    return _in_this_process(outdated)  # no coverage: in a forked child
 
 
 def _build() -> _Shared:
@@ -187,7 +187,7 @@ def _build() -> _Shared:
     raise no_credentials(refused)
 
 
-def _in_this_process(brought: _Shared) -> _Shared:
+def _in_this_process(brought: _Shared) -> _Shared:  # no coverage: in a forked child
     """The client of a parent process on connections of its own, if they are of the SDK's making or ours."""
     import anthropic
 
@@ -209,7 +209,7 @@ def _observed(client: Any) -> Any:
     return client
 
 
-def _after_fork_in_child() -> None:
+def _after_fork_in_child() -> None:  # no coverage: in a forked child
     """Leave the parent's lock and connections alone: other threads of it may be in the middle of a call."""
     global _lock  # noqa: PLW0603 - a copy of the parent's lock may be held for ever
     _lock = threading.Lock()

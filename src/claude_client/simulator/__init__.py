@@ -24,7 +24,7 @@ The rules it follows are cited as "facts N": section N of the project's notes on
 
 try:
     from ._simulator import Simulator
-except ModuleNotFoundError as exc:
+except ModuleNotFoundError as exc:  # no coverage: a program of its own tries it
     missing = (exc.name or "").partition(".")[0]
     if missing not in ("starlette", "uvicorn", "h11"):
         raise

@@ -49,7 +49,7 @@ class Exchange:
 
     async def fail(self, message: str) -> None:
         """Answer with a 500 that says *message*, or break off an answer that has begun."""
-        if self.begun:
+        if self.begun:  # no coverage: a fault of the simulator in the middle of an answer
             await self.cut()
         await self.reject(Rejection(type="api_error", message=message))
 
