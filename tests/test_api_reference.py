@@ -30,6 +30,8 @@ import orchestration
 import task_state
 from pages import ROOT, blocks_of, prose_of
 
+pytestmark = pytest.mark.once
+
 PAGE = ROOT / "references" / "api-reference.md"
 PACKAGES = [claude_client, orchestration, task_state, claude_client.simulator]
 PUBLIC = {name: getattr(package, name) for package in PACKAGES for name in package.__all__}

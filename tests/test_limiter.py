@@ -18,6 +18,8 @@ from helpers import until
 from orchestration import ConcurrencyLimiter, Occupancy, invoke_parallel_managed
 from orchestration._limiter_gate import LimiterGate
 
+pytestmark = pytest.mark.once
+
 
 @pytest.fixture
 def pool():

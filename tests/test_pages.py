@@ -4,6 +4,8 @@ import pytest
 
 from pages import blocks_of, difference, marks_of, prose_of
 
+pytestmark = pytest.mark.once
+
 PAGE = """\
 # A page
 

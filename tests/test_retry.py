@@ -8,6 +8,8 @@ from claude_client import ClaudeInvocationError, invoke_claude
 from claude_client._values.retry import RetryPolicy, compute_backoff_delay, next_delay
 from helpers import error, reply
 
+pytestmark = pytest.mark.once
+
 
 def failed(**fields):
     return ClaudeInvocationError("no", **{"retryable": True, **fields})

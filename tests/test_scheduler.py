@@ -17,6 +17,8 @@ from claude_client._values.attempt import Answer, Attempt
 from claude_client._values.request import build
 from helpers import message
 
+pytestmark = pytest.mark.once
+
 HI = build(prompt="hi")
 
 

@@ -10,6 +10,8 @@ from claude_client.simulator import Limits, Simulator
 from claude_client.simulator._errors import RejectedError
 from claude_client.simulator._limits import Limiter
 
+pytestmark = pytest.mark.once
+
 NOON = datetime(2026, 11, 22, 12, 0, 0, tzinfo=UTC)
 
 

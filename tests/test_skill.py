@@ -3,9 +3,12 @@
 import shutil
 import tomllib
 
+import pytest
 from skills_ref import read_properties, validate
 
 from pages import ROOT, blocks_of
+
+pytestmark = pytest.mark.once
 
 SKILL = ROOT / "SKILL.md"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]

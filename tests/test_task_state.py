@@ -11,6 +11,8 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 
 from task_state import InvalidTransitionError, TaskState, TaskTracker
 
+pytestmark = pytest.mark.once
+
 MOVES = ["claim", "start", "complete", "fail", "retry", "cancel"]
 TARGETS = dict(zip(MOVES, ["claimed", "running", "completed", "failed", "retry_queued", "cancelled"], strict=True))
 LEGAL = {

@@ -217,7 +217,7 @@ class Run:
         return False
 
     def _started(self) -> list[threading.Thread]:
-        """All threads that were started. To join them is not enough: a Ctrl-C in `join` makes it take them for ended."""
+        """All threads that were started. To join them is not enough: after a Ctrl-C, `join` takes them for ended."""
         with self._lock:  # so that no other is about to be
             threads = [*self._threads]
         if any(thread.ident is None for thread in threads):  # a Ctrl-C came while the first was started, or before
