@@ -17,7 +17,7 @@ from _rehearsal import rehearsal
 
 from claude_client import ClaudeInvocationError, ClaudeResponse, Results, invoke_parallel_streaming
 
-DEFAULT_FILE = Path(__file__).parent.parent / "src" / "claude_client" / "_request.py"
+DEFAULT_FILE = Path(__file__).parent.parent / "src" / "claude_client" / "_values" / "request.py"
 
 PERSPECTIVES = {
     "Security": "You are a security expert.",

@@ -185,10 +185,11 @@ class Run:
     def _do_events(self, periodic: Periodic | None) -> None:
         due = time.monotonic() + periodic.seconds if periodic else math.inf
         while True:
+            if periodic and time.monotonic() >= due:
+                due = self._do(periodic)
             try:
                 event = self._events.get(timeout=_within(due - time.monotonic()))
             except Empty:
-                due = self._do(periodic) if periodic and time.monotonic() >= due else due
                 continue
             if event is None:
                 return
