@@ -229,3 +229,15 @@ def test_unknown_stop_reasons_and_events_pass(api):
     api.answers(stream(start(), event("from_the_future", x=1), *text_block("ok"), *end("compaction")))
     answer = invoke_claude_streaming("hi")
     assert (answer, answer.stop_reason) == ("ok", "compaction")
+
+
+def test_a_stream_may_be_asked_for_twice(api):
+    api.answers(streamed("a"))
+    assert invoke_claude_streaming("hi", streaming=True) == "a"
+
+
+@pytest.mark.parametrize("verb", [invoke_claude, invoke_claude_streaming])
+def test_names_of_ours_are_no_options(api, verb):
+    with pytest.raises(TypeError, match="unknown parameter 'retry'"):
+        verb("hi", retry=3)
+    assert not api.requests

@@ -154,7 +154,7 @@ def test_releasing_what_is_not_held_is_a_runtime_error():
 
 
 def test_a_slot_that_is_kept_for_another_cannot_be_released():
-    limiter = ConcurrencyLimiter(1, hold_seconds=None)
+    limiter = ConcurrencyLimiter(1, hold_seconds=math.inf)
     limiter.acquire()
     with limiter.waking(print) as ask:
         ask(None)
@@ -239,7 +239,7 @@ def test_repr_tells_what_is_in_use():
 
 
 def test_who_was_refused_is_woken_once_it_is_its_turn_and_nobody_else():
-    limiter, woken = ConcurrencyLimiter(2, {"a": 1}, hold_seconds=None), []
+    limiter, woken = ConcurrencyLimiter(2, {"a": 1}, hold_seconds=math.inf), []
     with limiter.waking(lambda: woken.append(1)) as ask, limiter.waking(lambda: woken.append(2)) as ask_too:
         assert ask("a")
         assert not ask_too("a")
@@ -265,7 +265,7 @@ def test_who_gives_a_slot_back_unused_is_not_woken_for_it():
 
 
 def test_wake_may_ask_at_once():
-    limiter, taken = ConcurrencyLimiter(1, hold_seconds=None), []
+    limiter, taken = ConcurrencyLimiter(1, hold_seconds=math.inf), []
     limiter.acquire()
     with limiter.waking(lambda: taken.append(ask(None))) as ask:
         assert not ask(None)
@@ -275,7 +275,7 @@ def test_wake_may_ask_at_once():
 
 
 def test_try_acquire_overtakes_neither_threads_nor_runs(pool):
-    limiter = ConcurrencyLimiter(1, hold_seconds=None)
+    limiter = ConcurrencyLimiter(1, hold_seconds=math.inf)
     limiter.acquire()
     thread = waits(pool, limiter)
     with limiter.waking(lambda: None) as ask:
@@ -290,7 +290,7 @@ def test_try_acquire_overtakes_neither_threads_nor_runs(pool):
 
 
 def test_threads_do_not_overtake_a_run(pool):
-    limiter = ConcurrencyLimiter(1, hold_seconds=None)
+    limiter = ConcurrencyLimiter(1, hold_seconds=math.inf)
     limiter.acquire()
     with limiter.waking(lambda: None) as ask:
         assert not ask(None)
@@ -327,7 +327,7 @@ def test_who_comes_when_a_slot_is_kept_already_gets_it_if_it_is_not_wanted(pool)
 
 
 def test_a_run_that_ends_leaves_its_place_and_its_turn_to_the_next(pool):
-    limiter = ConcurrencyLimiter(1, hold_seconds=None)
+    limiter = ConcurrencyLimiter(1, hold_seconds=math.inf)
     limiter.acquire()
     with limiter.waking(lambda: None) as ask:
         assert not ask(None)
@@ -427,7 +427,7 @@ def test_runs_come_to_their_ends_beside_threads_that_never_rest_and_these_go_on_
 
 
 def test_a_later_run_does_not_wait_for_the_end_of_an_earlier_one(sim, pool):
-    limiter, later_done = ConcurrencyLimiter(1, hold_seconds=None), threading.Event()
+    limiter, later_done = ConcurrencyLimiter(1, hold_seconds=math.inf), threading.Event()
     limiter.acquire()
     seen = []
     earlier = pool.submit(run_of, limiter, [None] * 20, lambda: seen.append(later_done.is_set()))
@@ -451,7 +451,7 @@ class AnyOrder(RuleBasedStateMachine):
 
     def __init__(self):
         super().__init__()
-        self.limiter = ConcurrencyLimiter(3, LIMITS, hold_seconds=None)
+        self.limiter = ConcurrencyLimiter(3, LIMITS, hold_seconds=math.inf)
         self.held = []
         self.line = []  # of (run, category)
         self.kept = []  # those of the line for whom a slot is kept

@@ -199,7 +199,7 @@ def test_somebody_else_who_moves_a_task_costs_no_answer(sim, caplog):
     sim.script(Reply(until=release, text="whole"))
     tracker = TaskTracker()
     run, came = in_background(invoke_parallel_managed, prompts(1), tracker=tracker)
-    sim.wait_for(lambda s: s.in_flight == 1)
+    until(lambda: tracker.get("task-0").state is TaskState.RUNNING)
     tracker.fail("task-0")
     release.set()
     run.join(LONG)
@@ -850,3 +850,58 @@ def test_of_attempts_in_flight_only_those_are_stalled_that_show_no_activity(sim)
     results = invoke_parallel_managed(prompts(2), stall_timeout=0.3, on_stall=on_stall, **QUICK)
     assert None not in results
     assert stalls[0] in {"task-0", "task-1"}
+
+
+def test_all_tasks_cancelled_before_anything_is_sent_are_results_too(sim):
+    tracker, told = TaskTracker(), []
+
+    def reconcile(given, tracker):
+        for prompt in given:
+            tracker.cancel(prompt["task_id"])
+        return given
+
+    results = invoke_parallel_managed(
+        prompts(2), tracker=tracker, reconcile=reconcile, on_result=lambda i, _: told.append(i)
+    )
+    assert results == [None, None]
+    assert results.cancelled.keys() == {*told} == {0, 1}
+    assert sim.requests == ()
+
+
+@pytest.mark.parametrize("raised", [SystemExit, KeyboardInterrupt])
+def test_whatever_breaks_a_run_off_every_task_has_its_end(sim, raised):
+    tracker = TaskTracker()
+    sim.script(Reply(fault="not_found"), matching="prompt 3.")
+
+    def on_result(*_):
+        until(lambda: len(sim.requests) == 20)
+        raise raised
+
+    with pytest.raises(raised):
+        invoke_parallel_managed(prompts(20), tracker=tracker, on_result=on_result)
+    assert tracker.is_all_terminal()
+    assert tracker.summary().get("completed", 0) >= 10
+
+
+def test_a_category_said_for_all_is_that_of_the_tasks(sim):
+    results = invoke_parallel_managed([{"prompt": "a"}, {"prompt": "b", "category": "own"}], category="ours")
+    assert [info.category for info in results.tracker.get_by_state("completed")] == ["ours", "own"]
+    with pytest.raises(ValueError, match="category must be a str or None, got 3"):
+        invoke_parallel_managed([{"prompt": "a"}], category=3)
+
+
+def test_reconcile_is_asked_though_callbacks_are_slow_and_not_about_what_is_answered(sim):
+    asked, release = [], threading.Event()
+    sim.script(Reply(until=release), matching="prompt 2.")
+
+    def reconcile(given, _):
+        asked.append([prompt["task_id"] for prompt in given])
+        if len(asked) == 3:
+            release.set()
+        return given
+
+    def on_result(*_):
+        until(lambda: len(sim.requests) == 3)
+
+    invoke_parallel_managed(prompts(3), reconcile=reconcile, reconcile_interval=0.001, on_result=on_result)
+    assert asked[2] == ["task-2"]

@@ -124,8 +124,8 @@ def test_a_category_that_may_not_start_holds_up_no_other():
 
 def test_a_failed_attempt_is_made_again_when_its_time_has_come():
     scheduler = scheduler_of(None)
-    error = end(scheduler, start(scheduler)[1], 10.0, error="overloaded", retry_after=2.0)
-    assert error.kind == "overloaded"
+    step = end(scheduler, start(scheduler)[1], 10.0, error="overloaded", retry_after=2.0)
+    assert (step.failed.kind, step.failures, step.after) == ("overloaded", 1, 2.0)
     assert scheduler.poll(11.0) == 1.0
     index, again = start(scheduler, 12.5)
     assert index == 0
@@ -158,8 +158,9 @@ def test_a_failure_that_all_would_share_ends_what_is_not_under_way(kind):
     assert {scheduler.outcomes[i].kind for i in (0, 2, 3)} == {kind}
     assert scheduler.outcomes[0].partial_text == "half"
     assert scheduler.outcomes[3].partial_text == ""
-    assert end(scheduler, second, error="overloaded") is None
+    end(scheduler, second, error="overloaded")
     assert scheduler.outcomes[1].kind == kind
+    assert len({id(outcome) for outcome in scheduler.outcomes.values()}) == 4
 
 
 def test_a_stop_ends_what_waits_and_what_would_be_made_again():
@@ -169,7 +170,7 @@ def test_a_stop_ends_what_waits_and_what_would_be_made_again():
     stopped = ClaudeInvocationError("stopped", kind="interrupted")
     scheduler.stop(stopped)
     scheduler.stop(ClaudeInvocationError("too late"))
-    assert scheduler.outcomes == {2: stopped}
+    assert {i: str(outcome) for i, outcome in scheduler.outcomes.items()} == {2: "stopped"}
     end(scheduler, answered)
     end(scheduler, failing, error="overloaded", usage=Usage(7))
     assert scheduler.outcomes[0] == "done"
@@ -185,7 +186,7 @@ def test_a_job_is_cancelled_wherever_it_is():
     for index in (1, 2, 3, 99):
         scheduler.cancel(index)
     assert {i: outcome.kind for i, outcome in scheduler.outcomes.items()} == {1: "cancelled", 3: "cancelled"}
-    assert end(scheduler, under_way, error="overloaded") is None
+    end(scheduler, under_way, error="overloaded")
     assert scheduler.outcomes[2].kind == "cancelled"
     end(scheduler, ending)
     scheduler.cancel(0)
@@ -194,9 +195,11 @@ def test_a_job_is_cancelled_wherever_it_is():
 
 
 def test_who_is_abandoned_is_interrupted_also_under_way():
-    scheduler = scheduler_of(None, None)
+    gate = Gate()
+    scheduler = scheduler_of(None, None, gates=[gate])
     start(scheduler)
     scheduler.abandon()
+    assert gate.inside == []
     assert {outcome.kind for outcome in scheduler.outcomes.values()} == {"interrupted"}
     assert scheduler.over
 

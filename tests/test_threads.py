@@ -1,8 +1,10 @@
 """The driver of many calls: its threads, its callbacks, and how it ends, over an SDK client made for the test."""
 
 import contextlib
+import logging
 import math
 import signal
+import sys
 import threading
 from types import SimpleNamespace
 
@@ -16,6 +18,7 @@ from claude_client._engine.scheduler import Job
 from claude_client._engine.threads import Periodic, Run
 from claude_client._gates.gate import Wait
 from claude_client._values.request import build
+from claude_client._values.retry import RetryPolicy
 from helpers import message, until
 
 LONG = 20  # seconds after which a test gives up
@@ -499,3 +502,95 @@ def test_what_the_sdk_raises_before_it_sends_is_the_cause(raised, cause):
     run.run()
     assert kinds(run) == {0: "invalid_request"}
     assert isinstance(run.outcomes[0].__cause__, cause)
+
+
+def test_a_retry_is_told_before_the_next_attempt_though_that_is_made_at_once():
+    failing, told = {f"{i}" for i in range(200)}, []
+
+    def answer(prompt):
+        if prompt in failing:
+            failing.discard(prompt)
+            raise OSError("gone")
+        return prompt
+
+    at_once = RetryPolicy(base_ms=0, max_ms=0)
+    jobs = [Job(i, CallFlow(build(prompt=f"{i}", retry=at_once))) for i in range(200)]
+    hooks = {
+        name: lambda index, *_, name=name: told.append((index, name)) for name in ("on_start", "on_retry", "on_outcome")
+    }
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        Run(Client(broken(answer)), jobs, max_workers=8, **hooks).run()
+    finally:
+        sys.setswitchinterval(interval)
+    for i in range(200):
+        assert [name for index, name in told if index == i] == ["on_start", "on_retry", "on_start", "on_outcome"]
+
+
+def test_what_was_cancelled_before_the_run_is_told_too():
+    told = []
+    run = run_of(2, on_outcome=lambda index, outcome: told.append((index, outcome.kind)))
+    run.cancel(1)
+    run.cancel(0)
+    run.run()
+    assert told == [(1, "cancelled"), (0, "cancelled")]
+
+
+def test_a_log_handler_may_use_the_run():
+    class Cancelling(logging.Handler):
+        def emit(self, record):
+            run.cancel(2)
+
+    logger, handler = logging.getLogger("claude_client"), Cancelling()
+    failed = []
+
+    def answer(prompt):
+        if prompt == "0" and not failed:
+            failed.append(1)
+            raise OSError("gone")
+        return prompt
+
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        run = run_of(3, Client(broken(answer)), max_workers=1)
+        run.run()
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+    assert run.outcomes[0] == "0"
+
+
+def test_whoever_breaks_a_run_off_its_threads_are_at_rest_before_the_gates_are_left():
+    class Left(Gate):
+        @contextlib.contextmanager
+        def waking(self, wake):
+            yield
+            self.left = len(self.inside), run.under_way
+
+    def break_off(_):
+        raise SystemExit
+
+    gate = Left()
+    run = run_of(20, gates=[gate], on_start=break_off)
+    with pytest.raises(SystemExit):
+        run.run()
+    assert gate.left == (0, [])
+
+
+def test_ctrl_c_in_the_last_moment_comes_out_though_all_is_answered(monkeypatch):
+    join, pressed = threading.Thread.join, []
+
+    def interrupted_once(thread, timeout=None):
+        if not pressed:
+            pressed.append(1)
+            raise KeyboardInterrupt
+        join(thread, timeout)
+
+    monkeypatch.setattr(threading.Thread, "join", interrupted_once)
+    run = run_of(3)
+    with pytest.raises(KeyboardInterrupt):
+        run.run()
+    assert kinds(run) == {0: "0", 1: "1", 2: "2"}

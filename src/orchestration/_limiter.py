@@ -65,7 +65,7 @@ class ConcurrencyLimiter:
         category_limits:
             Most tasks running at once per category. A category not named here is bound by *global_limit* only.
 
-        hold_seconds: How long a slot is held for a run whose turn it is, before it goes to the next. None: for ever.
+        hold_seconds: How long a slot is held for a run whose turn it is, before it goes to the next.
 
     Raises:
         ValueError: A limit is not a whole number from 1, or *hold_seconds* no number of seconds.
@@ -76,10 +76,10 @@ class ConcurrencyLimiter:
         global_limit: int = 10,
         category_limits: Mapping[str, int] | None = None,
         *,
-        hold_seconds: float | None = 0.05,
+        hold_seconds: float = 0.05,
     ) -> None:
         self._global_limit = whole_number("global_limit", global_limit, 1)
-        self._hold_seconds = None if hold_seconds is None else number("hold_seconds", hold_seconds, 0, math.inf)
+        self._hold_seconds = number("hold_seconds", hold_seconds, 0, math.inf)
         if category_limits is not None and not isinstance(category_limits, Mapping):
             raise ValueError(f"category_limits must be a mapping of categories to limits, got {category_limits!r}")
         self._category_limits: dict[str | None, int] = {
@@ -158,16 +158,16 @@ class ConcurrencyLimiter:
         waiters: dict[str | None, _Waiter] = {}
 
         def ask(category: str | None) -> bool:
-            waiter = waiters.setdefault(category, _Waiter(category, wake, self._hold_seconds))
+            waiter = waiters.pop(category, None) or _Waiter(category, wake, self._hold_seconds)
             taken = self._ask(waiter)
-            if taken:
-                del waiters[category]
+            if not taken:
+                waiters[category] = waiter
             return taken
 
         try:
             yield ask
         finally:
-            self._give_up(waiters.values())
+            self._give_up([*waiters.values()])
 
     def statistics(self) -> LimiterStatistics:
         """How far the limits are used up now."""

@@ -196,9 +196,9 @@ def _managed(
         raise ValueError("reconcile_interval is given, but no reconcile to call")
     workers = workers_of(max_workers, max(MOST_WORKERS, _limit_of(limiter)))
     retry = patient_policy(whole_number("max_retries", max_retries, 0), base_delay_ms, max_delay_ms)
-    build = request_builder(max_retries=max_retries, retry=retry, **for_all)
+    build = request_builder(retry, max_retries=max_retries, **for_all)
     tasks = identified(prompts)
-    tracker = _tracked(tasks, tracker, max_retries)
+    tracker = _tracked(tasks, tracker, max_retries, for_all.get("category"))
     kept = wanted(reconcile, tasks, tracker) if reconcile else tasks
     requests = _requests(tasks, kept, build, tracker, watched=stall_timeout is not None)
     with ExitStack() as stack:
@@ -226,14 +226,14 @@ def _managed(
             )
         )
         stack.enter_context(_closing(recorder, run))
-        stack.enter_context(
-            _cancelled_by(tracker, run, {task_id: index for index, task_id in enumerate(tasks) if index in asked})
-        )
+        indices = {task_id: index for index, task_id in enumerate(tasks) if index in asked}
+        stack.enter_context(_cancelled_by(tracker, run, indices))
         if stall_timeout is not None:
             stack.enter_context(stall_watch(run, stall_timeout, partial(_tell_of_stall, [*tasks], on_stall)))
         periodic = None
         if reconcile and reconcile_interval is not None:
-            periodic = Periodic(reconcile_interval, partial(drop_unwanted, reconcile, kept, tracker))
+            ask_again = partial(_reconcile_again, reconcile, kept, tracker, run, indices)
+            periodic = Periodic(reconcile_interval, ask_again)
         run.run(interrupt_token, periodic)
     results = recorder.results(interrupted=run.interrupted)
     if run.failure:
@@ -247,11 +247,11 @@ def _closing(recorder: TaskRecorder, run: Run | None = None) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as interrupt:
-        recorder.close(run.outcomes if run else {})
+        recorder.close(run)
         raise ParallelInterrupt(*interrupt.args, results=recorder.results(interrupted=True)) from None
     except BaseException:
         if run:  # else nothing was sent, and the same tasks may be asked again
-            recorder.close(run.outcomes)
+            recorder.close(run)
         raise
 
 
@@ -275,8 +275,10 @@ def _check_kind(name: str, value: Any, kind: type) -> None:
         raise TypeError(f"{name} must be a {kind.__name__} or None, got {value!r}")
 
 
-def _tracked(tasks: Mapping[str, Prompt], tracker: TaskTracker | None, max_retries: int) -> TaskTracker:
-    """A tracker that knows all *tasks*, as unclaimed ones."""
+def _tracked(
+    tasks: Mapping[str, Prompt], tracker: TaskTracker | None, max_retries: int, category: str | None
+) -> TaskTracker:
+    """A tracker that knows all *tasks*, as unclaimed ones; *category* is for those without their own."""
     if tracker is None:
         own = [prompt.get("max_retries") for prompt in tasks.values()]
         tracker = TaskTracker(max([max_retries, *(retries for retries in own if isinstance(retries, int))]))
@@ -285,7 +287,7 @@ def _tracked(tasks: Mapping[str, Prompt], tracker: TaskTracker | None, max_retri
             raise ValueError(f"the tracker has a task {task_id!r} already, which is {state}")
     for task_id, prompt in tasks.items():
         if task_id not in tracker:
-            tracker.add(task_id, prompt.get("category"))
+            tracker.add(task_id, prompt.get("category", category))
     return tracker
 
 
@@ -326,6 +328,14 @@ def _cancelled_by(tracker: TaskTracker, run: Run, indices: Mapping[str, int]) ->
         yield
     finally:
         stop()
+
+
+def _reconcile_again(
+    reconcile: Reconcile, kept: Mapping[str, Prompt], tracker: TaskTracker, run: Run, indices: Mapping[str, int]
+) -> None:
+    """Have what *reconcile* drops cancelled. What has ended is not asked about, though *tracker* may not know yet."""
+    ended = run.outcomes
+    drop_unwanted(reconcile, {name: kept[name] for name, index in indices.items() if index not in ended}, tracker)
 
 
 def _tell_of_stall(ids: Sequence[str], on_stall: StallCallback | None, index: int, idle: float) -> None:

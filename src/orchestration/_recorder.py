@@ -10,7 +10,7 @@ from typing import Any
 from claude_client import ClaudeInvocationError, ClaudeResponse, Results
 from claude_client._values.errors import aborted
 from claude_client._values.results import Item
-from claude_client._verbs.fan_out import Outcome, tell_outcome
+from claude_client._verbs.fan_out import Outcome, Run, tell_outcome
 from task_state import InvalidTransitionError, TaskInfo, TaskState, TaskTracker
 
 from ._journal import Journal
@@ -126,11 +126,17 @@ class TaskRecorder:
         self.outcomes[index] = outcome
         tell_outcome(index, outcome, self._move_bar, self._on_result)
 
-    def close(self, outcomes: Mapping[int, Outcome]) -> None:
-        """The run was broken off: record what it ended with, and tell nobody. Another Ctrl-C does not prevent that."""
+    def close(self, run: Run | None) -> None:
+        """
+        The *run* was broken off, or None was begun: record what it ended with, and tell nobody. Another Ctrl-C does not
+        prevent that.
+        """
         self._move_bar = self._on_result = None
+        outcomes = run.outcomes if run else {}
         while len(self.outcomes) < len(self._ids):
             with suppress(KeyboardInterrupt):
+                if run:
+                    run.drain()
                 for index in range(len(self._ids)):
                     if index not in self.outcomes:
                         self.ended(index, outcomes.get(index, aborted("interrupted")))

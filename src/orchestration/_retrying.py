@@ -73,6 +73,7 @@ def invoke_with_retry(
     if is_continuation:
         policy = patient_policy(max_retries, CONTINUATION_MS, CONTINUATION_MS)
     request = build_request(
+        policy,
         prompt=prompt,
         model=model,
         system=system,
@@ -83,7 +84,6 @@ def invoke_with_retry(
         cache_prompt=cache_prompt,
         messages=messages,
         max_retries=max_retries,
-        retry=policy,
         timeout=timeout,
         **options,
     )

@@ -42,8 +42,8 @@ def _end_stalled(run: Run, timeout: float, on_stall: Callable[[int, float], obje
         if attempt.aborted or attempt.ended_at is not None or last_event_at is None:
             continue
         if now - last_event_at >= timeout:
+            run.post(partial(on_stall, index, now - last_event_at))  # first, as the end of it may be that of the run
             attempt.abort("stalled")
-            run.post(partial(on_stall, index, now - last_event_at))
         else:
             soonest = min(soonest, last_event_at + timeout)
     return min(soonest - now, timeout, threading.TIMEOUT_MAX)

@@ -34,8 +34,9 @@ class Send(NamedTuple):
 
     request: Request
     after: float = 0.0
-    #: Why the attempt before failed; None where none did.
+    #: Why the attempt before failed, and how many have so far; None where it did not.
     failed: ClaudeInvocationError | None = None
+    failures: int = 0
 
 
 class Done(NamedTuple):
@@ -90,7 +91,6 @@ class CallFlow:
             )
             unusable.__cause__ = exc
             return Done(self.end(unusable))
-        _log_stop_reason(response)
         return Done(response)
 
     def end(self, error: ClaudeInvocationError) -> ClaudeInvocationError:
@@ -108,8 +108,7 @@ class CallFlow:
         delay = None if told or attempt.raised else next_delay(error, self._failures, policy)
         if delay is None:
             return Done(self.end(error))
-        _log.info("Attempt failed, %d so far; the next in %.1f s: %s", self._failures, delay, error)
-        return Send(self._request, delay, error)
+        return Send(self._request, delay, error, self._failures)
 
     def _after_pause(self, answer: Answer) -> Send | Done:
         if len(self._turns) > MOST_PAUSES:
@@ -139,9 +138,14 @@ class CallFlow:
         return [block for turn in self._turns for block in turn.message.content]
 
 
-def _log_stop_reason(response: ClaudeResponse) -> None:
-    reason = response.message.stop_reason
-    if reason in TRUNCATING:
-        _log.warning(_TRUNCATED, reason, response.usage.output_tokens)
-    elif reason == "tool_use":
-        _log.info("The model asks for a tool: see .message.content")
+def log_step(step: Send | Done) -> None:
+    """Log what *step* tells of the attempt before it. For drivers, under no lock: handlers are other people's code."""
+    if isinstance(step, Send):
+        if step.failed:
+            _log.info("Attempt failed, %d so far; the next in %.1f s: %s", step.failures, step.after, step.failed)
+    elif isinstance(step.outcome, ClaudeResponse):
+        reason = step.outcome.message.stop_reason
+        if reason in TRUNCATING:
+            _log.warning(_TRUNCATED, reason, step.outcome.usage.output_tokens)
+        elif reason == "tool_use":
+            _log.info("The model asks for a tool: see .message.content")

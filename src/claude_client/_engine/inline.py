@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Sequence
 
-from claude_client._engine.flow import CallFlow, Done, Send
+from claude_client._engine.flow import CallFlow, Done, Send, log_step
 from claude_client._engine.pauses import PauseLog
 from claude_client._gates.clients import gates_of
 from claude_client._gates.gate import Gate, Wait, admit
@@ -42,6 +42,7 @@ def run(flow: CallFlow, token: InterruptToken | None = None) -> ClaudeResponse:
                 with token.watched_by(attempt.abort):
                     send(client, attempt)
             step = flow.advance(attempt)
+            log_step(step)
             if attempt.raised is not None:
                 raise attempt.raised
         if isinstance(step.outcome, ClaudeInvocationError):
@@ -59,6 +60,7 @@ def _admitted(
     while True:
         if wait is not None:
             pauses.note(wait.seconds, now)
+            pauses.log()
             _wait(wait.seconds, flow, token)
             before, now = now, time.monotonic()
             waited[wait.cause] = waited.get(wait.cause, 0.0) + now - before

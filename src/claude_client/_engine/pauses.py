@@ -16,9 +16,16 @@ class PauseLog:
     """Warns of each pause once, however many calls wait for its end."""
 
     _told_until = -math.inf
+    _untold: float | None = None  # seconds
 
     def note(self, seconds: float, now: float) -> None:
         """A call has to wait for *seconds* from *now* on; infinite: for something other than time."""
         if LONGEST_RETRY_AFTER < seconds < math.inf and now + seconds > self._told_until + _SAME_PAUSE:
             self._told_until = now + seconds
+            self._untold = seconds
+
+    def log(self) -> None:
+        """Warn of what was noted. Under no lock: handlers are other people's code."""
+        if self._untold is not None:
+            seconds, self._untold = self._untold, None
             _log.warning("A call has to wait %.0f s until it may be tried again", seconds)

@@ -11,7 +11,7 @@ import heapq
 import math
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 
-from claude_client._engine.flow import CallFlow, Done, Outcome
+from claude_client._engine.flow import CallFlow, Done, Outcome, Send
 from claude_client._gates.gate import Gate, Wait, admit
 from claude_client._values.attempt import Attempt
 from claude_client._values.errors import ClaudeInvocationError, Kind, aborted, for_unsent
@@ -163,31 +163,30 @@ class Scheduler:
                     return job, got
         return soonest
 
-    def finished(self, attempt: Attempt, now: float) -> ClaudeInvocationError | None:
-        """*attempt* is over. Returns its error, if there will be another."""
+    def finished(self, attempt: Attempt, now: float) -> Send | Done:
+        """*attempt* is over. Returns what its job does next."""
         job = self._under_way.pop(attempt)
         step = job.flow.advance(attempt)
+        if isinstance(step, Send) and self._stopped:
+            step = Done(job.flow.end(self._stopped))
+        elif isinstance(step, Send) and job.index in self._cancelled:
+            step = Done(job.flow.end(aborted("cancelled")))
         if isinstance(step, Done):
             self._end(job, step.outcome)
             if isinstance(step.outcome, ClaudeInvocationError) and step.outcome.kind in STOPPING:
-                self.stop(for_unsent(step.outcome))
-        elif self._stopped:
-            self._end(job, job.flow.end(self._stopped))
-        elif job.index in self._cancelled:
-            self._end(job, job.flow.end(aborted("cancelled")))
+                self.stop(step.outcome)
         else:
             job.step, job.queued_at = step, now
             self._waiting[job.index] = job
             heapq.heappush(self._due, (now + step.after, job))
             self._on_wait(step.after, now)
-            return step.failed
-        return None
+        return step
 
     def stop(self, error: ClaudeInvocationError) -> None:
         """End by *error* every job that is not under way, now and later. The first error counts."""
-        self._stopped = self._stopped or error
+        self._stopped = self._stopped or for_unsent(error)
         for _, job in sorted(self._waiting.items()):
-            self._end(job, job.flow.end(self._stopped))
+            self._end(job, job.flow.end(for_unsent(self._stopped)))
         self._groups.clear()
         self._due.clear()
 
@@ -201,7 +200,8 @@ class Scheduler:
         """Give every job that has no outcome that of an interrupt, those under way included."""
         self.stop(aborted("interrupted"))
         while self._under_way:
-            _, job = self._under_way.popitem()
+            attempt, job = self._under_way.popitem()
+            attempt.settle()
             self._end(job, job.flow.end(aborted("interrupted")))
 
     def take_ended(self) -> list[int]:

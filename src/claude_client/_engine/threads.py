@@ -19,7 +19,7 @@ from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple
 
-from claude_client._engine.flow import Outcome
+from claude_client._engine.flow import Outcome, Send, log_step
 from claude_client._engine.pauses import PauseLog
 from claude_client._engine.scheduler import Job, Scheduler
 from claude_client._gates.gate import Gate
@@ -85,12 +85,15 @@ class Run:
         self._keep = keep
         # The caller's context variables, so that traces and log bindings follow into the threads.
         self._context = copy_context()
-        self._events: SimpleQueue[Event | None] = SimpleQueue()  # None: all outcomes have been told
+        self._events: SimpleQueue[Event | None] = (
+            SimpleQueue()
+        )  # None: all outcomes have been told, or a thread broke off
         self._left: SimpleQueue[None] = SimpleQueue()  # each thread says so when it ends
         self._ended_threads: set[threading.Thread] = set()
         self._lock = threading.Lock()  # guards the three below
-        self._scheduler = Scheduler(jobs, gates, time.monotonic(), on_wait=PauseLog().note)
-        self._untold = len(jobs)
+        self._pauses = PauseLog()
+        self._scheduler = Scheduler(jobs, gates, time.monotonic(), on_wait=self._pauses.note)
+        self._jobs = self._untold = len(jobs)
         self._threads: list[threading.Thread] = []
         # What follows is read in single steps without the lock, which a signal handler that interrupts this run, or a
         # gate that wakes it while another run holds a lock of its own, must not wait for.
@@ -99,6 +102,7 @@ class Run:
         self._rung = False  # since the scheduler was last asked
         self._interrupted = False
         self._main_thread_ended = False
+        self._broken: BaseException | None = None  # what a thread could not deal with
         #: Why the run was stopped from within; None if it was not.
         self.failure: Exception | None = None
 
@@ -126,23 +130,34 @@ class Run:
             RuntimeError: If not a single thread can be started.
             BaseException: What a callback or a gate raised. Whatever it is, every job has its outcome then.
         """
-        if self._scheduler.over:
-            return
-        try:
-            with ExitStack() as stack:
-                stack.enter_context(_ending_with_the_main_thread(self))
-                for gate in self._gates:
-                    stack.enter_context(gate.waking(self.wake))
-                if token:
-                    stack.enter_context(token.watched_by(self.interrupt))
-                with self._lock:
-                    self._start_thread()
-                self._do_events(periodic)
-        finally:
-            while not self._wound_up():
-                pass
-        if self._main_thread_ended:
-            raise KeyboardInterrupt("the main thread has ended")
+        late_interrupt = False
+        with ExitStack() as stack:
+            stack.enter_context(_ending_with_the_main_thread(self))
+            for gate in self._gates:
+                stack.enter_context(gate.waking(self.wake))
+            if token:
+                stack.enter_context(token.watched_by(self.interrupt))
+            try:
+                if not self._scheduler.over:  # else all was cancelled before
+                    with self._lock:
+                        self._start_thread()
+                if self._jobs:
+                    self._do_events(periodic)
+            finally:
+                while not self._wound_up():
+                    late_interrupt = True
+        if self._broken:
+            raise self._broken
+        if late_interrupt or self._main_thread_ended:
+            raise KeyboardInterrupt("the main thread has ended" if self._main_thread_ended else "")
+
+    def drain(self) -> None:
+        """After `run` was broken off: make the callbacks about jobs that it still had to make."""
+        hooks = (self._on_start, self._on_retry, self._on_outcome)
+        while not self._events.empty():
+            event = self._events.get()
+            if isinstance(event, partial) and event.func in hooks:
+                event()
 
     def interrupt(self) -> None:
         """End every attempt under way, and start no other. From any thread, also in a signal handler."""
@@ -240,15 +255,14 @@ class Run:
         try:
             while taken := self._next():
                 job, attempt = taken
-                if self._on_start:
-                    self.post(partial(self._on_start, job.index))
                 if self._interrupted:  # before it could be found under way
                     attempt.abort()
                 self._context.copy().run(send, self._client, attempt)
                 self._finish(job, attempt)
         except BaseException as broken:  # noqa: BLE001 - a gate's, or ours; the caller's thread raises it
+            self._broken = broken
             self.interrupt()
-            self.post(partial(_raise, broken))
+            self._events.put(None)
         finally:
             self._ended_threads.add(threading.current_thread())
             self._left.put(None)
@@ -258,30 +272,39 @@ class Run:
         bell: SimpleQueue[None] = SimpleQueue()
         while True:
             with self._lock:
-                if bell in self._resting:
-                    self._resting.remove(bell)
-                self._rung = False
-                if self._interrupted:
-                    self._scheduler.stop(aborted("interrupted"))
-                found = self._scheduler.poll(time.monotonic())
+                found, more = self._poll(bell)
                 ended = self._scheduler.take_ended()
-                more = self._scheduler.has_waiting
-                if not isinstance(found, float):
-                    job, attempt = found
-                    self._under_way[attempt] = job.index
-                elif more:
-                    self._resting.append(bell)
+            self._pauses.log()
             self._tell(ended)
             if not more:
                 self._dismiss()
-            if isinstance(found, float):
-                if not more:
-                    return None
-                self._rest(bell, found)
-            else:
+            if not isinstance(found, float):
                 if more:
                     self._call_another()
                 return found
+            if not more:
+                return None
+            self._rest(bell, found)
+
+    def _poll(self, bell: SimpleQueue[None]) -> tuple[tuple[Job, Attempt] | float, bool]:
+        """
+        What the scheduler says, and whether there is more that waits. Who has to wait for it rests, with its *bell*.
+        The caller holds the lock.
+        """
+        if bell in self._resting:
+            self._resting.remove(bell)
+        self._rung = False
+        if self._interrupted:
+            self._scheduler.stop(aborted("interrupted"))
+        found, more = self._scheduler.poll(time.monotonic()), self._scheduler.has_waiting
+        if not isinstance(found, float):
+            job, attempt = found
+            self._under_way[attempt] = job.index
+            if self._on_start:
+                self.post(partial(self._on_start, job.index))
+        elif more:
+            self._resting.append(bell)
+        return found, more
 
     def _dismiss(self) -> None:
         """Nothing waits to be sent: whoever rests may go. What is under way has threads of its own to be sent again."""
@@ -314,10 +337,12 @@ class Run:
     def _finish(self, job: Job, attempt: Attempt) -> None:
         with self._lock:
             del self._under_way[attempt]
-            failed = self._scheduler.finished(attempt, time.monotonic())
+            step = self._scheduler.finished(attempt, time.monotonic())
             ended = self._scheduler.take_ended()
-        if failed and self._on_retry:
-            self.post(partial(self._on_retry, job.index, failed))
+            if isinstance(step, Send) and step.failed and self._on_retry:  # before anybody can start it again
+                self.post(partial(self._on_retry, job.index, step.failed))
+        log_step(step)
+        self._pauses.log()
         self._tell(ended)
 
     def _change(self, change: Callable[[], None]) -> None:
@@ -354,10 +379,6 @@ class Run:
 def _within(seconds: float) -> float | None:
     """*seconds* as a timeout: not below 0, and None for those that no clock can measure."""
     return max(0.0, seconds) if seconds < threading.TIMEOUT_MAX else None
-
-
-def _raise(broken: BaseException) -> None:
-    raise broken
 
 
 # A run in another thread ends with the main thread. The interpreter joins all threads, whatever they are waiting for,

@@ -127,7 +127,7 @@ def build(
         retry=retry.at_most(whole_number("max_retries", max_retries, 0)),
         streaming=bool(streaming),
         task_id=task_id,
-        category=category,
+        category=_category(category),
     )
     if params or extra_body or messages is not None or not (isinstance(prompt, str) and isinstance(system, str | None)):
         check_breakpoints(request)  # in texts there are none but those two that may have been put on them here
@@ -185,6 +185,12 @@ def _timeout(value: Any) -> Any:
     if value is None or type(value).__name__ == "Timeout":
         return value
     return seconds("timeout", value)
+
+
+def _category(value: Any) -> str | None:
+    if value is None or isinstance(value, str):
+        return value
+    raise ValueError(f"category must be a str or None, got {value!r}")
 
 
 def _mapping(name: str, value: Any) -> Mapping[str, Any]:

@@ -124,11 +124,10 @@ def invoke_claude_streaming(
         system=system,
         max_tokens=max_tokens,
         temperature=temperature,
-        streaming=True,
         cache_system=cache_system,
         cache_prompt=cache_prompt,
         messages=messages,
-        **options,
+        **{**options, "streaming": True},
     )
     return ask(request, callback, interrupt_token)
 

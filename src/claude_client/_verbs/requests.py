@@ -10,24 +10,26 @@ from claude_client._values.checks import type_name
 from claude_client._values.content import Block, as_blocks
 from claude_client._values.options import Content, PromptSpec
 from claude_client._values.request import Request, build, system_blocks
+from claude_client._values.retry import PLAIN, RetryPolicy
 
 _PROMPT_KEYS = frozenset(PromptSpec.__annotations__)
 # What a prompt says for itself alone.
 _OF_ONE_PROMPT = frozenset({"prompt", "messages", "task_id"})
-# What needs no look at the SDK.
-_KNOWN = _PROMPT_KEYS | {"retry"}
 
 
-def build_request(**options: Any) -> Request:
+def build_request(retry: RetryPolicy = PLAIN, /, **options: Any) -> Request:
     """
     A valid `Request` of the names that a verb takes.
+
+    Args:
+        retry: How to try again, but for the `max_retries`.
 
     Raises:
         ValueError: Saying what was got, for a value that cannot be sent.
         TypeError: For a name that neither we nor the SDK know.
     """
     check_names(options)
-    return build(**options)
+    return build(retry=retry, **options)
 
 
 def build_requests(prompts: Sequence[Mapping[str, Any]], **options: Any) -> tuple[Request, ...]:
@@ -44,10 +46,18 @@ def build_requests(prompts: Sequence[Mapping[str, Any]], **options: Any) -> tupl
 
 
 def request_builder(
-    *, shared_system: Content | None = None, cache_shared_system: bool = False, **defaults: Any
+    retry: RetryPolicy = PLAIN,
+    /,
+    *,
+    shared_system: Content | None = None,
+    cache_shared_system: bool = False,
+    **defaults: Any,
 ) -> Callable[[int, Mapping[str, Any]], Request]:
     """
     What makes the `Request` of a prompt at its index, with *defaults* for what the prompt does not say.
+
+    Args:
+        retry: As in `build_request`.
 
     Raises:
         TypeError: For a default that no prompt could say.
@@ -56,7 +66,7 @@ def request_builder(
     for name in defaults.keys() & _OF_ONE_PROMPT:
         raise TypeError(f"{name!r} is for one prompt alone: say it in the prompt's own dict")
     shared = as_blocks(system_blocks(shared_system, mark=cache_shared_system, name="shared_system"))
-    return lambda index, spec: _build_one(index, spec, shared, defaults)
+    return lambda index, spec: _build_one(index, spec, shared, {**defaults, "retry": retry})
 
 
 def prompt_list(prompts: Any) -> Sequence[Any]:
@@ -75,14 +85,14 @@ def prompt_list(prompts: Any) -> Sequence[Any]:
 
 def check_names(options: Mapping[str, Any]) -> None:
     """Raise a TypeError for the first name in *options* that neither we nor the SDK know."""
-    if _KNOWN.issuperset(options):
+    if _PROMPT_KEYS.issuperset(options):
         return
     if "stream" in options:
         raise TypeError(
             "stream= is not taken: use invoke_claude_streaming(..., callback=...), "
             "or streaming=True for the same answer in one piece"
         )
-    for name in options.keys() - _KNOWN:
+    for name in options.keys() - _PROMPT_KEYS:
         known = create_parameters() | _PROMPT_KEYS
         if name not in known:
             raise TypeError(f"unknown parameter {name!r}{_meant(name, known)}")
