@@ -567,8 +567,10 @@ def test_whoever_breaks_a_run_off_its_threads_are_at_rest_before_the_gates_are_l
     class Left(Gate):
         @contextlib.contextmanager
         def waking(self, wake):
-            yield
-            self.left = len(self.inside), run.under_way
+            try:
+                yield
+            finally:
+                self.left = len(self.inside), run.under_way
 
     def break_off(_):
         raise SystemExit
