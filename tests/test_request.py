@@ -371,3 +371,8 @@ def test_what_only_the_sdk_knows_is_taken(monkeypatch):
             build_request(prompt="a", from_the_future=1, from_the_past=1)
     finally:
         create_parameters.cache_clear()
+
+
+def test_a_category_is_a_text():
+    with pytest.raises(ValueError, match="category must be a str or None, got 3"):
+        build_request(prompt="a", category=3)

@@ -1,1 +1,1 @@
-"""The engine: what a call does next, which call may go now, and the drivers that wait and send."""
+"""The engine: the steps of a call, the scheduler of many calls, and the drivers that wait and send."""

@@ -1,8 +1,8 @@
 """
-What one prompt asks next: the requests that lead to its whole answer, as decisions without any I/O.
+The steps of one prompt: the requests that lead to its whole answer, as decisions without any I/O.
 
-A flow is given each attempt once that is over, and says what comes then. It sends nothing, waits for nothing and looks
-at no clock, so every driver can run it: on the caller's thread, on many threads, or another way.
+A flow takes each attempt once it is over, and returns the next step. It sends nothing, waits for nothing and reads
+no clock, so any driver can run it: on the caller's thread, on many threads, or another way.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ class CallFlow:
     The attempts that one prompt takes: retries, and the turns of an answer that pauses. Not for two threads at once.
 
     Args:
-        on_text: Gets each chunk of text. An attempt that has given it some is not made again, as it would be told the
-            same text twice.
+        on_text: Gets each chunk of text. An attempt that has given it some is not made again, as it would get the same
+            text twice.
     """
 
     __slots__ = ("_asked", "_attempts", "_failures", "_request", "_turns", "on_text")
@@ -82,7 +82,7 @@ class CallFlow:
             if attempt.answer.message.stop_reason == "pause_turn":
                 return self._after_pause(attempt.answer)
             response = self._response()
-        except Exception as exc:  # noqa: BLE001 - whatever is odd in an answer, it is the server's
+        except Exception as exc:  # noqa: BLE001 - an answer that cannot be used is the server's fault
             unusable = ClaudeInvocationError(
                 f"The answer cannot be used: {type(exc).__name__}: {exc}",
                 kind="invalid_response",
@@ -94,7 +94,7 @@ class CallFlow:
         return Done(response)
 
     def end(self, error: ClaudeInvocationError) -> ClaudeInvocationError:
-        """The outcome, if nothing more is done because of *error*: the same, with all that was said and used before."""
+        """The outcome if the call ends by *error*: the same error, with the text and usage of all attempts before."""
         if not self._attempts:
             return error
         return with_totals(error, total(attempt.usage for attempt in self._attempts), text_of(self._content()))
@@ -104,8 +104,8 @@ class CallFlow:
         self._failures += 1
         if policy.free_429_retries and not attempt.costs_retry:
             self._failures = max(1, self._failures - 1)
-        told = self.on_text is not None and bool(error.partial_text)
-        delay = None if told or attempt.raised else next_delay(error, self._failures, policy)
+        text_given = self.on_text is not None and bool(error.partial_text)
+        delay = None if text_given or attempt.raised else next_delay(error, self._failures, policy)
         if delay is None:
             return Done(self.end(error))
         return Send(self._request, delay, error, self._failures)

@@ -1,4 +1,4 @@
-"""The driver of single calls: sends, and waits before and between attempts, on the caller's own thread."""
+"""The driver of single calls: it sends, and waits before and between attempts, on the caller's own thread."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from claude_client._values.interrupt import InterruptToken
 from claude_client._values.record import Cause
 from claude_client._values.response import ClaudeResponse
 
-_ASK_AGAIN = 0.05  # seconds until a gate is asked again that cannot say how long it takes
+_ASK_AGAIN = 0.05  # seconds until a gate that gave no time is asked again
 
 
 def run(flow: CallFlow, token: InterruptToken | None = None) -> ClaudeResponse:
     """
-    The answer that *flow* leads to.
+    Run *flow* to its answer.
 
     Raises:
-        ClaudeInvocationError: If there is none; of kind "interrupted" if *token* ended the call.
-        BaseException: What a callback, a signal handler or the SDK's check of its arguments raised, as it was.
+        ClaudeInvocationError: If there is no answer; of kind "interrupted" if *token* ended the call.
+        BaseException: Whatever a callback, a signal handler or the SDK's check of its arguments raised, unchanged.
     """
     pauses = PauseLog()
     with shared_client() as client:
@@ -53,7 +53,7 @@ def run(flow: CallFlow, token: InterruptToken | None = None) -> ClaudeResponse:
 def _admitted(
     gates: Sequence[Gate], step: Send, flow: CallFlow, token: InterruptToken | None, pauses: PauseLog
 ) -> Attempt:
-    """The attempt to make for *step*, once it is time for it and all *gates* let it in."""
+    """Wait until it is time for *step* and all *gates* let it in; return the attempt to make."""
     queued_at = now = time.monotonic()
     waited: dict[Cause, float] = {}
     wait = Wait(step.after, "retry") if step.after else None

@@ -1,4 +1,4 @@
-"""Says in the log when calls wait for longer than anybody would expect."""
+"""Warns in the log when calls wait for longer than anybody would expect."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ _SAME_PAUSE = 10.0  # seconds that the ends of waits may lie apart, to count as 
 class PauseLog:
     """Warns of each pause once, however many calls wait for its end."""
 
-    _told_until = -math.inf
-    _untold: float | None = None  # seconds
+    _warned_until = -math.inf
+    _noted: float | None = None  # seconds
 
     def note(self, seconds: float, now: float) -> None:
         """A call has to wait for *seconds* from *now* on; infinite: for something other than time."""
-        if LONGEST_RETRY_AFTER < seconds < math.inf and now + seconds > self._told_until + _SAME_PAUSE:
-            self._told_until = now + seconds
-            self._untold = seconds
+        if LONGEST_RETRY_AFTER < seconds < math.inf and now + seconds > self._warned_until + _SAME_PAUSE:
+            self._warned_until = now + seconds
+            self._noted = seconds
 
     def log(self) -> None:
         """Warn of what was noted. Under no lock: handlers are other people's code."""
-        if self._untold is not None:
-            seconds, self._untold = self._untold, None
+        if self._noted is not None:
+            seconds, self._noted = self._noted, None
             _log.warning("A call has to wait %.0f s until it may be tried again", seconds)

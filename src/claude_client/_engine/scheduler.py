@@ -1,8 +1,8 @@
 """
-Which of many calls may go now: jobs, the gates they must pass, and the times at which they are tried again.
+The scheduler of many calls: jobs, the gates they must pass, and the times at which they are tried again.
 
-It starts no thread, waits for nothing and looks at no clock. A driver asks it with `poll` what may be sent, sends that,
-and hands it back with `finished`.
+It starts no thread, waits for nothing and reads no clock. A driver asks it with `poll` for the next attempt, sends
+that, and hands it back with `finished`.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from claude_client._values.record import Cause
 
 _NOTHING: Mapping[Cause, float] = {}
 
-#: Failures that every other call would share: what has not started is not asked.
+#: Failures that every other call would share: jobs that have not started are not sent.
 STOPPING: frozenset[Kind] = frozenset({"spend_limit", "billing", "authentication"})
 
 
 class Job:
-    """One prompt of a run, and what it does next."""
+    """A prompt of a run, and its next step."""
 
     __slots__ = ("flow", "index", "queued_at", "step", "waited", "waited_before")
 
@@ -32,15 +32,15 @@ class Job:
         self.index = index
         self.flow = flow
         self.step = flow.start()
-        #: When that became what it does next.
+        #: When `step` became its next step.
         self.queued_at = 0.0
-        #: The seconds that it has waited since, before it joined its group, and those of the group before it joined.
+        #: Seconds waited since then: its own before it joined its group, and those of the group before it joined.
         self.waited: Mapping[Cause, float] = _NOTHING
         self.waited_before: Mapping[Cause, float] = _NOTHING
 
     @property
     def group(self) -> Hashable:
-        """Jobs of one group wait for the same things: where the first may not start, none of them may."""
+        """The key of its group. Jobs of one group wait for the same things: where the first may not start, none may."""
         request = self.step.request
         return request.model, request.prefix, request.category
 
@@ -63,13 +63,13 @@ class _Group:
         heapq.heappush(self.jobs, job)
 
     def wait_for(self, cause: Cause, now: float) -> None:
-        """From *now* on its jobs wait for *cause*."""
+        """Note that its jobs wait for *cause* from *now* on."""
         if cause != self._cause:
             self._count(now)
             self._cause = cause
 
     def waited(self, job: Job, now: float) -> dict[Cause, float]:
-        """The seconds that *job* has waited, by what for."""
+        """The seconds that *job* has waited, by cause."""
         self._count(now)
         waited = {**job.waited}
         for cause, seconds in self._waited.items():
@@ -79,7 +79,7 @@ class _Group:
         return waited
 
     def _count(self, now: float) -> None:
-        """Add what has passed since it was last counted."""
+        """Add the time since the last count to its current cause."""
         if now > self._since:
             passed = self._waited.get(self._cause, 0.0) + now - self._since
             self._waited = {**self._waited, self._cause: passed}
@@ -90,7 +90,7 @@ class Scheduler:
     """
     Brings *jobs* to their outcomes, lowest index first, each attempt through all of *gates*.
 
-    Not for two threads at once: a driver with several guards it by a lock of its own. Times are seconds by one clock.
+    Not for two threads at once: a driver with several guards it by a lock. Times are seconds by one clock.
 
     Args:
         on_wait: Called with the seconds that a job has to wait from now on, and with the time.
@@ -104,7 +104,7 @@ class Scheduler:
         *,
         on_wait: Callable[[float, float], object] = lambda *_: None,
     ) -> None:
-        #: What became of each job, by index.
+        #: The outcome of each job that has ended, by index.
         self.outcomes: dict[int, Outcome] = {}
         self._gates = gates
         self._on_wait = on_wait
@@ -123,20 +123,20 @@ class Scheduler:
 
     @property
     def over(self) -> bool:
-        """Whether every job has its outcome."""
+        """True once every job has its outcome."""
         return not (self._waiting or self._under_way)
 
     @property
     def has_waiting(self) -> bool:
-        """Whether there are jobs that have yet to start."""
+        """True while there are attempts that have yet to start."""
         return bool(self._waiting)
 
     def poll(self, now: float) -> tuple[Job, Attempt] | float:
         """
-        The next attempt to be made, let in by all gates; or the seconds after which it is worth asking again, infinite
+        Return the next attempt, let in by all gates; or the seconds after which it is worth asking again, infinite
         if nothing but a gate, another attempt's end or a stop can change anything.
 
-        Whatever a gate raises but a `ClaudeInvocationError` comes out, with nothing changed.
+        Anything a gate raises other than a `ClaudeInvocationError` comes out, with nothing changed.
         """
         while self._due and self._due[0][0] <= now:
             due, job = heapq.heappop(self._due)
@@ -164,7 +164,7 @@ class Scheduler:
         return soonest
 
     def finished(self, attempt: Attempt, now: float) -> Send | Done:
-        """*attempt* is over. Returns what its job does next."""
+        """Take back *attempt*, which is over. Return what its job does next."""
         job = self._under_way.pop(attempt)
         step = job.flow.advance(attempt)
         if isinstance(step, Send) and self._stopped:
@@ -191,13 +191,13 @@ class Scheduler:
         self._due.clear()
 
     def cancel(self, index: int) -> None:
-        """End one job, unless it has its outcome; one that is under way once its attempt is over."""
+        """End a job, unless it has its outcome; if it is under way, as soon as its attempt is over."""
         self._cancelled.add(index)
         if job := self._waiting.get(index):
             self._end(job, job.flow.end(aborted("cancelled")))
 
     def abandon(self) -> None:
-        """Give every job that has no outcome that of an interrupt, those under way included."""
+        """End every job that has no outcome as interrupted, those under way included."""
         self.stop(aborted("interrupted"))
         while self._under_way:
             attempt, job = self._under_way.popitem()
@@ -205,7 +205,7 @@ class Scheduler:
             self._end(job, job.flow.end(aborted("interrupted")))
 
     def take_ended(self) -> list[int]:
-        """The indices of the jobs that have ended since this was last called, in their order."""
+        """Return the indices of the jobs that have ended since the last call, in their order."""
         ended, self._ended = self._ended, []
         return ended
 

@@ -1,9 +1,9 @@
 """
 The driver of many calls at once: threads that each take the next attempt from the scheduler, send it, and hand it back.
 
-A thread whose attempt is over takes the next itself, so nothing is passed between threads from call to call. One that
-finds nothing to send rests; of all that rest, the last keeps the time. The thread that called `Run.run` runs callbacks
-and nothing else, so a slow one delays no request.
+A thread whose attempt is over takes the next itself, so nothing is passed between threads from call to call. A thread
+that finds nothing to send rests; of all that rest, the last wakes when the next attempt is due. The thread that called
+`Run.run` runs callbacks and nothing else, so a slow callback delays no request.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Event = Callable[[], object]
 
 
 class Periodic(NamedTuple):
-    """Something to do on the caller's thread, again and again, so many seconds after the time before."""
+    """An action for the caller's thread, repeated so many seconds after it last ended."""
 
     seconds: float
     action: Event
@@ -44,15 +44,15 @@ class Periodic(NamedTuple):
 
 class Run:
     """
-    Brings *jobs* to their outcomes. Callbacks come on the thread that calls `run`, those of a job in their order; what
-    one of them raises ends the run.
+    Brings *jobs* to their outcomes. Callbacks are called on the thread that calls `run`, those of a job in their order;
+    an exception from one ends the run.
 
     Args:
         client: The SDK's.
 
         max_workers: Most attempts under way at once: so many threads are started, as they are needed.
 
-        gates: What each attempt must pass, in this order.
+        gates: The gates that each attempt must pass, in this order.
 
         on_start: Called with the index of a job that makes an attempt.
 
@@ -60,8 +60,8 @@ class Run:
 
         on_outcome: Called with index and outcome of each job that has ended.
 
-        keep: Called with index and answer before anybody is told of it, on the thread that made the attempt. What it
-            raises fails the run.
+        keep: Called with index and answer before *on_outcome* is, on the thread that made the attempt. An exception
+            from it fails the run.
     """
 
     def __init__(
@@ -85,20 +85,19 @@ class Run:
         self._keep = keep
         # The caller's context variables, so that traces and log bindings follow into the threads.
         self._context = copy_context()
-        self._events: SimpleQueue[Event | None] = (
-            SimpleQueue()
-        )  # None: all outcomes have been told, or a thread broke off
+        # None: all outcomes are posted, or a thread broke off.
+        self._events: SimpleQueue[Event | None] = SimpleQueue()
         self._left: SimpleQueue[None] = SimpleQueue()  # each thread says so when it ends
         self._ended_threads: set[threading.Thread] = set()
         self._lock = threading.Lock()  # guards the three below
         self._pauses = PauseLog()
         self._scheduler = Scheduler(jobs, gates, time.monotonic(), on_wait=self._pauses.note)
-        self._jobs = self._untold = len(jobs)
+        self._jobs = self._unreported = len(jobs)
         self._threads: list[threading.Thread] = []
         # What follows is read in single steps without the lock, which a signal handler that interrupts this run, or a
         # gate that wakes it while another run holds a lock of its own, must not wait for.
         self._under_way: dict[Attempt, int] = {}
-        self._resting: list[SimpleQueue[None]] = []  # each thread's bell; the last keeps the time
+        self._resting: list[SimpleQueue[None]] = []  # each thread's bell; the last wakes when an attempt is due
         self._rung = False  # since the scheduler was last asked
         self._interrupted = False
         self._main_thread_ended = False
@@ -108,12 +107,12 @@ class Run:
 
     @property
     def outcomes(self) -> Mapping[int, Outcome]:
-        """What became of each job so far, by index; of all of them once `run` has ended, however it did."""
+        """The outcome of each job that has ended, by index; of all of them once `run` has ended, however it did."""
         return self._scheduler.outcomes
 
     @property
     def interrupted(self) -> bool:
-        """Whether it was ended from outside."""
+        """True if it was ended from outside."""
         return self._interrupted
 
     @property
@@ -123,12 +122,12 @@ class Run:
 
     def run(self, token: InterruptToken | None = None, periodic: Periodic | None = None) -> None:
         """
-        Run until every job has an outcome. *token* ends the run: what is left then has an error of kind "interrupted".
+        Run until every job has an outcome. *token* ends the run: the jobs left then have errors of kind "interrupted".
 
         Raises:
             KeyboardInterrupt: On Ctrl-C, or where the main thread ends before the run.
             RuntimeError: If not a single thread can be started.
-            BaseException: What a callback or a gate raised. Whatever it is, every job has its outcome then.
+            BaseException: Whatever a callback or a gate raised. Every job has its outcome then, too.
         """
         late_interrupt = False
         with ExitStack() as stack:
@@ -144,7 +143,7 @@ class Run:
                 if self._jobs:
                     self._do_events(periodic)
             finally:
-                while not self._wound_up():
+                while not self._shut_down():
                     late_interrupt = True
         if self._broken:
             raise self._broken
@@ -167,7 +166,7 @@ class Run:
         self.wake()
 
     def stop(self, error: ClaudeInvocationError) -> None:
-        """Let what is under way come to its end; the rest ends by *error*. From any thread."""
+        """Let attempts under way come to their end, and end all other jobs by *error*. From any thread."""
         self._change(partial(self._scheduler.stop, error))
 
     def fail(self, failure: Exception) -> None:
@@ -176,7 +175,7 @@ class Run:
         self.stop(ClaudeInvocationError(f"The run was stopped: {failure}", kind="interrupted"))
 
     def cancel(self, index: int) -> None:
-        """End one job, with an error of kind "cancelled", unless it has its outcome. From any thread."""
+        """End a job, with an error of kind "cancelled", unless it has its outcome. From any thread."""
         self._change(partial(self._scheduler.cancel, index))
         for attempt, of_job in self.under_way:
             if of_job == index:
@@ -194,7 +193,7 @@ class Run:
             bell.put(None)
 
     def post(self, event: Event) -> None:
-        """Have *event* done on the thread that called `run`. From any thread."""
+        """Have *event* called on the thread that called `run`. From any thread."""
         self._events.put(event)
 
     def _do_events(self, periodic: Periodic | None) -> None:
@@ -211,7 +210,7 @@ class Run:
             event()
 
     def _do(self, periodic: Periodic) -> float:
-        """Do it now; when it is to be done again. What it raises fails the run."""
+        """Do it now, and return the time to do it again. An exception from it fails the run."""
         try:
             periodic.action()
         except Exception as failed:  # noqa: BLE001 - a user's callback
@@ -219,8 +218,8 @@ class Run:
             return math.inf
         return time.monotonic() + periodic.seconds
 
-    def _wound_up(self) -> bool:
-        """End what is not at its end already; False if another Ctrl-C came between."""
+    def _shut_down(self) -> bool:
+        """End all that still runs and join the threads; return False if another Ctrl-C came between."""
         with suppress(KeyboardInterrupt):
             if not self._scheduler.over:
                 self.interrupt()
@@ -251,7 +250,7 @@ class Run:
             raise
 
     def _work(self) -> None:
-        """On each thread: make attempts until there are no more to come."""
+        """Make attempts until there are no more to come. The main function of each thread."""
         try:
             while taken := self._next():
                 job, attempt = taken
@@ -268,14 +267,14 @@ class Run:
             self._left.put(None)
 
     def _next(self) -> tuple[Job, Attempt] | None:
-        """What this thread sends next, once there is something; None if it is not needed any more."""
+        """Wait for the next attempt for this thread to send; None if the thread is not needed any more."""
         bell: SimpleQueue[None] = SimpleQueue()
         while True:
             with self._lock:
                 found, more = self._poll(bell)
                 ended = self._scheduler.take_ended()
             self._pauses.log()
-            self._tell(ended)
+            self._report(ended)
             if not more:
                 self._dismiss()
             if not isinstance(found, float):
@@ -307,12 +306,12 @@ class Run:
         return found, more
 
     def _dismiss(self) -> None:
-        """Nothing waits to be sent: whoever rests may go. What is under way has threads of its own to be sent again."""
+        """Let resting threads end: nothing waits to be sent. Jobs under way have their own threads to go on with."""
         for bell in [*self._resting]:
             bell.put(None)
 
     def _call_another(self) -> None:
-        """Have another thread see whether there is more to send, as this one is busy from now on."""
+        """Have another thread look for more to send, as this one is busy from now on."""
         with self._lock:
             resting = self._resting[-1:]
             more = not resting and len(self._threads) < self._max_workers
@@ -323,15 +322,15 @@ class Run:
             bell.put(None)
 
     def _rest(self, bell: SimpleQueue[None], seconds: float) -> None:
-        """Wait until the bell rings or, if nobody else keeps the time by then, *seconds* have passed."""
+        """Wait until the bell rings or, if this is then the last resting thread, *seconds* have passed."""
         if self._rung:
             return
         try:
             bell.get(timeout=_within(seconds))
         except Empty:
             with self._lock:
-                keeps_time = self._resting[-1] is bell
-            if not keeps_time:
+                is_last = self._resting[-1] is bell
+            if not is_last:
                 bell.get()
 
     def _finish(self, job: Job, attempt: Attempt) -> None:
@@ -343,36 +342,36 @@ class Run:
                 self.post(partial(self._on_retry, job.index, step.failed))
         log_step(step)
         self._pauses.log()
-        self._tell(ended)
+        self._report(ended)
 
     def _change(self, change: Callable[[], None]) -> None:
-        """Make a *change* of what is to be done."""
+        """Apply *change* to the scheduler under the lock, and report the jobs that it ended."""
         with self._lock:
             change()
             ended = self._scheduler.take_ended()
-        self._tell(ended)
+        self._report(ended)
         self.wake()
 
-    def _tell(self, ended: Iterable[int]) -> None:
-        """Keep the answers and tell the caller's thread of each of the jobs that have *ended*."""
-        told = 0
+    def _report(self, ended: Iterable[int]) -> None:
+        """Keep the answers of the jobs that have *ended*, and post their outcomes to the caller's thread."""
+        reported = 0
         for index in ended:
             outcome = self._scheduler.outcomes[index]
             if self._keep and isinstance(outcome, ClaudeResponse):
                 self._keep_answer(index, outcome, self._keep)
             if self._on_outcome:
                 self.post(partial(self._on_outcome, index, outcome))
-            told += 1
-        if told:
+            reported += 1
+        if reported:
             with self._lock:
-                self._untold -= told
-                if not self._untold:
+                self._unreported -= reported
+                if not self._unreported:
                     self._events.put(None)
 
     def _keep_answer(self, index: int, answer: ClaudeResponse, keep: Callable[[int, ClaudeResponse], object]) -> None:
         try:
             keep(index, answer)
-        except Exception as failed:  # noqa: BLE001 - whatever cannot keep an answer, the answer is here
+        except Exception as failed:  # noqa: BLE001 - the answer is still in the outcomes
             self.fail(failed)
 
 

@@ -1,1 +1,1 @@
-"""Gates: what a request must pass before it is sent. They decide, keep a clock in hand, and never wait."""
+"""Gates that a request must pass before it is sent. They decide by the time they are given, and never wait."""

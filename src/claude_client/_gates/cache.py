@@ -1,4 +1,4 @@
-"""Lets one of the calls that share a prompt prefix go first, so that the others read what it wrote to the cache."""
+"""Lets one of the calls that share a prompt prefix go first; the others then read it from the cache."""
 
 from __future__ import annotations
 
@@ -20,28 +20,29 @@ _FOR_THE_WRITER = Wait(math.inf, "cache writer")
 
 @dataclass(slots=True, eq=False)
 class CachePermit:
-    """Leave to be the one request that writes *prefix* to the cache, while all others that share it wait."""
+    """Permission to be the one request that writes *prefix* to the cache, while all others that share it wait."""
 
     gate: CacheGate
     prefix: Prefix
 
     def on_event(self, attempt: Attempt, event: Event) -> None:
-        """The entry can be read once the answer has begun. It lives from when the request was sent."""
+        """Mark the entry readable once the answer has begun. It lives from when the request was sent."""
         if event == "sending":
             attempt.must_stream = True  # its first event comes long before its last
         elif event == "begun" and attempt.sent_at is not None:
             self.gate.written(self, attempt.sent_at)
 
-    def settle(self, attempt: Attempt) -> None:  # noqa: ARG002 - "begun" has told all there is to know
-        """If the prefix was not written, the next that asks may write it."""
+    def settle(self, attempt: Attempt) -> None:  # noqa: ARG002 - all that counts was known at "begun"
+        """Let the next request that asks write the prefix, if it was not written."""
         self.gate.release(self)
 
 
 class CacheGate:
     """
-    What this process has put into the cache of one client, and who is about to. Requests without a `prefix` just pass.
+    The prefixes that this process has put into the cache of one client, and the requests that are about to.
 
-    A writer that fails before its answer has begun makes room for the next. Any thread may call any method.
+    Requests without a `prefix` pass at once. A writer that fails before its answer has begun makes room for the next.
+    Any thread may call any method.
     """
 
     def __init__(self) -> None:
@@ -51,7 +52,7 @@ class CacheGate:
         self._wakers: set[Callable[[], None]] = set()
 
     def would_wait(self, request: Request, now: float) -> Wait | None:
-        """Until the writer's answer begins, if there is a writer."""
+        """The wait until the writer's answer begins; None if there is no writer, or nothing to wait for."""
         prefix = request.prefix
         if prefix is None:
             return None
@@ -59,7 +60,7 @@ class CacheGate:
             return None if self._is_readable(prefix, now) or prefix not in self._writers else _FOR_THE_WRITER
 
     def admit(self, request: Request, now: float) -> CachePermit | Wait | None:
-        """A permit for who is to write the prefix; None for who can read it, or has none."""
+        """A permit if the request is to write the prefix; None if it can read the prefix, or has none."""
         prefix = request.prefix
         if prefix is None:
             return None
@@ -84,7 +85,7 @@ class CacheGate:
                 self._wakers.discard(wake)
 
     def written(self, permit: CachePermit, sent_at: float) -> None:
-        """The answer to the writer's request, sent at *sent_at*, has begun: what it wrote can be read."""
+        """Note that the answer to the writer's request, sent at *sent_at*, has begun: what it wrote can be read."""
         with self._lock:
             self._used_at[permit.prefix] = sent_at
             for prefix in [prefix for prefix in self._used_at if not self._is_readable(prefix, sent_at)]:
@@ -92,7 +93,7 @@ class CacheGate:
         self.release(permit)
 
     def release(self, permit: CachePermit) -> None:
-        """The holder of *permit* writes no more. Does nothing where that was said already."""
+        """Let another request write the prefix of *permit*. Does nothing after the first time."""
         with self._lock:
             if self._writers.get(permit.prefix) is not permit:
                 return

@@ -19,7 +19,7 @@ def gates_of(client: Any) -> tuple[Gate, ...]:
     """
     The gates of *client*, in the order in which a request passes them, made when they are first asked for.
 
-    They are forgotten with their client. A forked child begins anew: what its parent was in the middle of never ends
+    They are dropped with their client. A forked child begins anew: requests that were under way in its parent never end
     there.
     """
     with _lock:

@@ -1,8 +1,8 @@
 """
-What every gate does, and how a request passes all of them.
+The protocol of gates, and the passage of a request through all of them.
 
-A gate decides whether a request may be sent now, and is told what became of it. It never waits and starts no thread:
-whoever asks waits, in whatever way it can, and hands in the time.
+A gate decides whether a request may be sent now, and learns from its permit how the request ended. It never waits and
+starts no thread: the caller waits, in whatever way it can, and passes in the time.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from claude_client._values.request import Request
 class Wait(NamedTuple):
     """A request may not be sent now."""
 
-    #: Until it is worth asking again; infinite: until the gate wakes. Asking sooner does no harm.
+    #: Seconds until it is worth asking again; infinite: until the gate wakes. Asking sooner does no harm.
     seconds: float
     #: What is waited for.
     cause: Cause
@@ -29,7 +29,7 @@ class Gate(Protocol):
     """Lets requests through. Every method may be called from any thread, and takes microseconds."""
 
     def would_wait(self, request: Request, now: float) -> Wait | None:
-        """What `admit` would have *request* wait for, as far as can be known without letting it in."""
+        """The wait that `admit` would answer *request* with, as far as can be known without letting it in."""
 
     def admit(self, request: Request, now: float) -> Permit | Wait | None:
         """
@@ -40,18 +40,18 @@ class Gate(Protocol):
         """
 
     def waking(self, wake: Callable[[], None]) -> AbstractContextManager[object]:
-        """For the length of a `with` block: call *wake*, from any thread, whenever asking again may be worth it."""
+        """Call *wake* during a `with` block, from any thread, whenever asking again may be worth it."""
 
 
 def admit(gates: Sequence[Gate], request: Request, queued_at: float, now: float) -> Attempt | Wait:
     """
-    The attempt that *request* is let in with by all *gates*, in their order; or what it has to wait for.
+    Return the attempt with the permits of all *gates*, taken in their order; or what *request* has to wait for.
 
-    All gates but the first are asked before anything is taken: what is taken at one and given back, as another refuses,
-    would wake others for nothing.
+    All gates but the first are asked before anything is taken: a permit that is taken at one gate and given back
+    because another refuses would wake other calls for nothing.
 
     Raises:
-        ClaudeInvocationError: If a gate refuses it for good. Whatever is raised, what others gave is given back.
+        ClaudeInvocationError: If a gate refuses it for good. Whatever is raised, permits already taken are given back.
     """
     longest: Wait | None = None
     for gate in gates[1:]:

@@ -1,4 +1,4 @@
-"""Which calls share a prompt prefix that one of them writes to the cache for all. Pure."""
+"""Finds the calls that share a prompt prefix, which one of them writes to the cache for all. No I/O, no state."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ _MINIMUM_TOKENS = {
     "claude-opus-4-5": 4096,
     "claude-haiku-4-5": 4096,
 }
-# Newer models under the same start, of which it is not known.
+# Newer models whose names have one of these starts, but whose minimum is not known.
 _UNKNOWN = ("claude-opus-5-5", "claude-sonnet-5-5", "claude-fable-5-2", "claude-mythos-5-2")
 
-# What else, beside model, tools and system, makes another cache entry.
+# Parameters that, besides model, tools and system, make another cache entry.
 _PARAMS = ("thinking", "output_config", "tool_choice", "speed")
 _SAMPLING = ("temperature", "top_p", "top_k")
 
@@ -79,7 +79,7 @@ def _mark(blocks: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
 
 
 def _most_tokens(tools: Sequence[Any], shared: Sequence[Mapping[str, Any]]) -> float:
-    """No text has more tokens than UTF-8 bytes; of an image or a document it is not known."""
+    """An upper bound: no text has more tokens than UTF-8 bytes; infinite with an image or a document."""
     if any(block["type"] != "text" for block in shared):
         return math.inf
     return sum(len(str(part).encode()) for part in (*tools, *(block["text"] for block in shared)))

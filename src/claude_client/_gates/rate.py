@@ -1,10 +1,10 @@
 """
 The pace shared by all calls of a client and model, so that a limit met by one thread slows them all.
 
-What it goes by, from what it has been told:
+The pace follows from what the server has answered so far:
 
 - nothing yet: ten requests at once, others close behind them; from the first answer on, no limit.
-- `anthropic-ratelimit-*` headers: an image of each of the server's buckets, kept right by every answer (`_Bucket`).
+- `anthropic-ratelimit-*` headers: a model of each of the server's buckets, corrected by every answer (`_Bucket`).
 - a 429: nothing passes for as long as it says. Then a pace that was surely accepted before, and rising (`_Pace`).
 """
 
@@ -25,22 +25,23 @@ from claude_client._values.request import Request
 from claude_client._values.retry import LONGEST_RETRY_AFTER, compute_backoff_delay
 
 _AT_ONCE = 10  # requests of a fresh gate: as many as a fan-out has workers
-_COLD_RATE = 100.0  # requests per second behind those, until there is an answer
-_FAST, _SLOW = 4.0, 1.02  # growth of a pace per second of use
-# At least 0.5 requests per pause that the server asked for: it lets one in after the pause, and the pace when it
-# rejected the last was no more than twice too fast.
+_COLD_RATE = 100.0  # requests per second behind those, until there is an answer: gaps of 10 ms
+# Factors by which a pace grows per second of use: it doubles in ln 2 / ln 4.0 = 0.5 s, or in ln 2 / ln 1.02 = 35 s.
+_FAST, _SLOW = 4.0, 1.02
+# A pace after a pause of p seconds is at least 0.5 / p requests per second: the server lets one in after the pause, and
+# the pace when it rejected the last was no more than twice too fast.
 _PER_PAUSE = 0.5
-_SLOWEST = 0.1  # requests per second; what is slower is left to `retry-after`
-_FREE_RATE = 1000.0  # requests per second; a pace grown to this no longer counts
-_QUIET = 10.0  # seconds without a rejection, after which the headers are taken at their word again
-_SHORTEST_WAIT = 0.001  # seconds
-_TRICKLE = 10.0  # seconds without a request or an answer, after which one may go to see: nothing else would tell
-_MAX_HEADER_WAIT = 0.25  # seconds to wait on what the headers said; meanwhile they may say better
+_SLOWEST = 0.1  # requests per second, so gaps of 10 s at most; longer ones are left to `retry-after`
+_FREE_RATE = 1000.0  # requests per second; a pace grown to this is dropped: its gaps are down to _SHORTEST_WAIT
+_QUIET = 10.0  # seconds since the end of a pause, after which the headers can explain a rejection again
+_SHORTEST_WAIT = 0.001  # seconds; no shorter wait is answered
+_TRICKLE = 10.0  # seconds without a request or an answer, after which one may go: only its answer tells more
+_MAX_HEADER_WAIT = 0.25  # seconds to wait because of headers; newer ones may shorten the rest
 
 
 @dataclass(slots=True, eq=False)
 class RatePermit:
-    """Leave to send one request now. It must be settled, with `on_response` or `on_rejection` before or not."""
+    """Permission to send one request now. It must be settled, whether the server answered it or not."""
 
     gate: RateGate
     request: Request
@@ -52,31 +53,31 @@ class RatePermit:
     tokens: int = 0
 
     def on_event(self, attempt: Attempt, event: Event) -> None:
-        """The server let the request in, whatever becomes of it then, unless its answer is a 429."""
+        """Tell the gate at the head of the answer that the server accepted the request, unless it is a 429."""
         if event == "head" and attempt.status != 429 and attempt.first_byte_at is not None:
             self.gate.on_response(self, attempt.first_byte_at, attempt.limits)
 
     def settle(self, attempt: Attempt) -> None:
-        """Tell the gate how it ended. A 429 that was only unlucky costs no retry."""
+        """Tell the gate how the request ended. A 429 costs no retry if others were accepted meanwhile."""
         error = attempt.error
         if attempt.answer:
             used = attempt.usage
             self.gate.record_usage(self, used.input_tokens + used.cache_creation_input_tokens)
         elif error and error.kind == "rate_limit" and error.status_code == 429 and attempt.ended_at is not None:
-            unlucky = self.gate.on_rejection(self, attempt.ended_at, error.retry_after, attempt.limits)
-            attempt.costs_retry = not unlucky
+            others_accepted = self.gate.on_rejection(self, attempt.ended_at, error.retry_after, attempt.limits)
+            attempt.costs_retry = not others_accepted
         self.gate.release(self)
 
 
 class RateGate:
     """
-    Says when the next request to one model may be sent.
+    Decides when the next request to a model may be sent.
 
-    Who asks first after a wait goes first; there is no queue. Every method may be called from any thread; *now* is a
-    time by whatever clock the caller keeps to.
+    There is no queue: the first to ask after a wait goes first. Every method may be called from any thread; *now* is a
+    time in seconds, always by the same clock.
 
     Args:
-        jitter: Gives a number from 0 to 1 for each reopening, which is put off by that share of a gap.
+        jitter: Returns a number from 0 to 1 for each reopening, which is delayed by that share of a gap.
     """
 
     def __init__(self, *, jitter: Callable[[], float] = random.random) -> None:
@@ -85,25 +86,25 @@ class RateGate:
         self._given = 0
         self._accepted = 0
         self._in_flight: dict[int, RatePermit] = {}
-        self._has_limit_headers = False  # until there were some, there is nothing to keep books of
+        self._has_limit_headers = False  # until there were some, no bucket is modelled
         self._requests = _Bucket("requests")
         self._tokens = _Bucket("input-tokens")
         self._calibration = _Calibration()
         self._history = _SendHistory()
         self._pace: _Pace | None = None
-        self._fresh = True  # until the first request is asked for, when the first pace begins
+        self._fresh = True  # until the first request, when the first pace begins
         self._pause: _Pause | None = None
         self._consecutive_429s = 0  # with no request accepted between
 
     @property
     def pace(self) -> float | None:
-        """Requests per second that are let through at the most; None while nothing but pauses and headers bind."""
+        """Requests per second that are let through at the most; None while only pauses and headers limit them."""
         with self._lock:
             return self._pace.rate if self._pace else None
 
     def would_wait(self, request: Request, now: float) -> Wait | None:
         """
-        Seconds above 0 after which to ask again. Asking sooner pays when an answer has come meanwhile.
+        The wait that `admit` would answer with, above 0 s; None for none. Asking sooner pays once an answer came in.
 
         Raises:
             ClaudeInvocationError:
@@ -115,10 +116,10 @@ class RateGate:
 
     def admit(self, request: Request, now: float) -> RatePermit | Wait:
         """
-        A permit for *request* now, or what `would_wait` says.
+        A permit for *request* now, or the wait as of `would_wait`.
 
         Raises:
-            ClaudeInvocationError: As `would_wait`.
+            ClaudeInvocationError: Same as `would_wait`.
         """
         with self._lock:
             tokens = self._tokens_of(request)
@@ -126,8 +127,8 @@ class RateGate:
 
     def on_response(self, permit: RatePermit, now: float, limits: Mapping[str, str]) -> None:
         """
-        The server let the request in, whatever becomes of it then. *limits* are the headers of its answer that are
-        about rate limits, by their names in lower case; the answer may still be under way.
+        Note that the server accepted the request of *permit*, whatever becomes of it. *limits* are the headers of the
+        answer that are about rate limits, by their names in lower case; the answer may still be under way.
         """
         with self._lock:
             if not self._end(permit, limits):
@@ -139,8 +140,8 @@ class RateGate:
             self._observe(permit, now, limits)
 
     def record_usage(self, permit: RatePermit, input_tokens: int) -> None:
-        """A request that was let in cost *input_tokens*: cache writes included, cache reads not."""
-        if not self._has_limit_headers:  # there were some before, if it was let in with any
+        """Note that an accepted request cost *input_tokens*: cache writes included, cache reads not."""
+        if not self._has_limit_headers:  # if its answer had any, this is set already
             return
         with self._lock:
             self._calibration.add(permit.request.estimated_tokens, input_tokens)
@@ -150,11 +151,11 @@ class RateGate:
         self, permit: RatePermit, now: float, retry_after: float | None, limits: Mapping[str, str]
     ) -> bool:
         """
-        The request met a rate limit. Nothing passes for *retry_after* seconds; None: the server did not say.
+        Pause after a 429: nothing passes for *retry_after* seconds; None: the server gave no time.
 
         Returns:
-            Whether others were let in since it had its permit: then it was only unlucky, and should be sent again
-            without using up one of its retries.
+            True if others were accepted since *permit* was given: the request was only one too many, and should be
+            sent again without using up one of its retries.
         """
         with self._lock:
             if self._end(permit, limits):
@@ -164,7 +165,7 @@ class RateGate:
             return self._accepted > permit.accepted
 
     def release(self, permit: RatePermit) -> None:
-        """The request ended without a word from the server. Does nothing after `on_response` or `on_rejection`."""
+        """Take back *permit*, with no answer from the server. Does nothing after `on_response` or `on_rejection`."""
         with self._lock:
             if self._end(permit, {}):
                 self._give_back(permit)
@@ -210,7 +211,7 @@ class RateGate:
         return permit
 
     def _end(self, permit: RatePermit, limits: Mapping[str, str]) -> bool:
-        """Whether *permit* was in flight. It no longer is. From the first headers on, buckets are kept."""
+        """Take *permit* out of flight, and return whether it was. The first headers start the buckets."""
         if limits and not self._has_limit_headers:
             self._has_limit_headers = True
             for known in self._in_flight.values():
@@ -256,19 +257,19 @@ class RateGate:
             self._pause.until = until
 
     def _slower(self, permit: RatePermit, now: float, pause: float) -> _Pace:
-        """The pace to reopen with, after *pause*, now that *permit* was rejected."""
-        first = 10 / max(pause, 1.0)
+        """The pace to reopen with, after *pause* seconds, now that *permit* was rejected."""
+        first = 10 / max(pause, 1.0)  # ten requests in the length of the pause, and ten a second at most
         if self._explained(permit, now):
             return _Pace(2 * self._requests.rate if self._requests.rate else first, _FAST, now, by_headers=True)
         if self._pause is None:
-            # Told by headers that there was room, and yet rejected: not by a limit that has headers.
+            # The headers said that there was room: the request was rejected by a limit that has no headers.
             informed = self._requests.is_informative or self._tokens.is_informative
             return _Pace(first, _FAST, now, by_headers=not informed)
         rate = self._history.min_accepted_rate(permit, self._pause)
         return _Pace(min(rate, 0.9 * self._pace.rate) if self._pace else rate, _SLOW, now)
 
     def _explained(self, permit: RatePermit, now: float) -> bool:
-        """Whether the headers say why *permit* was rejected, and going by them had worked for a while."""
+        """Return whether the headers explain why *permit* was rejected, with no pause in the last `_QUIET` seconds."""
         short = self._requests.wait(1, now) > 0 or self._tokens.wait(permit.tokens, now) > 0
         return short and (self._pause is None or now - self._pause.until > _QUIET)
 
@@ -284,21 +285,21 @@ class RateGates:
         return self._gates.get(model) or self._gates.setdefault(model, RateGate())
 
     def would_wait(self, request: Request, now: float) -> Wait | None:
-        """As the gate of the request's model."""
+        """Same as `RateGate.would_wait`, of the request's model."""
         return self.of(request.model).would_wait(request, now)
 
     def admit(self, request: Request, now: float) -> RatePermit | Wait:
-        """As the gate of the request's model."""
+        """Same as `RateGate.admit`, of the request's model."""
         return self.of(request.model).admit(request, now)
 
     def waking(self, wake: Callable[[], None]) -> AbstractContextManager[object]:  # noqa: ARG002 - nothing to wake for
-        """Never wakes: it says how long to wait."""
+        """Never wakes: every wait of this gate has its length."""
         return nullcontext()
 
 
 @dataclass(slots=True)
 class _Pause:
-    """When the gate was last shut, until when, and how many permits it had given."""
+    """The last pause: its beginning, its end, and the number of permits given before it."""
 
     at: float
     until: float
@@ -310,9 +311,9 @@ class _Pace:
     Even gaps between requests, at a rate that grows by a factor in each second of use.
 
     Args:
-        at_once: How many may go without gaps first. Such a pace is for a gate that knows nothing yet.
+        at_once: Requests that go without gaps first. Such a pace is for a gate that knows nothing yet.
 
-        by_headers: Whether the answers' headers, where there are any, may quicken it.
+        by_headers: Let the answers' headers, if there are any, raise it.
     """
 
     def __init__(self, rate: float, growth: float, now: float, *, at_once: int = 0, by_headers: bool = False) -> None:
@@ -325,20 +326,21 @@ class _Pace:
         self._last = now
 
     def reopen(self, at: float, jitter: float) -> None:
-        """Begin anew at *at*, put off by *jitter*, a share of a gap."""
+        """Begin anew at *at*, delayed by *jitter*, a share of a gap; by a second at most."""
         self.due = at + min(jitter / self.rate, 1.0)
         self._last = at
 
     def allow(self, room: float) -> None:
-        """An answer said that *room* requests may go: let them, but spread over a tenth of a second."""
+        """Raise the rate so that *room* requests, which an answer left room for, go within a tenth of a second."""
         if room < math.inf:
             self.rate = max(self.rate, 10 * room)
 
     def step(self, now: float) -> None:
-        """A request goes now."""
+        """Count a request that goes now, and grow the rate."""
         if self._at_once > 1:
             self._at_once -= 1
             return
+        # Growth is per second of use: an idle time counts for a gap and a half, or for a second if that is longer.
         self.rate *= self._growth ** min(max(now - self._last, 0.0), max(1.0, 1.5 / self.rate))
         self._last = now
         gap = 1 / self.rate
@@ -355,27 +357,28 @@ class _SendHistory:
         self._burst: int | None = None
 
     def note(self, permit: RatePermit) -> None:
-        """*permit* was given."""
+        """Remember *permit*, given now."""
         if not self._marks or permit.at - self._marks[-1][1] >= 0.05:
             self._marks.append((permit.number, permit.at))
         if self._began is None:
             self._began = permit.at
 
     def close(self, given: int, now: float) -> None:
-        """The gate is shut after *given* permits. The first time tells how many a rested server takes at once."""
+        """Shut the gate after *given* permits. The first time shows how many a rested server takes at once."""
         if self._burst is None:
+            # Rejected within a second: all permits so far, but for the rejected one, count as its burst.
             brief = self._began is not None and now - self._began < 1
             self._burst = given - 1 if brief else 0
 
     def note_late_rejection(self) -> None:
-        """One more was rejected of those sent before the gate was shut."""
+        """Count another rejection among the requests sent before the gate was shut."""
         if self._burst:
             self._burst -= 1
 
     def min_accepted_rate(self, permit: RatePermit, pause: _Pause) -> float:
         """
-        Requests per second that the server takes, at the least, now that *permit* is the first it rejected after
-        *pause*.
+        A lower bound of the requests per second that the server accepts, now that *permit* is the first that it
+        rejected after *pause*.
 
         Of n requests sent within t seconds, and none rejected, a token bucket that held *burst* at the beginning has
         refilled at least n - burst: the rate is at least (n - burst) / t. The best of all stretches counts. Since the
@@ -391,26 +394,26 @@ class _SendHistory:
 
 @dataclass(slots=True)
 class _Observation:
-    """What an answer said was left in a bucket."""
+    """The level of a bucket as an answer gave it."""
 
     number: int
     sent: float
     heard: float
     remaining: int
     cost: int
-    #: All that was ever taken when its request was sent, that one included.
+    #: The sum taken by all permits up to that of its request, that one included.
     taken: int
-    #: All that had surely reached the server when the answer was heard: that of the permits below `unseen`.
+    #: The sum that had surely reached the server when the answer arrived: that of the permits below `unseen`.
     arrived: int
     unseen: int
 
 
 class _Bucket:
     """
-    An image of one of the server's token buckets, in requests or in tokens. The gate holds its lock.
+    A model of one of the server's token buckets, in requests or in tokens. The gate holds its lock.
 
-    Whether `remaining` is of when the request was let in or of when its answer began is not known. So the level is
-    reckoned both ways, and the lower one believed; while requests go evenly, the two are alike.
+    It is not known whether `remaining` is the level when the request was let in, or when its answer began. So the level
+    is computed both ways, and the lower one counts; while requests go evenly, the two are alike.
     """
 
     def __init__(self, name: str) -> None:
@@ -419,16 +422,16 @@ class _Bucket:
         self._remaining_header = f"anthropic-ratelimit-{name}-remaining"
         self._limit = 0
         self._exact = False  # the API rounds tokens to thousands
-        self._observations: deque[_Observation] = deque()  # of some seconds; the last is the newest request's
+        self._observations: deque[_Observation] = deque()  # see `_keep`; the last is the newest request's
         self._full_since: _Observation | None = None
-        self._quickest = 0.25  # seconds from a permit to its answer, at the least
+        self._quickest = 0.25  # the shortest time in seconds from a permit to its answer, until now
         self._newest = -1  # number of the newest permit that was answered
-        self._answered_cost = 0  # taken by it and those before it
-        self._in_flight: dict[int, tuple[float, int]] = {}  # when and what each took that came after it
+        self._answered_cost = 0  # the sum taken by it and those before it
+        self._in_flight: dict[int, tuple[float, int]] = {}  # time and cost of each permit after it
         self._in_flight_cost = 0
         self._due = 0.0
-        self._last_taken = 0.0  # when
-        #: Units per second that flow in, None while unknown.
+        self._last_taken = 0.0  # the time of the last permit
+        #: The refill in units per second, None while unknown.
         self.rate: float | None = None
 
     def __repr__(self) -> str:
@@ -436,16 +439,17 @@ class _Bucket:
         return f"{self._name} {left}" + (f" +{self.rate:.3g}/s" if self.rate else "")
 
     def take(self, number: int, cost: int, now: float) -> None:
-        """Permit *number*, the next, takes *cost*."""
+        """Count *cost*, taken by permit *number*, the next one."""
         self._in_flight[number] = now, cost
         self._in_flight_cost += cost
         self._last_taken = now
         if self.is_informative:
             rested = self._known_remaining() >= cost + self._margin(cost)
+            # Half the time that the cost takes to flow in: near the bottom, twice the refill goes at most.
             self._due = now if rested else max(self._due, now) + cost / (2 * self._rate_for(cost))
 
     def amend(self, number: int, more: int) -> None:
-        """Permit *number* took so much *more*, or less, than was thought."""
+        """Correct the cost of permit *number* by *more*, which may be negative."""
         if number in self._in_flight:
             sent, cost = self._in_flight[number]
             self._in_flight[number] = sent, cost + more
@@ -457,11 +461,11 @@ class _Bucket:
             observation.arrived += more * (number < observation.unseen)
 
     def wait(self, cost: int, now: float) -> float:
-        """Seconds until it should hold *cost*; 0.0 if it does, or nothing is known."""
+        """Seconds until it should hold *cost*; 0.0 if it does already, or nothing is known."""
         if not self.is_informative:
             return 0.0
         margin = self._margin(cost)
-        if self._known_remaining() >= min(2 * cost + margin, self._limit):
+        if self._known_remaining() >= min(2 * cost + margin, self._limit):  # room for two: no need to pace
             return 0.0
         if now - max(self._last_taken, self._observations[-1].heard) >= _TRICKLE:
             return 0.0
@@ -470,11 +474,11 @@ class _Bucket:
         return min(missing / rate, _MAX_HEADER_WAIT) if missing > 0 else max(0.0, self._due - now)
 
     def room(self, cost: int) -> float:
-        """How many requests of *cost* it can surely take now; infinite if nothing is known."""
+        """Number of requests of *cost* that it can surely take now; infinite if nothing is known."""
         return self._known_remaining() / max(cost, 1) if self.is_informative else math.inf
 
     def observe(self, permit: RatePermit, now: float, headers: Mapping[str, str]) -> None:
-        """Learn from the *headers* of the answer to *permit*, heard *now*."""
+        """Learn from the *headers* of the answer to *permit*, which arrived at *now*."""
         self._quickest = min(self._quickest, now - permit.at)
         newer = permit.number > self._newest
         cost = self._settle(permit.number) if newer else 0
@@ -484,7 +488,7 @@ class _Bucket:
             return
         last = self._observations[-1] if self._observations else None
         if last and abs(permit.at - last.sent) <= min(self._quickest, 0.02):
-            # Which of two sent together the server saw last is not known.
+            # It is not known which of two sent together the server saw last: the lower level counts for both.
             remaining = last.remaining = min(remaining, last.remaining)
         if newer:
             self._exact = self._exact or remaining % 1000 > 0
@@ -495,7 +499,7 @@ class _Bucket:
             )
 
     def _settle(self, number: int) -> int:
-        """Count what was taken up to permit *number*, and return what it took itself."""
+        """Move the permits up to *number* from in flight to answered, and return the cost of that one."""
         cost = 0
         for settled in [taken for taken in self._in_flight if taken <= number]:
             _, cost = self._in_flight.pop(settled)
@@ -505,7 +509,7 @@ class _Bucket:
         return cost
 
     def _arrived(self, now: float) -> tuple[int, int]:
-        """What has surely reached the server, and the first permit that may not have, one round trip being due."""
+        """The sum that reached the server, a round trip of `_quickest` ago, and the first permit that may not have."""
         arrived, unseen = self._answered_cost + self._in_flight_cost, max(self._in_flight, default=self._newest) + 1
         for number, (sent, cost) in reversed(self._in_flight.items()):
             if sent <= now - self._quickest:
@@ -523,11 +527,14 @@ class _Bucket:
         self._measure(self._observations[0], observation, at_least=full)
         if full:
             self._grow(observation)
-            self._observations = deque([observation])  # what flowed over before is no measure of what flows in
+            self._observations = deque(
+                [observation]
+            )  # a full bucket takes in no more: older observations measure no refill
         else:
             self._full_since = None
 
     def _keep(self, observation: _Observation) -> None:
+        """Append *observation*, replacing one less than 0.25 s apart. The last 8 are kept, and all of the last 5 s."""
         observations = self._observations
         if len(observations) > 1 and observation.sent - observations[-2].sent < 0.25:
             observations.pop()
@@ -536,17 +543,19 @@ class _Bucket:
             observations.popleft()
 
     def _measure(self, first: _Observation, last: _Observation, *, at_least: bool) -> None:
-        """What flowed in between two observations; *at_least*, if some may have flowed over."""
+        """Set the rate by the refill between two observations; *at_least*: the bucket may have been full between."""
         sent, heard = last.sent - first.sent, last.heard - first.heard
         if min(sent, heard) < (0.1 if at_least else 0.5):
             return
         more = last.remaining - first.remaining
+        # Refill = change of the level + what was taken meanwhile, by the times of sending and of the answers.
         rate = min((more + last.taken - first.taken) / sent, (more + last.arrived - first.arrived) / heard)
+        # At least what fills the bucket in ten minutes, or half of the last request's cost in this time.
         rate = max(rate, self._limit / 600, last.cost / (2 * sent))
         self.rate = max(rate, self.rate or 0.0) if at_least else rate
 
     def _grow(self, observation: _Observation) -> None:
-        """It is full, and was full before: more flows in than was taken. How much more has to be tried."""
+        """Raise the rate where it was full before, too: more flows in than was taken. How much more has to be tried."""
         since = self._full_since
         if since is None:
             self._full_since = observation
@@ -558,11 +567,11 @@ class _Bucket:
 
     @property
     def is_informative(self) -> bool:
-        """Whether what is left tells anything. In a bucket of one or two there is hardly ever anything left."""
+        """True if the level says anything. A bucket of one or two hardly ever has anything left."""
         return self._limit > 2
 
     def _known_remaining(self) -> int:
-        """What it holds at the least, as if nothing had flowed in since the last observation."""
+        """A lower bound of its level: as if nothing had flowed in since the last observation."""
         last = self._observations[-1]
         return last.remaining + last.taken - self._answered_cost - self._in_flight_cost
 
@@ -574,24 +583,27 @@ class _Bucket:
         return last.remaining + min(since_sent, since_heard)
 
     def _rate_for(self, cost: int) -> float:
+        """The refill per second. While unknown: five requests of *cost*, or a full bucket a minute if that is more."""
         return self.rate or max(5.0 * cost, self._limit / 60)
 
     def _margin(self, cost: int) -> float:
-        """What to leave in it: requests may overtake each other on their way."""
+        """The reserve for requests that overtake each other: one request or the rounding, half of the rest at most."""
         return min(max(cost, self._coarseness()), max(self._limit - cost, 0) / 2)
 
     def _coarseness(self) -> int:
+        """Most that `remaining` is off by rounding: half of a thousand, until a value shows that it is exact."""
         return 500 if self._limit >= 5000 and not self._exact else 0
 
 
 class _Calibration:
-    """How many tokens a guessed token is, by what requests were found to cost. The latest count most."""
+    """The ratio of the tokens that requests cost to the estimates for them. The latest requests count most."""
 
     def __init__(self) -> None:
         self._guessed = self._actual = 0.0
 
     def add(self, guessed: int, actual: int) -> None:
-        """A request *guessed* at so many tokens had so many."""
+        """Count a request that was *guessed* at so many tokens and cost *actual* ones."""
+        # Weights fall by 0.9 from request to request, so the sums are worth 1 / (1 - 0.9) = 10 requests at the most.
         self._guessed = 0.9 * self._guessed + guessed
         self._actual = 0.9 * self._actual + actual
 

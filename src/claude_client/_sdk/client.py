@@ -20,10 +20,10 @@ class NoCredentialsError(ValueError):
 
 @dataclass(slots=True)
 class _Shared:
-    """A client and how many calls are using it."""
+    """A client and the number of calls that use it."""
 
     client: Any
-    #: What a client of our own was built from; None for one that was brought.
+    #: The environment that a client of our own was built from; None for one that the caller brought.
     built_from: tuple[Any, ...] | None = None
     #: Whether its connections are ours to close, once it is replaced and its last call has ended.
     ours: bool = False
@@ -46,7 +46,7 @@ class _Shared:
         self.close_if_finished()
 
     def close_if_finished(self) -> None:
-        """To be called without the lock: nobody takes a replaced client any more."""
+        """Close a replaced client that no call uses. Called without the lock: no call takes a replaced client."""
         if self.ours and self.replaced and not self.calls and self.process == os.getpid():
             self.client.close()
 
@@ -55,7 +55,7 @@ _AUTHENTICATING = {"authorization", "x-api-key"}
 
 _lock = threading.Lock()  # guards _current and the counts in it
 _current: _Shared | None = None
-_left_by_parent: list[_Shared] = []  # kept, as closing what a parent is using would break it
+_left_by_parent: list[_Shared] = []  # kept, as closing a client that the parent uses would break it
 
 
 def set_default_client(client: Any | None) -> None:
@@ -66,7 +66,7 @@ def set_default_client(client: Any | None) -> None:
 
     Its own retries are not used, ours are. It stays yours to close. Calls already under way end on the client they
     began with. After a fork the child gets connections of its own; only a client with an `http_client` of your own
-    making cannot be used there, and says so.
+    making cannot be used there: a call raises a `RuntimeError`.
 
     Raises:
         TypeError: For anything that has no synchronous `messages.create`.
@@ -83,7 +83,7 @@ def set_default_client(client: Any | None) -> None:
 
 def has_credentials() -> bool:
     """
-    Whether the next call has something to authenticate with. Nothing is sent, so it may still be refused.
+    Return whether the next call has something to authenticate with. Nothing is sent, so it may still be refused.
 
     Raises:
         ValueError: Naming the source of a key that is malformed, or a file that cannot be read.
@@ -97,7 +97,7 @@ def has_credentials() -> bool:
 
 def check_credentials(client: Any, own_headers: Iterable[Mapping[str, Any]]) -> None:
     """
-    For many calls of *client* at once, the `own_headers` of each: fail here and not in each of them.
+    Fail once, for many calls of *client* with *own_headers*, rather than in each of them.
 
     Raises:
         ValueError: If there is nothing to authenticate any of them with, naming every place looked at.
@@ -117,7 +117,7 @@ def _authenticates(headers: Iterable[str]) -> bool:
 
 def shared_client() -> AbstractContextManager[Any]:
     """
-    The client to make one call with, in a `with` block. It stays open until that ends, whatever is set meanwhile.
+    The client for a call, in a `with` block. It stays open until that ends, whatever is set meanwhile.
 
     Raises:
         ValueError: If there are no credentials anywhere, naming every place looked at, or if they are malformed.
@@ -139,7 +139,7 @@ def shared_client() -> AbstractContextManager[Any]:
 
 
 def forget_credentials(client: Any) -> None:
-    """Have the next call look for credentials anew, if *client* is our own: it was refused, and they may be mended."""
+    """Have the next call look for credentials anew, if *client* is our own: they were refused, and may be mended."""
     global _current  # noqa: PLW0603 - the one client of the process
     with _lock:
         refused = _current
@@ -151,7 +151,7 @@ def forget_credentials(client: Any) -> None:
 
 
 def no_credentials(exc: Exception) -> NoCredentialsError:
-    """The error for when the SDK found nothing to authenticate with."""
+    """The error to raise when the SDK found nothing to authenticate with."""
     error = NoCredentialsError(f"{credentials.nothing_found()} The SDK says: {exc}")
     error.__cause__ = exc
     return error
@@ -168,7 +168,7 @@ def _replace(shared: _Shared | None) -> None:
 
 
 def _rebuilt(outdated: _Shared | None) -> _Shared:
-    """One that is up to date."""
+    """A replacement for *outdated*: built anew, or the caller's client on connections of this process."""
     if outdated is None or outdated.built_from is not None:
         return _build()
     return _in_this_process(outdated)  # no coverage: in a forked child
@@ -202,8 +202,8 @@ def _in_this_process(brought: _Shared) -> _Shared:  # no coverage: in a forked c
 
 
 def _observed(client: Any) -> Any:
-    """*client* itself, with a network that tells attempts what goes on and lets them be aborted."""
-    from claude_client._sdk.network import instrument  # like the SDK, for those who make calls
+    """*client* itself, with a network that reports to attempts and lets them be aborted."""
+    from claude_client._sdk.network import instrument  # like the SDK, imported at the first call
 
     instrument(client)
     return client

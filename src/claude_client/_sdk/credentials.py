@@ -1,4 +1,4 @@
-"""Where the API key comes from. No message here ever holds a key, or any content of a file."""
+"""Finds the API key, in the environment or a file. No message here ever holds a key, or any content of a file."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FOLDERS = ("/mnt/project", ".")
 _STATIC = {"ANTHROPIC_API_KEY": "api_key", "ANTHROPIC_AUTH_TOKEN": "auth_token"}
 _IDENTITY = ("ANTHROPIC_IDENTITY_TOKEN", "ANTHROPIC_IDENTITY_TOKEN_FILE")
 _FEDERATION = ("ANTHROPIC_FEDERATION_RULE_ID", "ANTHROPIC_ORGANIZATION_ID")
-# Everything a client is built from: another value means another client.
+# The variables that a client is built from: another value means another client.
 _READ = (
     *_STATIC,
     *_IDENTITY,
@@ -44,7 +44,7 @@ def environment() -> tuple[Any, ...]:
 
 def find_credentials(folders: Sequence[str | os.PathLike[str]] = FOLDERS) -> dict[str, str]:
     """
-    The SDK's credential arguments: what the environment holds, else the first key file in *folders*.
+    The SDK's credential arguments, from the environment or else from the first key file in *folders*.
 
     Empty where the SDK is to look for itself, which it does for a profile or workload identity.
 
@@ -68,7 +68,7 @@ def find_credentials(folders: Sequence[str | os.PathLike[str]] = FOLDERS) -> dic
 
 
 def nothing_found(folders: Sequence[str | os.PathLike[str]] = FOLDERS) -> str:
-    """What to say when there are no credentials anywhere: every place looked at, and what to do."""
+    """The message for when there are no credentials anywhere: every place looked at, and what to do."""
     files = ", ".join(str(_path(folder, name)) for name in (KEY_FILE, JSON_FILE) for folder in folders)
     return (
         "No Claude API credentials found. Looked at: the environment (ANTHROPIC_API_KEY, ANTHROPIC_AUTH_TOKEN, "
@@ -78,7 +78,7 @@ def nothing_found(folders: Sequence[str | os.PathLike[str]] = FOLDERS) -> str:
 
 
 def _sdk_finds() -> bool:
-    """Whether the environment names a profile or a whole workload identity, which go before files."""
+    """Return whether the environment names a profile or a whole workload identity, which go before files."""
     federated = all(map(os.environ.get, _FEDERATION)) and any(map(os.environ.get, _IDENTITY))
     return bool(os.environ.get("ANTHROPIC_PROFILE")) or federated
 

@@ -1,4 +1,4 @@
-"""One request in, one message out, every failure in our terms."""
+"""Sends a request on the SDK's client and fills in its attempt, with the answer or with one of our errors."""
 
 from __future__ import annotations
 
@@ -18,17 +18,16 @@ from claude_client._values.response import text_of
 from claude_client._values.usage import Usage
 
 _SECRET_ATTRIBUTES = ("api_key", "auth_token", "aws_secret_key", "aws_session_token", "access_token")
-# Gateways have names of their own for it.
+# Parts of header names that hold a secret: gateways have names of their own for it.
 _SECRET_WORDS = ("auth", "key", "token", "secret", "cookie")
 
 
 def send(client: Any, attempt: Attempt) -> None:
     """
-    Send the request of *attempt* once on the SDK's *client*, and fill in how that went. Raises nothing.
+    Send the request of *attempt* once on the SDK's *client*, and record how it went. Raises nothing.
 
-    The attempt then has an answer, or an error: a refusal is one. What its callback raised, what the SDK's own checks
-    of arguments raised and what a signal handler raised meanwhile is in `raised` too, as it was. Its permits are
-    settled.
+    The attempt then has an answer or an error; a refusal is an error. An exception of its callback, of the SDK's own
+    checks of arguments or of a signal handler is in `raised` too, unchanged. Its permits are settled.
     """
     try:
         with attempt:
@@ -39,7 +38,7 @@ def send(client: Any, attempt: Attempt) -> None:
             answer = exchange.stream() if streamed else exchange.create()
             attempt.usage = Usage.of(answer.message.usage)
             attempt.answer = answer
-    except BaseException as exc:  # noqa: BLE001 - whatever it is, it is how the attempt ended
+    except BaseException as exc:  # noqa: BLE001 - every exception ends the attempt, and is kept there
         _end_with(attempt, exc)
     finally:
         attempt.ended_at = time.monotonic()
@@ -54,7 +53,7 @@ def _end_with(attempt: Attempt, exc: BaseException) -> None:
     text, attempt.usage = _arrived(attempt)
     attempt.raised = exc
     attempt.error = ClaudeInvocationError(
-        f"{'The callback raised' if callback else 'The request could not be made:'} {_told(exc)}",
+        f"{'The callback raised' if callback else 'The request could not be made:'} {_safe_repr(exc)}",
         kind="callback" if callback else "invalid_request",
         partial_text=text,
         usage=attempt.usage,
@@ -63,7 +62,7 @@ def _end_with(attempt: Attempt, exc: BaseException) -> None:
 
 
 def _arrived(attempt: Attempt) -> tuple[str, Usage]:
-    """Text and usage that had arrived of a stream, as far as they can be read."""
+    """The text and usage that had arrived of a stream, as far as they can be read."""
     text, usage = "", Usage()
     if attempt.streamed:
         with suppress(Exception):
@@ -73,8 +72,8 @@ def _arrived(attempt: Attempt) -> tuple[str, Usage]:
     return text, usage
 
 
-def _told(exc: BaseException) -> str:
-    """*exc* in a message; its `repr` is somebody else's code, and may fail too."""
+def _safe_repr(exc: BaseException) -> str:
+    """*exc* as part of a message. Its `repr` is foreign code and may fail; the type name then stands for it."""
     try:
         return repr(exc)
     except Exception:  # noqa: BLE001
@@ -83,20 +82,20 @@ def _told(exc: BaseException) -> str:
 
 @dataclass(slots=True)
 class _Exchange:
-    """One request and its answer on one client."""
+    """The exchange of a request and its answer on a client."""
 
     client: Any
     arguments: dict[str, Any]
     attempt: Attempt
 
     def create(self) -> Answer:
-        """The answer in one piece."""
+        """Send the request and return the answer, received in one piece."""
         message = self._sent()
         self.attempt.tell("begun")
-        return self._whole(message, getattr(message, "_request_id", None))
+        return self._answer(message, getattr(message, "_request_id", None))
 
     def stream(self) -> Answer:
-        """The answer piece by piece."""
+        """Send the request and return the answer, received as a stream."""
         attempt = self.attempt
         streamed = attempt.streamed = StreamedMessage()
         self.arguments["stream"] = True
@@ -104,13 +103,13 @@ class _Exchange:
             request_id = stream.response.headers.get("request-id")
             for text in self._texts(stream, streamed, request_id):
                 if text:
-                    self._give(text)
+                    self._call_back(text)
         if not streamed.complete:
             raise self._ended_early(streamed, request_id)
-        return self._whole(streamed, request_id)
+        return self._answer(streamed, request_id)
 
-    def _give(self, text: str) -> None:
-        """Give *text* to the callback, noting what it raises: an error of a nested call must not be taken for ours."""
+    def _call_back(self, text: str) -> None:
+        """Give *text* to the callback and keep what it raises: an error of a nested call must not be taken for ours."""
         attempt = self.attempt
         if attempt.first_text_at is None:
             attempt.first_text_at = attempt.last_event_at
@@ -122,7 +121,7 @@ class _Exchange:
                 raise
 
     def _texts(self, stream: Any, streamed: StreamedMessage, request_id: str | None) -> Iterator[str]:
-        """The text of each event. Only reading is covered here: a callback's own errors stay what they are."""
+        """The text of each event. Only errors of reading are translated: those of a callback stay what they are."""
         attempt = self.attempt
         try:
             for event in stream:  # pings are not among them: the SDK takes them out
@@ -138,7 +137,7 @@ class _Exchange:
         raise error from error.__cause__
 
     def _sent(self) -> Any:
-        """What the SDK makes of the response. An error before there is one may be its refusal of the arguments."""
+        """Send the request; return the SDK's message or stream. An error before both may be about the arguments."""
         try:
             return self.client.messages.create(**self.arguments)
         except TypeError as exc:
@@ -154,10 +153,10 @@ class _Exchange:
                 raise
         raise error from error.__cause__
 
-    def _whole(self, arrived: Any, request_id: str | None) -> Answer:
-        """The answer that has *arrived*, in one piece or streamed; whatever else is raised, it cannot be read."""
+    def _answer(self, arrived: Any, request_id: str | None) -> Answer:
+        """The answer that has *arrived*, in one piece or streamed; any other error means that it cannot be read."""
         try:
-            return _whole(arrived.message() if isinstance(arrived, StreamedMessage) else arrived, request_id)
+            return _checked_answer(arrived.message() if isinstance(arrived, StreamedMessage) else arrived, request_id)
         except ClaudeInvocationError:
             raise
         except Exception as exc:  # noqa: BLE001
@@ -198,8 +197,8 @@ class _Exchange:
         return [secret.removeprefix("Bearer ") for secret in found if isinstance(secret, str) and secret]
 
 
-def _whole(message: Any, request_id: str | None) -> Answer:
-    """*message* as an answer, unless it is none, the model refused, or it has not said why it stopped."""
+def _checked_answer(message: Any, request_id: str | None) -> Answer:
+    """*message* as an answer; an error if it is no message, a refusal, or without a stop reason."""
     # The SDK checks nothing: a body that is no message comes as a str, or as a message without what makes it one.
     if getattr(message, "type", None) != "message" or not all(map(_is_block, message.content)):
         raise _unfit("The answer cannot be read: it is no message", request_id)
@@ -237,7 +236,7 @@ def _refusal(details: Any) -> str:
 
 
 def _is_about_the_exchange(exc: Exception) -> bool:
-    """Whether the SDK, its httpx or the end of the attempt raised *exc*, rather than a check of the arguments."""
+    """Return whether the SDK, its httpx or an abort raised *exc*, rather than a check of the arguments."""
     names = {cls.__name__ for cls in type(exc).__mro__}
     return bool(names & {"AnthropicError", "HTTPError", "StreamError", "AbortedError", "UnicodeError"})
 

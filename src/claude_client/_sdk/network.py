@@ -1,4 +1,4 @@
-"""The SDK's network, which tells the attempt of its thread what goes on, and lets it be aborted."""
+"""The SDK's network, changed to report to the attempt of its thread and to let it be aborted."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from claude_client._values.interrupt import current, interruptibly
 
 def instrument(client: Any) -> None:
     """
-    Have an SDK client tell attempts of the head of each answer, and of all it may block on, proxies included.
+    Have an SDK client report to attempts the head of each answer and the sockets it may block on, proxies included.
 
-    A transport of another make than httpcore's is left alone: what is blocked in it cannot be aborted.
+    A transport other than httpcore's is left alone: a call that is blocked in it cannot be aborted.
     """
     http_client = getattr(client, "_client", None)
     hooks = getattr(http_client, "event_hooks", None)
@@ -42,7 +42,7 @@ def _on_response(response: Any) -> None:
 
 
 def _limits(headers: Any) -> dict[str, str]:
-    """What *headers* say of rate limits, by names in lower case. Read raw: httpx decodes all of them at each look."""
+    """The rate limits in *headers*, by names in lower case. Read raw: httpx decodes all of them at each access."""
     return {
         name.decode("latin-1").lower(): value.decode("latin-1")
         for name, value in headers.raw
@@ -104,7 +104,7 @@ class _Stream:
 
 
 def _connect(host: str, port: int, timeout: float | None, local_address: str | None) -> socket.socket:
-    """As `socket.create_connection`, which hides its socket until it is connected."""
+    """Same as `socket.create_connection`, which hides its socket until it is connected; this can be aborted."""
     refused: OSError | None = None
     for family, kind, protocol, _, address in socket.getaddrinfo(host, port, 0, socket.SOCK_STREAM):
         sock = socket.socket(family, kind, protocol)

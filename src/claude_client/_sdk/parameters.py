@@ -1,4 +1,4 @@
-"""What the installed `anthropic` SDK takes and gives. It is imported at the first call, not with `claude_client`."""
+"""The parameters and types of the installed `anthropic` SDK. It is imported at the first call, not with us."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _SAMPLING = ("temperature", "top_p", "top_k")
 # The last API version that takes sampling parameters. Lower case: SDK 0.x would send another spelling beside its own.
 _SAMPLING_VERSION = {"anthropic-version": "2023-06-01"}
-# What newer SDKs send as a header rather than in the body.
+# Parameters that newer SDKs send as a header rather than in the body.
 _HEADERS = {"user_profile_id": "anthropic-user-profile-id", "workspace_id": "anthropic-workspace-id"}
 _OUR_HEADERS = {*_SAMPLING_VERSION, *_HEADERS.values()}
 
@@ -31,7 +31,7 @@ def create_parameters() -> frozenset[str]:
 
 
 def create_arguments(request: Request) -> dict[str, Any]:
-    """The keyword arguments for the installed SDK's `create`: what it does not know goes into the body."""
+    """The keyword arguments for the installed SDK's `create`: parameters that it does not know go into the body."""
     sent: dict[str, Any] = {"model": request.model, "max_tokens": request.max_tokens, "messages": request.messages}
     if request.system:
         sent["system"] = request.system
@@ -69,7 +69,7 @@ def _place_the_rest(request: Request, sent: dict[str, Any]) -> None:
 
 
 def message_of(fields: Mapping[str, Any]) -> Message:
-    """The installed SDK's message with *fields* as the API sends them; what it does not know is kept."""
+    """The installed SDK's message with *fields* as the API sends them; fields that it does not know are kept."""
     from anthropic.types import Message
 
     return Message.construct(**fields)

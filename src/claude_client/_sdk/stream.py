@@ -9,7 +9,7 @@ from claude_client._values.usage import Usage
 if TYPE_CHECKING:
     from anthropic.types import Message
 
-# Where each kind of delta goes, and the attribute that holds it. Their pieces are joined once, at the end.
+# By kind of delta: the field of the block that it goes into, and its attribute. Pieces are joined once, at the end.
 _JOINED = {
     "text_delta": ("text", "text"),
     "thinking_delta": ("thinking", "thinking"),
@@ -22,7 +22,7 @@ class StreamedMessage:
     A message as far as its stream has arrived.
 
     Reads the SDK's raw events rather than its stream helper: that rebuilds a snapshot for every chunk, which
-    costs more than all we do here, and it takes a stream that ends early for a whole one.
+    costs more than all that is done here, and it takes a stream that ends early for a whole one.
     """
 
     def __init__(self) -> None:
@@ -33,7 +33,7 @@ class StreamedMessage:
 
     def add(self, event: Any) -> str:
         """
-        Take in *event* and return the text it brings, if any. Events of unknown kinds are passed over.
+        Add *event* and return the text it brings, if any. Events of unknown kinds are ignored.
 
         Raises:
             LookupError: For a piece of a block that has not begun.
@@ -55,12 +55,12 @@ class StreamedMessage:
 
     @property
     def begun(self) -> bool:
-        """Whether the first event has arrived."""
+        """True once the first event has arrived."""
         return bool(self._message)
 
     @property
     def complete(self) -> bool:
-        """Whether the stream has said that it is over, and why the model stopped."""
+        """True once the stream has ended in order, with a stop reason."""
         return self._stopped and self._message.get("stop_reason") is not None
 
     @property
@@ -72,7 +72,7 @@ class StreamedMessage:
 
     @property
     def usage(self) -> Usage:
-        """What the stream has said of its usage so far: the input from its first event on, the output at its end."""
+        """The usage known so far: the input from the first event on, the output at the end."""
         from anthropic.types import Message
 
         return Usage.of(Message.construct(**self._message).usage) if self.begun else Usage()
@@ -82,7 +82,7 @@ class StreamedMessage:
         The SDK's message.
 
         Raises:
-            ValueError: If a tool's input is no JSON, as far as it goes.
+            ValueError: If a tool's input is not the beginning of JSON.
         """
         from anthropic.types import Message
 

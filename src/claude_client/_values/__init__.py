@@ -1,1 +1,1 @@
-"""Values: what is asked, what came of it, and the rules that need nothing else. No SDK, no network, no thread."""
+"""Values: requests, answers, errors, and the rules that need nothing else. No SDK, no network, no thread."""

@@ -1,4 +1,4 @@
-"""The record of one request on its way: when what happened to it, what it used, and how it ended."""
+"""The record of a request on its way: the times of its events, its usage, and its end."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("claude_client")
 
-#: What an attempt tells of itself, on its own thread: it is about to be sent, the head of the answer is there
+#: What an attempt reports of itself, on its own thread: it is about to be sent, the head of the answer is there
 #: (`status` and `limits` are set), the answer has begun (what it wrote to the cache can be read).
 Event = Literal["sending", "head", "begun"]
 
@@ -35,7 +35,7 @@ class Answer(NamedTuple):
 
 
 class Arrived(Protocol):
-    """What has arrived of a stream so far."""
+    """The part of a stream that has arrived so far."""
 
     @property
     def text(self) -> str: ...
@@ -46,21 +46,21 @@ class Arrived(Protocol):
 
 class Permit(Protocol):
     """
-    Leave of one gate to send one request.
+    Permission of a gate to send a request.
 
     Both methods are called on the thread of the attempt. What they raise is logged and costs no answer.
     """
 
     def on_event(self, attempt: Attempt, event: Event) -> None:
-        """*attempt* got so far."""
+        """Note that *attempt* has reached *event*."""
 
     def settle(self, attempt: Attempt) -> None:
-        """*attempt* is over, or was never sent (`sent_at` is None). Called exactly once, whatever happened."""
+        """Give the permit back: *attempt* is over, or was never sent (`sent_at` is None). Called exactly once."""
 
 
 class Attempt(Abortable):
     """
-    One request on its way. Its own thread fills it in; others read it and may `abort` it.
+    A request on its way. Its own thread fills it in; others read it and may `abort` it.
 
     All times are seconds by `time.monotonic`, None for what has not happened.
     """
@@ -87,22 +87,22 @@ class Attempt(Abortable):
     usage: Usage = _NO_USAGE
     #: Seconds before it was sent, by what they were waited for.
     waited: Mapping[Cause, float] = _NO_WAITS
-    #: Whether its failure uses up a retry. The gate it was rejected at may say that it was only unlucky.
+    #: Whether its failure uses up a retry. Not for a 429 while other requests were accepted.
     costs_retry: bool = True
 
     def __init__(self, request: Request, queued_at: float) -> None:
         super().__init__()
         self.request = request
         self.queued_at = queued_at
-        #: What it was let in with; taken away as they are settled.
+        #: The permits of the gates that let it in; each is removed as it is settled.
         self.permits: list[Permit] = []
 
     def tell(self, event: Event) -> None:
-        """Tell all permits that it got so far."""
+        """Tell all permits that it has reached *event*."""
         for permit in self.permits:
             try:
                 permit.on_event(self, event)
-            except Exception:  # noqa: BLE001 - books that fail cost no answer
+            except Exception:  # noqa: BLE001 - a gate that fails costs no answer
                 _log.exception("A gate failed at %r of a request; the request goes on", event)
 
     def settle(self) -> None:
@@ -111,11 +111,11 @@ class Attempt(Abortable):
             permit = self.permits.pop()
             try:
                 permit.settle(self)
-            except Exception:  # noqa: BLE001 - books that fail cost no answer, and no other permit
+            except Exception:  # noqa: BLE001 - a gate that fails costs no answer, and no other permit
                 _log.exception("A gate failed to settle a request; what became of the request stands")
 
     def record(self) -> AttemptRecord:
-        """What is kept of it once it is over."""
+        """The record to keep of it once it is over."""
         answer, error = self.answer, self.error
         return AttemptRecord(
             answer.message.model if answer else self.request.model,

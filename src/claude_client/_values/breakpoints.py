@@ -1,4 +1,4 @@
-"""Cache breakpoints: where they are put and how many there are. Everything returned is new."""
+"""Cache breakpoints: putting them on blocks, and counting them. Everything returned is new."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from claude_client._values.content import Block
 
 EPHEMERAL = {"type": "ephemeral"}
 
-#: What the API allows in one request.
+#: Most breakpoints that the API allows in a request.
 MOST_BREAKPOINTS = 4
 
 _NEVER_MARKED = ("thinking", "redacted_thinking")
@@ -30,7 +30,7 @@ def last_markable(blocks: Sequence[Block]) -> int | None:
 
 
 def unmarked(part: Any) -> Any:
-    """*part* without the cache breakpoints of its blocks or tools; what a tool takes or was given stays as it is."""
+    """*part* without the cache breakpoints of its blocks or tools; the schemas and inputs of tools stay as they are."""
     if isinstance(part, list):
         return [unmarked(item) for item in part]
     if isinstance(part, dict):
@@ -43,7 +43,7 @@ def unmarked(part: Any) -> Any:
 
 
 def count_breakpoints(part: Any) -> int:
-    """How many cache breakpoints are set in a block, a message, or a list of them, nested blocks included."""
+    """Number of cache breakpoints in a block, a message, or a list of them, nested blocks included."""
     if part is None or isinstance(part, str):
         return 0
     if isinstance(part, dict):

@@ -1,4 +1,4 @@
-"""Checks of what callers pass: each returns the value, or raises an error that names what was got."""
+"""Checks of the values that callers pass: each returns the value, or raises an error that shows it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def whole_number(name: str, value: Any, least: int) -> int:
-    """*value* if it is one of at least *least*, or a ValueError."""
+    """*value* if it is a whole number of at least *least*, or a ValueError."""
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
     return value

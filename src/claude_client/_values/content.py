@@ -16,9 +16,9 @@ def to_json_value(value: Any) -> Any:
     """
     A copy of *value* that no later change by the caller reaches.
 
-    Mappings become dicts, lists, tuples and generators lists, objects of the SDK or pydantic what they stand for, and
-    files, open ones or their paths, their content in base64, so that another attempt sends the same; dates become
-    ISO text. Anything else stays as it is.
+    Mappings become dicts; lists, tuples and generators become lists; objects of the SDK or pydantic become their JSON
+    values; files, open ones or their paths, become their content in base64, so that another attempt sends the same;
+    dates become ISO text. Anything else stays as it is.
 
     Raises:
         ValueError: For a text with a lone surrogate, which no request can hold, or a file that cannot be read.
@@ -74,7 +74,7 @@ def as_blocks(content: str | list[Block] | None) -> list[Block]:
 
 
 def without_blank_text(content: Sequence[Block]) -> list[Block]:
-    """*content* without the blocks that the API gives, but does not take."""
+    """*content* without blank text blocks, which the API sends but does not accept."""
     return [block for block in content if block["type"] != "text" or block["text"].strip()]
 
 
@@ -89,10 +89,10 @@ def size(part: Any) -> int:
 
 def user_turn(prompt: Any, name: str = "prompt") -> Block:
     """
-    The user's message that says *prompt*.
+    The user's message with *prompt* as its content.
 
     Raises:
-        ValueError: If it says nothing, or is no content.
+        ValueError: If *prompt* is blank, or is no content.
     """
     content = to_json_value(prompt) if isinstance(prompt, str) else content_blocks(name, prompt)
     said = content if isinstance(content, str) else "".join(map(_text_of_block, content))
@@ -102,7 +102,7 @@ def user_turn(prompt: Any, name: str = "prompt") -> Block:
 
 
 def _text_of_block(block: Block) -> str:
-    """The text of *block*, or the kind of what it holds instead."""
+    """The text of *block*, or the type of a block that is no text."""
     return str((block.get("text") if block["type"] == "text" else block["type"]) or "")
 
 

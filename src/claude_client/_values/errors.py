@@ -1,5 +1,5 @@
 """
-What can go wrong, and the one place where the SDK's errors become ours.
+Our errors, and the one place where the SDK's errors become ours.
 
     Exception
     ├── ClaudeInvocationError          a request was made and there is no whole answer
@@ -90,7 +90,7 @@ _KIND_OF_STATUS: Mapping[int, Kind] = {
     504: "timeout",
     529: "overloaded",
 }
-# A spend limit that the customer set comes as a plain 400 that only its words tell apart.
+# A spend limit that the customer set arrives as a plain 400 that only its message tells apart.
 _CUSTOMERS_LIMIT = re.compile(r"reached your specified .*usage limits", re.IGNORECASE)
 
 
@@ -142,7 +142,7 @@ def fields_of(error: ClaudeInvocationError) -> dict[str, Any]:
 
 
 def with_totals(error: ClaudeInvocationError, usage: Usage, said_before: str = "") -> ClaudeInvocationError:
-    """*error* as the end of a call that used *usage* in all, and whose earlier turns said *said_before*."""
+    """*error* as the end of a call that used *usage* in all, and whose earlier turns gave the text *said_before*."""
     if usage == error.usage and not said_before:
         return error
     totals = {"usage": usage, "partial_text": said_before + error.partial_text}
@@ -182,7 +182,7 @@ def from_sdk(
     """
     Our error for whatever the SDK raised; raise it outside the handler, or *exc* stays its `__context__`.
 
-    An error that is neither the API's nor the network's says that the answer could not be read. The cause is
+    An error that is neither the API's nor the network's means that the answer could not be read. The cause is
     set only where its text shows none of *secrets*.
     """
     response = getattr(exc, "response", None)
@@ -207,7 +207,7 @@ def from_sdk(
 
 
 def shows(exc: BaseException, secrets: Sequence[str]) -> bool:
-    """Whether the text of *exc*, or of any error it is chained to, holds one of *secrets* or a piece of one."""
+    """Return whether the text of *exc*, or of any error in its chain, holds one of *secrets* or a piece of one."""
     text = "\n".join(f"{link}\n{link!r}" for link in _chain(exc))
     return any(piece in text for secret in secrets for piece in _pieces(secret))
 
@@ -227,7 +227,7 @@ def _kind(exc: Exception, status: int | None, body: Any) -> Kind:
 
 
 def _kind_without_status(exc: Exception) -> Kind:
-    """By class name, as httpx or httpx2 may be under the SDK and neither is imported for this."""
+    """The kind by class name, as httpx or httpx2 may be under the SDK and neither is imported for this."""
     names = _names(exc)
     if names & {"LocalProtocolError", "UnsupportedProtocol", "InvalidURL", "UnicodeError"}:
         return "invalid_request"
@@ -247,7 +247,7 @@ def _names(exc: BaseException) -> set[str]:
 
 
 def _quotes_a_header(exc: BaseException) -> bool:
-    """Whether *exc* is about a header that cannot be sent, which it quotes, and which may well be the key."""
+    """Return whether *exc* is about a header that cannot be sent: it quotes that, and it may well be the key."""
     return bool(_names(exc) & {"LocalProtocolError", "UnicodeError"})
 
 
@@ -273,7 +273,7 @@ def _chain(exc: BaseException) -> Iterator[BaseException]:
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds; from `retry-after-ms`, else `retry-after` as a number or an HTTP date. None if unusable."""
+    """The seconds in `retry-after-ms`, else in `retry-after` as a number or an HTTP date. None if unusable."""
     for name, scale in (("retry-after-ms", 1000), ("retry-after", 1)):
         try:
             seconds = float(headers.get(name, "")) / scale

@@ -1,4 +1,4 @@
-"""The history of a conversation: what is kept of each turn, and where its cache breakpoints go."""
+"""The history of a conversation: the messages kept of each turn, and the places of its cache breakpoints."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from claude_client._values.content import Block, as_blocks, message_list, to_jso
 from claude_client._values.request import Request, check_breakpoints
 from claude_client._values.response import TRUNCATING, ClaudeResponse
 
-# A breakpoint finds what was written at most so many blocks before it, its own counted.
+# A breakpoint finds a cache entry that ends at most so many blocks before it, its own block counted.
 _LOOK_BACK = 20
 
 _THINKING = ("thinking", "redacted_thinking")
 
 
 class Place(NamedTuple):
-    """Where a block is: in which message, and there at which place."""
+    """The place of a block: the index of its message, and its index in there."""
 
     message: int
     block: int
 
 
 class History(NamedTuple):
-    """What was said. Never changed but replaced as a whole, so that it can be read while a turn is under way."""
+    """The messages so far. Never changed but replaced as a whole, so that it can be read while a turn is under way."""
 
     messages: tuple[Block, ...] = ()
     turns: int = 0
@@ -35,7 +35,7 @@ class History(NamedTuple):
 
 def history_of(messages: Any) -> History:
     """
-    The history that callers hand in as *messages*.
+    The history that callers pass as *messages*.
 
     Raises:
         ValueError: If they do not alternate, beginning with the user, or tools lack their results.
@@ -108,10 +108,10 @@ class Breakpoints:
 
     def put_on_history(self) -> Place | None:
         """
-        Mark the end of the last message, and what is in the cache where a look back from there would not reach it.
+        Mark the end of the last message, and the last cached block if a look back from there would not reach it.
 
         Returns:
-            What is in the cache once this is answered.
+            The last block that is in the cache once this is answered; None if there is none.
         """
         contents = [[*as_blocks(message["content"])] for message in self.request.messages]
         place = last_markable(contents[-1])
@@ -136,19 +136,19 @@ class Breakpoints:
             self._room -= 1
 
     def _mark(self) -> Mapping[str, Any]:
-        """For an hour where one of the user's is that comes later: the API takes no shorter one before it."""
+        """The mark to put: for an hour if a later one of the user's is, as the API takes no shorter one before it."""
         own = [block.get("cache_control") for block in as_blocks(self.request.messages[-1]["content"])]
         hours = [mark for mark in (self._automatic, *own) if mark and mark.get("ttl") == "1h"]
         return hours[0] if hours else EPHEMERAL
 
 
 def _distance(contents: Sequence[Sequence[Block]], first: Place, last: Place) -> int:
-    """How many blocks *last* comes after *first*."""
+    """Number of blocks from *first* to *last*."""
     return sum(map(len, contents[first.message : last.message])) - first.block + last.block
 
 
 def answer_turns(response: ClaudeResponse) -> list[Block]:
-    """The message that the history keeps of *response*; none where nothing was said that the API takes back."""
+    """The message that the history keeps of *response*; none if it has nothing that the API takes back."""
     content = without_blank_text(to_json_value(response.message.content))
     if response.stop_reason in TRUNCATING and content and content[-1]["type"] == "tool_use":
         content.pop()  # cut off, and nobody could give its result

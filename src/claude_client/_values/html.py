@@ -1,9 +1,9 @@
 """
-How answers, results and conversations look in a notebook.
+The HTML of answers, results and conversations in a notebook.
 
-The HTML brings all it needs: styles stand on its elements, colours are the page's own, so that it is right on light
-and on dark. A page that drops styles still shows tables, bold and folds. Whatever was written by a model or a user
-is escaped, keeps the direction of its letters to itself, and is no mathematics.
+The HTML needs no style sheet: styles stand on its elements, colours are the page's own, so that it is readable on
+light and on dark. A page that drops styles still shows tables, bold and folds. Text of a model or a user is escaped,
+keeps the direction of its letters to itself, and is no mathematics.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _GREY = "rgba(128,128,128,.4)"  # a line that is faint on light and on dark
 _BODY = "white-space:pre-wrap;overflow-wrap:anywhere;max-width:90ch"
 _LINE = "display:list-item;cursor:pointer;overflow:hidden;white-space:nowrap;text-overflow:ellipsis"
 
-# What begins a tag, a comment or the like, wherever it stands.
+# The beginning of a tag, a comment or the like, anywhere.
 _TAG = re.compile(r"<(?=[a-z/!?])", re.IGNORECASE)
 # Links, fenced code, code in a line, mathematics; in time that grows with the text and not faster, whatever it is.
 _SPECIAL = re.compile(
@@ -41,11 +41,11 @@ class _Priced(Protocol):
 
 def without_tags(markdown: str) -> str:
     """
-    *markdown* that shows the HTML in it instead of being it; as it is where it has none.
+    *markdown* with the HTML in it shown as text; unchanged if it has none.
 
     A notebook runs the scripts in the outputs of its own cells, Markdown included. So no tag of *markdown* is left,
-    whatever a renderer takes for code: code with tags in it becomes HTML in which they are escaped. To be wrong about
-    what is code looks bad, and no more.
+    whatever a renderer takes for code: code with tags in it becomes HTML in which they are escaped. Misjudging
+    what is code costs looks, not safety.
     """
     out, end = [], 0
     for found in _SPECIAL.finditer(markdown) if _TAG.search(markdown) else ():
@@ -80,11 +80,11 @@ def table(
     A table of numbers with a text, which goes below its numbers where there is no room beside them.
 
     Args:
-        head: What stands above the numbers, then above the texts.
+        head: The titles of the numbers, then of the texts.
 
-        rows: The numbers, the text as HTML, and whether the row is to be noticed.
+        rows: The numbers, the text as HTML, and whether the row is marked.
 
-        note: Said below the rows.
+        note: A line below the rows; empty for none.
 
         sums: The last row: the numbers and the text.
     """
@@ -100,7 +100,7 @@ def table(
         "tfoot": _row("th", widths, sums[0], _text(sums[1]), noticed=False),
     }
     inner = "".join(f'<{name} style="display:block;border:none">{part}</{name}>' for name, part in parts.items())
-    return _whole(
+    return _output(
         '<table style="display:block;width:100%;margin:0;border:none;font-variant-numeric:tabular-nums">'
         f"{inner}</table>"
     )
@@ -120,7 +120,7 @@ def _row(tag: str, widths: Sequence[float], numbers: Sequence[str], shown: str, 
 
 
 def one_line(text: str, label: str, more: str = "") -> str:
-    """*text* after *label*; in one line with the whole and *more* folded below it, where that says more."""
+    """*text* after *label*; if it is long or there is *more*, one line with the whole folded below it."""
     named = f"<strong>{_text(label)}</strong> " if label else ""
     line = _first_line(text)
     if text == line and len(text) <= _IN_A_LINE and not more:
@@ -132,7 +132,7 @@ def transcript(system: Iterable[Any], messages: Iterable[tuple[str, Iterable[Any
     """A conversation: its system prompt, folded; each message as its role and blocks; and *note*."""
     before = "".join(map(_block, system))
     said = "".join(map(_message, messages)) or "<em>nothing said yet</em>"
-    return _whole(
+    return _output(
         (_fold("system", before) if before else "")
         + said
         + f'<div style="margin-top:.5em;opacity:.7">{_text(note)}</div>'
@@ -189,7 +189,7 @@ def _other(block: dict[str, Any]) -> str:
 
 
 def _sourced(block: dict[str, Any]) -> str:
-    """An image or a document: where it comes from, and what it says if that is text."""
+    """An image or a document: its source, and its content if that is text."""
     source = block.get("source")
     if not isinstance(source, dict):
         return _other(block)
@@ -234,7 +234,7 @@ def _json(value: Any) -> str:
 
 
 def _brief(value: Any) -> Any:
-    """*value* with only the length of what is there for machines to read."""
+    """*value* with only the length of the texts that are for machines."""
     if isinstance(value, list):
         return [_brief(item) for item in value]
     if not isinstance(value, dict):
@@ -260,8 +260,8 @@ def _body(text: object, tag: str = "div") -> str:
     return f'<{tag} dir="auto" style="{_BODY};margin:.3em 0">{_text(text)}</{tag}>'
 
 
-def _whole(inner: str) -> str:
-    """*inner* as an output of its own, in which MathJax takes no two dollars for mathematics."""
+def _output(inner: str) -> str:
+    """*inner* as a whole output, in which MathJax takes no two dollars for mathematics."""
     return f'<div class="tex2jax_ignore mathjax_ignore" style="line-height:1.4">{inner}</div>'
 
 

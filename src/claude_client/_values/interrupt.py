@@ -2,11 +2,11 @@
 Ends calls from another thread, whatever their own thread is blocked on.
 
 A read that blocks in one thread is ended from another by shutting its socket down; closing it is not enough. So
-around everything that may block, a thread tells the `Abortable` it is running which socket it is about to block on
+before everything that may block, a thread gives its current `Abortable` the socket that it is about to block on
 (`_sdk.network` does), and `Abortable.abort` shuts that socket down.
 
 Not reached by this: looking up a host's name, a callback of the user's while it runs, the first import of the SDK.
-Tried on Linux only. A client that was brought with a transport of its own is ended at its next byte.
+Tried on Linux only. A call on a client with a transport of the caller's ends at its next byte.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _T = TypeVar("_T")
 
 class InterruptToken:
     """
-    Ends the calls it was given to. One token may serve any number of calls and runs, one after another or at once.
+    Ends the calls it was given to. A token may serve any number of calls and runs, one after another or at once.
 
     Every method may be called from any thread, `interrupt` also from a signal handler.
     """
@@ -46,16 +46,16 @@ class InterruptToken:
             watcher()
 
     def is_interrupted(self) -> bool:
-        """Whether `interrupt` was called, and `reset` not since."""
+        """Return whether `interrupt` was called, and `reset` not since."""
         return self._interrupted
 
     def reset(self) -> None:
-        """Make the token fit for use again. What it has ended stays ended."""
+        """Make the token usable again. Calls that it has ended stay ended."""
         self._interrupted = False
 
     @contextmanager
     def watched_by(self, watcher: Callable[[], object]) -> Iterator[None]:
-        """Call *watcher* at each interrupt, on the thread that interrupts; at once if that has happened."""
+        """Call *watcher* at each interrupt, on the thread that interrupts; at once if it is interrupted already."""
         key = object()
         self._watchers[key] = watcher
         try:
@@ -66,7 +66,7 @@ class InterruptToken:
             del self._watchers[key]
 
     def wait(self, seconds: float) -> bool:
-        """Wait until *seconds* have passed or there is an interrupt; whether there was."""
+        """Wait until *seconds* have passed or there is an interrupt; return whether there was."""
         woken: SimpleQueue[None] = SimpleQueue()
         with self.watched_by(lambda: woken.put(None)), suppress(Empty):
             woken.get(timeout=min(seconds, threading.TIMEOUT_MAX))
@@ -91,18 +91,18 @@ class Abortable:
 
     @property
     def aborted(self) -> AbortReason | None:
-        """Why it was ended from outside; None if it was not."""
+        """The reason it was ended from outside; None if it was not."""
         return self._aborted
 
     def abort(self, reason: AbortReason = "interrupted") -> None:
-        """Have whatever it is blocked on fail now, and whatever it would block on later. The first reason counts."""
+        """Make the socket it is blocked on fail now, and any it would block on later. The first reason counts."""
         with self._lock:
             self._aborted = self._aborted or reason
             if self._blocked_on is not None:
                 _shut_down(self._blocked_on)
 
     def __enter__(self) -> None:
-        """Be what this thread is doing; what it is in the middle of comes back afterwards."""
+        """Become the current abortable of this thread for the `with` block; the one before comes back afterwards."""
         self._around = _thread.current
         _thread.current = self
 
@@ -110,20 +110,20 @@ class Abortable:
         _thread.current = self._around
 
     def block_on(self, sock: socket.socket) -> None:
-        """Say that this thread may now block on *sock*, until `unblock`. What had arrived by the end still counts."""
+        """Note that this thread may block on *sock*, until `unblock`. Data that arrived before an abort counts."""
         with self._lock:
             if self._aborted:
                 raise AbortedError(f"the call was {self._aborted}")
             self._blocked_on = sock
 
     def unblock(self) -> None:
-        """Say that this thread no longer blocks."""
+        """Note that this thread no longer blocks."""
         with self._lock:
             self._blocked_on = None
 
 
 class AbortedError(Exception):
-    """What this thread is doing was ended from outside; what it was about to block on is not begun."""
+    """The current abortable of this thread was ended from outside; it does not begin to block."""
 
 
 class _Thread(threading.local):
@@ -141,12 +141,12 @@ def _shut_down(sock: socket.socket) -> None:
 
 
 def current() -> Abortable | None:
-    """What this thread is doing that others can end."""
+    """The abortable that this thread is running; None if there is none."""
     return _thread.current
 
 
 def interruptibly(sock: socket.socket, block: Callable[..., _T], *args: Any) -> _T:
-    """What *block* returns, which may block on *sock* unless what this thread is doing is aborted."""
+    """Call *block*, which may block on *sock*, and return its result; an abort of this thread's abortable ends it."""
     doing = _thread.current
     if doing is None:
         return block(*args)

@@ -1,4 +1,4 @@
-"""The types people annotate with, and the names of everything that calls can be told. Each name is declared once."""
+"""The types for annotations, and the names of all options of calls. Each name is declared once."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ ResultCallback = Callable[[int, ClaudeResponse | ClaudeInvocationError], object]
 
 class ApiParams(TypedDict, total=False):
     """
-    Everything else the API takes, passed through as it is.
+    Parameters of the API that are passed through as they are.
 
-    One not known to the installed SDK is still sent, so the same call works on all its majors.
+    One that the installed SDK does not know is still sent, so the same call works on all its majors.
     """
 
     cache_control: Mapping[str, Any] | None
@@ -47,7 +47,7 @@ class ApiParams(TypedDict, total=False):
 
 
 class CallOptions(ApiParams, total=False):
-    """What every call can be told: the API's parameters, and how often and how long to try."""
+    """Options of every call: the API's parameters, and how often and how long to try."""
 
     #: How often to try again after a failure that may pass, from 0. If left out: 2, and 3 in `orchestration`.
     max_retries: int
@@ -56,7 +56,7 @@ class CallOptions(ApiParams, total=False):
 
 
 class PromptOptions(CallOptions, total=False):
-    """What a prompt can say for itself, and a fan-out for all prompts that do not say it."""
+    """Options of a prompt, which a fan-out may also set for all prompts that do not set their own."""
 
     system: Content | None
     temperature: float
@@ -68,7 +68,7 @@ class PromptOptions(CallOptions, total=False):
 
 class PromptSpec(PromptOptions, total=False):
     """
-    One prompt of a fan-out: `prompt` (or `messages`), and any parameter of `invoke_claude` for this prompt alone.
+    A prompt of a fan-out: `prompt` (or `messages`), and any parameter of `invoke_claude` for this prompt alone.
 
     Annotate a list with this to have its keys checked; the functions take any mapping.
     """
@@ -81,7 +81,7 @@ class PromptSpec(PromptOptions, total=False):
 
 
 class FanOutOptions(PromptOptions, total=False):
-    """What a fan-out can be told besides: what holds for all prompts, and what to do with their answers."""
+    """More options of a fan-out: options for all prompts, and what to do with their answers."""
 
     #: Put errors into the list, in their prompts' places, instead of raising. If left out: False.
     return_exceptions: bool

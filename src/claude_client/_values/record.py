@@ -1,4 +1,4 @@
-"""What is kept of a request once it is over."""
+"""The record that is kept of a request once it is over."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 from claude_client._values.errors import Kind
 from claude_client._values.usage import Usage
 
-#: What a request may wait for before it is sent.
+#: A thing that a request may wait for before it is sent.
 Cause = Literal["worker", "limiter", "cache writer", "rate limit", "retry"]
 
 _NO_WAITS: Mapping[Cause, float] = {}
@@ -16,9 +16,9 @@ _NO_USAGE = Usage()
 
 
 class AttemptRecord(NamedTuple):
-    """One request that is over. Times are seconds by `time.monotonic`, None for what did not happen."""
+    """The record of a request that is over. Times are seconds by `time.monotonic`, None for what did not happen."""
 
-    #: The model that answered; where none did, the one that was asked.
+    #: The model that answered; if none did, the one that was asked for.
     model: str
     usage: Usage = _NO_USAGE
     #: The kind of its error; None for an answer.

@@ -1,4 +1,4 @@
-"""The one value that every call becomes, and the only place that knows what in it is valid."""
+"""The request value that every call becomes, and the only place that knows what is valid in it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from claude_client._values.retry import PLAIN, RetryPolicy
 
 DEFAULT_MODEL = "claude-sonnet-4-6"
 
-# The SDK expects more tokens than these to take over ten minutes, and refuses to wait for them in silence.
+# The SDK expects more tokens than these to take over ten minutes, and refuses them without a stream.
 _MOST_IN_ONE_PIECE = 128_000 * 10 // 60
 _CHARACTERS_PER_TOKEN = 4
 
@@ -32,7 +32,7 @@ class Prefix:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """One call, valid as far as can be known before it is sent. Build it with `build`; change nothing in it."""
+    """A call, valid as far as can be known before it is sent. Build it with `build`; change nothing in it."""
 
     model: str
     max_tokens: int
@@ -49,19 +49,19 @@ class Request:
     streaming: bool = False
     #: How many of the first blocks of `system` are shared with other requests.
     shared_blocks: int = 0
-    #: What it shares with other requests of its fan-out, if waiting for one of them to write it to the cache pays.
+    #: The prefix that it shares with other requests of its fan-out, if waiting until one has written it pays.
     prefix: Prefix | None = None
     task_id: str | None = None
     category: str | None = None
 
     @property
     def must_stream(self) -> bool:
-        """Whether a stream was asked for, or the answer may be longer than the SDK takes in one piece."""
+        """True if a stream was asked for, or the answer may be longer than the SDK takes in one piece."""
         return self.streaming or self.max_tokens > _MOST_IN_ONE_PIECE
 
     @property
     def estimated_tokens(self) -> int:
-        """The input tokens, roughly: a quarter of the characters of all text. The rate gate learns how wrong it is."""
+        """The input tokens, roughly: a quarter of the characters of all text. The rate gate corrects it."""
         return (size(self.messages) + size(self.system)) // _CHARACTERS_PER_TOKEN
 
     def continued(self, content: Sequence[Block]) -> Request:
@@ -107,12 +107,12 @@ def build(
     A valid `Request` that shares nothing with the caller's objects. *params* are taken as they are.
 
     Args:
-        retry: How to try again, but for the *max_retries*.
+        retry: The policy of retries; *max_retries* replaces its own.
 
     Raises:
-        ValueError: Saying what was got, for a value that cannot be sent.
+        ValueError: For a value that cannot be sent; the message shows it.
     """
-    if temperature != 1.0 or isinstance(temperature, bool):  # the API's own default, and newer models refuse to be told
+    if temperature != 1.0 or isinstance(temperature, bool):  # the API's default; newer models refuse the parameter
         params["temperature"] = number("temperature", temperature, 0, 1)
     request = Request(
         model=text("model", model),
@@ -130,7 +130,7 @@ def build(
         category=_category(category),
     )
     if params or extra_body or messages is not None or not (isinstance(prompt, str) and isinstance(system, str | None)):
-        check_breakpoints(request)  # in texts there are none but those two that may have been put on them here
+        check_breakpoints(request)  # texts have none but the two that may have been added here
     return request
 
 
@@ -145,7 +145,7 @@ def system_blocks(system: Content | None, *, mark: bool, name: str = "system") -
 
 def check_breakpoints(request: Request) -> int:
     """
-    How many cache breakpoints *request* has.
+    Count the cache breakpoints of *request*.
 
     Raises:
         ValueError: If those are more than the API takes.

@@ -1,4 +1,4 @@
-"""What a call returns: an answer that is a str."""
+"""The answer that a call returns, which is a str."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TRUNCATING = ("max_tokens", "model_context_window_exceeded")
 
 class ClaudeResponse(str):  # noqa: SLOT000 - people may hang their own notes on an answer
     """
-    The text of an answer, and behind it everything else the API said.
+    The text of an answer, with everything else of the API's message.
 
     It is a str in every way: it prints, joins, pickles and encodes as JSON as its text. The text is that of all
     text blocks, one after another; thinking, tool use and blocks of unknown kinds are in `message.content` only.
@@ -52,8 +52,8 @@ class ClaudeResponse(str):  # noqa: SLOT000 - people may hang their own notes on
         """
         Tokens used for this answer, as the API counted them.
 
-        Summed where it took several requests: an answer that paused, attempts that failed after the API had said
-        what they used. `message.usage` is that of the last request.
+        Summed if it took several requests: an answer that paused, attempts that failed after the API had given
+        their usage. `message.usage` is that of the last request.
         """
         return total(attempt.usage for attempt in self._attempts)
 
@@ -74,23 +74,23 @@ class ClaudeResponse(str):  # noqa: SLOT000 - people may hang their own notes on
 
     @property
     def stop_reason(self) -> str | None:
-        """Why the model stopped: `end_turn`, `max_tokens`, `tool_use` ..."""
+        """The reason the model stopped: `end_turn`, `max_tokens`, `tool_use` ..."""
         return self.message.stop_reason if self.message else None
 
     @property
     def truncated(self) -> bool:
-        """Whether the text was cut off, by `max_tokens` or the end of the context window."""
+        """True if the text was cut off, by `max_tokens` or the end of the context window."""
         return self.stop_reason in TRUNCATING
 
     def _repr_markdown_(self) -> str:
-        """The text as Markdown, in which HTML is shown and not obeyed; mathematics between dollars is typeset."""
+        """The text as Markdown, in which HTML is shown as text; mathematics between dollars is typeset."""
         from claude_client._values.html import without_tags
 
         return without_tags(str(self))
 
 
 def response_of(message: Message, request_id: str | None, attempts: Iterable[AttemptRecord]) -> ClaudeResponse:
-    """The answer that is *message*, and took *attempts*."""
+    """The answer with *message*, which took *attempts*."""
     response = ClaudeResponse(text_of(message.content), message, request_id)
     response._attempts = tuple(attempts)  # noqa: SLF001 - of this module
     return response
@@ -102,7 +102,7 @@ def attempts_of(response: ClaudeResponse) -> tuple[AttemptRecord, ...]:
 
 
 def total(usages: Iterable[Usage]) -> Usage:
-    """All of *usages* added up."""
+    """The sum of *usages*."""
     return reduce(add, usages, Usage())
 
 

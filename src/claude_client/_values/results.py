@@ -1,4 +1,4 @@
-"""What a fan-out ends with: the list of its answers, and the errors that carry it where it did not end well."""
+"""The results of a fan-out: the list of its answers, and the errors that carry it if a prompt failed."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Results(list["Item"]):
         super().__init__(answers)
         #: The error of each prompt without an answer, by its index.
         self.errors: dict[int, ClaudeInvocationError] = dict(errors or {})
-        #: What was under way of each prompt that a managed run cancelled, by its index; it is not among the errors.
+        #: The error of each prompt that a managed run cancelled, with what had arrived, by its index; not in `errors`.
         self.cancelled: dict[int, ClaudeInvocationError] = dict(cancelled or {})
         #: Whether the run was ended before its time, by its token or by Ctrl-C.
         self.interrupted = interrupted
@@ -64,7 +64,7 @@ class Results(list["Item"]):
         """
         The price of all answers in dollars, by the list prices of genai-prices; None if it does not know a model.
 
-        What failed prompts have used is in `usage`, but not here: their model's answer never said what it was.
+        The usage of failed prompts is in `usage`, but not here: no answer named the model they used.
 
         Raises:
             ImportError: Without the `cost` extra.
@@ -90,13 +90,13 @@ class Results(list["Item"]):
         """
         The table of `summary` with whole answers, and the cost where the `cost` extra is there.
 
-        Of more than 100 prompts, those that failed and the first ones are shown; above 1,000 it leaves out the cost.
+        Of more than 100 prompts, those that failed and the first ones are shown; above 1,000 the cost is left out.
         """
         from claude_client._values import html
 
         shown = sorted(sorted(range(len(self)), key=lambda i: i not in self.errors)[:_MOST_ROWS])
         rows = [
-            (_numbers(str(i), self._usage_of(i)), html.one_line(*_told(self._item(i))), bool(_label(self._item(i))))
+            (_numbers(str(i), self._usage_of(i)), html.one_line(*_line_of(self._item(i))), bool(_label(self._item(i))))
             for i in shown
         ]
         left = len(self) - len(shown)
@@ -134,7 +134,7 @@ class Results(list["Item"]):
 
 
 class ParallelInvocationError(ClaudeInvocationError):
-    """At least one prompt of a fan-out failed. Its other fields are those of the lowest failed index."""
+    """At least one prompt of a fan-out failed. The other fields are those of the error with the lowest index."""
 
     def __init__(self, message: str, *, results: Results | None = None, **fields: Any) -> None:
         super().__init__(message, **fields)
@@ -163,7 +163,7 @@ class ParallelInterrupt(KeyboardInterrupt):
 
     def __init__(self, *args: object, results: Results | None = None) -> None:
         super().__init__(*args)
-        #: What was answered until then, in prompt order; the rest is None, with errors of kind "interrupted".
+        #: The answers until then, in prompt order; the rest is None, with errors of kind "interrupted".
         self.results = Results() if results is None else results
 
 
@@ -172,14 +172,14 @@ def _numbers(name: str, used: Usage) -> tuple[str, ...]:
     return (name, *(f"{number:,}" for number in numbers))
 
 
-def _told(item: Item) -> tuple[str, str, str]:
-    """What *item* says, after which label, and what had arrived if it is an error."""
+def _line_of(item: Item) -> tuple[str, str, str]:
+    """The text of *item*, its label, and the text that had arrived if it is an error."""
     partial = item.partial_text if isinstance(item, ClaudeInvocationError) else ""
     return "" if item is None else str(item), _label(item), f"What had arrived:\n{partial}" if partial else ""
 
 
 def _label(item: Item) -> str:
-    """Why *item* is not simply an answer; empty where it is."""
+    """The reason that *item* is not a complete answer; empty if it is one."""
     if item is None:
         return "no answer"
     if isinstance(item, ClaudeInvocationError):

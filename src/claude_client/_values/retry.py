@@ -1,4 +1,4 @@
-"""When a failed attempt is made again. Pure: who waits, and how, is the caller's."""
+"""Decides when a failed attempt is made again. No I/O: the caller waits."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ LONGEST_RETRY_AFTER = 60.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryPolicy:
-    """How often, and after how many milliseconds at first and at most, a failed attempt is made again."""
+    """The number of retries, and the milliseconds before the first of them and at the most."""
 
     max_retries: int = 2
     base_ms: float = 500
     max_ms: float = 8000
     #: The longest `retry-after`, in seconds, that is waited for.
     longest_retry_after: float = LONGEST_RETRY_AFTER
-    #: Whether a 429 costs no retry where others were let in meanwhile, as it was only one too many.
+    #: Whether a 429 costs no retry if others were accepted meanwhile, as it was only one too many.
     free_429_retries: bool = True
     #: Whether each turn of an answer that pauses has retries of its own.
     retries_per_turn: bool = True
 
     @property
     def wait_any_pause(self) -> bool:
-        """Whether pauses of any length are waited for."""
+        """True if pauses of any length are waited for."""
         return self.longest_retry_after == math.inf
 
     def at_most(self, max_retries: int) -> RetryPolicy:
@@ -37,7 +37,7 @@ class RetryPolicy:
         return self if max_retries == self.max_retries else replace(self, max_retries=max_retries)
 
 
-#: That of the plain verbs.
+#: The policy of the plain verbs.
 PLAIN = RetryPolicy()
 
 

@@ -1,4 +1,4 @@
-"""What calls have used, in tokens, and what that costs."""
+"""The tokens that calls have used, and their price."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Usage:
 
     @property
     def total_input_tokens(self) -> int:
-        """All tokens of the prompt: read from the cache, written to it, and neither."""
+        """Number of tokens of the prompt: read from the cache, written to it, and neither."""
         return self.input_tokens + self.cache_creation_input_tokens + self.cache_read_input_tokens
 
     def __add__(self, other: Usage) -> Usage:
@@ -57,12 +57,12 @@ class Usage:
         except ImportError as missing:
             raise ImportError('Costs need an extra: pip install "orchestrating-agents[cost]"') from missing
         try:
-            extracted = extract_usage({"model": model, "usage": self._as_the_api_says_it()}, provider_id="anthropic")
+            extracted = extract_usage({"model": model, "usage": self._as_api_usage()}, provider_id="anthropic")
             return float(extracted.calc_price().total_price)
         except LookupError:
             return None
 
-    def _as_the_api_says_it(self) -> dict[str, Any]:
+    def _as_api_usage(self) -> dict[str, Any]:
         written_1h = self.cache_creation_1h_input_tokens
         return {
             "input_tokens": self.input_tokens,
@@ -78,7 +78,7 @@ class Usage:
 
 
 def sum_of_costs(costs: Iterable[float | None]) -> float | None:
-    """All of *costs* in dollars; None where one of them is not known."""
+    """The sum of *costs* in dollars; None if one of them is not known."""
     known = [*costs]
     return None if None in known else sum(cost for cost in known if cost is not None)
 
@@ -93,5 +93,5 @@ def _fields_of(said: Any) -> Mapping[str, Any]:
 
 
 def _count(said: Any) -> int:
-    """What a server said, if it is a count: a text or an infinity must not get into sums, nor into the rate gate."""
+    """*said* if it is a count, else 0: a text or an infinity must not get into sums, nor into the rate gate."""
     return said if type(said) is int and said > 0 else 0
