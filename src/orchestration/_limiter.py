@@ -16,7 +16,7 @@ from claude_client._values.checks import number, whole_number
 
 @dataclass(frozen=True, slots=True)
 class Occupancy:
-    """How far one limit is used up."""
+    """Usage of one limit at one moment."""
 
     #: None where only the global limit counts.
     limit: int | None
@@ -170,7 +170,7 @@ class ConcurrencyLimiter:
             self._give_up([*waiters.values()])
 
     def statistics(self) -> LimiterStatistics:
-        """How far the limits are used up now."""
+        """Return how far the limits are used up now."""
         with self._lock:
             held, waiting = self._held(), Counter(waiter.category for waiter in self._queue)
         categories = {
@@ -186,7 +186,7 @@ class ConcurrencyLimiter:
         return f"<ConcurrencyLimiter {'; '.join(told)}>"
 
     def _ask(self, waiter: _Waiter) -> bool:
-        """Whether *waiter*, which enters the queue if need be, has got its slot, and has left the queue with it."""
+        """Put *waiter* into the queue if need be; return whether it has got its slot and left the queue."""
         with self._lock:
             if not waiter.has_slot and waiter not in self._queue:
                 self._queue.append(waiter)
@@ -198,7 +198,7 @@ class ConcurrencyLimiter:
         return taken
 
     def _give_up(self, waiters: Iterable[_Waiter]) -> None:
-        """Whatever *waiters* have come to, the queue and the slots are as if they had never asked."""
+        """Take *waiters* back, whatever they have come to: queue and slots are as if they had never asked."""
         with self._lock:
             for waiter in waiters:
                 self._drop(waiter)

@@ -1,4 +1,4 @@
-"""How a run obeys a `ConcurrencyLimiter`."""
+"""The gate by which a run obeys a `ConcurrencyLimiter`."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ _log = logging.getLogger("orchestration")
 
 
 class ManagedOptions(PromptOptions, total=False):
-    """What a managed run can be told besides: what holds for all prompts, and how the run is managed."""
+    """Options of a managed run: those for all prompts, and those about how the run is managed."""
 
     #: Milliseconds before the second attempt, and at most. If left out: 1000 and 10000.
     base_delay_ms: float

@@ -48,7 +48,7 @@ def identified(prompts: Sequence[Mapping[str, Any]]) -> dict[str, Prompt]:
 
 def wanted(reconcile: Reconcile, prompts: Mapping[str, Prompt], tracker: TaskTracker) -> dict[str, Prompt]:
     """
-    What *reconcile* wants of *prompts*, by its ids.
+    Return the prompts that *reconcile* wants of *prompts*, by their ids.
 
     Raises:
         ValueError: If it gives anything but prompts with the ids of some of these, each once.

@@ -1,4 +1,4 @@
-"""What is known of the tasks of one run: their states, their answers, and who is told."""
+"""The record of the tasks of one run: their states, their answers, and who is told of them."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ class TaskRecorder:
                         self.ended(index, outcomes.get(index, aborted("interrupted")))
 
     def results(self, *, interrupted: bool = False) -> ManagedResults:
-        """All outcomes as the caller gets them."""
+        """Return all outcomes as the caller gets them."""
         return ManagedResults.of(self.outcomes, interrupted=interrupted, tracker=self._tracker, recalled=self._recalled)
 
     def _state(self, index: int) -> TaskState:

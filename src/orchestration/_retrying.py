@@ -1,4 +1,4 @@
-"""One call with the backoff of managed runs."""
+"""A single call with the backoff of managed runs."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ _log = logging.getLogger("task_state")
 
 
 class TaskState(StrEnum):
-    """Where a task is in its life."""
+    """State of a task in its life."""
 
     UNCLAIMED = "unclaimed"
     CLAIMED = "claimed"
@@ -58,7 +58,7 @@ class InvalidTransitionError(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class TaskInfo:
-    """What is known of a task at one moment. Times are seconds by the tracker's clock."""
+    """Snapshot of a task at one moment. Times are seconds by the tracker's clock."""
 
     task_id: str
     state: TaskState
@@ -211,24 +211,24 @@ class TaskTracker:
             return self._info(task_id)
 
     def get_by_state(self, state: TaskState | str) -> list[TaskInfo]:
-        """All tasks that are in *state*, in the order they were added; a `ValueError` where there is no such state."""
+        """Return all tasks in *state*, in the order they were added; a `ValueError` where there is no such state."""
         wanted = TaskState(state)
         return [info for info in self._all() if info.state is wanted]
 
     def get_by_category(self, category: str | None) -> list[TaskInfo]:
-        """All tasks of *category*, in the order they were added; None: those without one."""
+        """Return all tasks of *category*, in the order they were added; None: those without one."""
         return [info for info in self._all() if info.category == category]
 
     def active_count(self, category: str | None = None) -> int:
-        """How many tasks of *category* are not finished; None: of all."""
+        """Count the tasks of *category* that are not finished; None: of all."""
         return sum(not info.finished for info in self._all() if category is None or info.category == category)
 
     def is_all_terminal(self) -> bool:
-        """Whether every task is finished."""
+        """Return whether every task is finished."""
         return all(info.finished for info in self._all())
 
     def summary(self) -> dict[str, int]:
-        """How many tasks are in each state that occurs: ``{"running": 2, "completed": 1}``."""
+        """Count the tasks in each state that occurs: ``{"running": 2, "completed": 1}``."""
         counts = Counter(info.state for info in self._all())
         return {state.value: counts[state] for state in TaskState if counts[state]}
 

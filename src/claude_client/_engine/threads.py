@@ -232,7 +232,7 @@ class Run:
         return False
 
     def _started(self) -> list[threading.Thread]:
-        """All threads that were started. To join them is not enough: after a Ctrl-C, `join` takes them for ended."""
+        """Return all threads that were started. Joining is not enough: after a Ctrl-C, `join` takes them for ended."""
         with self._lock:  # so that no other is about to be
             threads = [*self._threads]
         if any(thread.ident is None for thread in threads):  # a Ctrl-C came while the first was started, or before
@@ -287,7 +287,7 @@ class Run:
 
     def _poll(self, bell: SimpleQueue[None]) -> tuple[tuple[Job, Attempt] | float, bool]:
         """
-        What the scheduler says, and whether there is more that waits. Who has to wait for it rests, with its *bell*.
+        Ask the scheduler; also return whether more jobs wait. A thread that has to wait rests, with its *bell*.
         The caller holds the lock.
         """
         if bell in self._resting:

@@ -1,4 +1,4 @@
-"""What all fan-outs have in common, managed ones too: how requests become one run, and how users are told."""
+"""The common part of all fan-outs, managed ones too: requests become one run, and users are told of outcomes."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def tell_outcome(
 
 
 def workers_of(asked: int, most: int = MOST_WORKERS) -> int:
-    """How many workers to have where *asked* are wanted, and *most* are allowed."""
+    """Return the number of workers to have where *asked* are wanted and *most* are allowed."""
     if whole_number("max_workers", asked, 1) <= most:
         return asked
     _log.warning("max_workers=%d is more than the %d allowed: working with %d", asked, most, most)

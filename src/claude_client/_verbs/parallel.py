@@ -126,7 +126,7 @@ def invoke_parallel_interruptible(
 def _for_all(
     model: str, max_tokens: int, shared_system: Content | None, cache_shared_system: bool, options: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """All that a fan-out says for its prompts."""
+    """Collect all that a fan-out says for its prompts."""
     named = {"model": model, "max_tokens": max_tokens}
     shared = {"shared_system": shared_system, "cache_shared_system": cache_shared_system}
     return {**named, **shared, **options}

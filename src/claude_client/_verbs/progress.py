@@ -15,7 +15,7 @@ from claude_client._values.usage import Usage
 
 def progress_of(prompts: int, *, shown: bool) -> AbstractContextManager[Callable[[Outcome], object] | None]:
     """
-    What to call with each outcome to move a bar on, None for no bar; the bar is closed with the context.
+    Open a bar: gives the function to call with each outcome, None for no bar, and closes it with the context.
 
     Raises:
         ImportError: If it is to be *shown*, without the `progress` extra.

@@ -1,4 +1,4 @@
-"""From what callers say to valid requests: the names they may use, and what a fan-out says for all its prompts."""
+"""Valid requests from what callers say: the names they may use, and the defaults that a fan-out has for its prompts."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def request_builder(
     **defaults: Any,
 ) -> Callable[[int, Mapping[str, Any]], Request]:
     """
-    What makes the `Request` of a prompt at its index, with *defaults* for what the prompt does not say.
+    Return a function that makes the `Request` of the prompt at an index, with *defaults* for what it does not say.
 
     Args:
         retry: As in `build_request`.

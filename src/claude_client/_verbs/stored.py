@@ -13,7 +13,7 @@ from claude_client._values.usage import Usage
 
 
 def to_stored(response: ClaudeResponse) -> dict[str, Any]:
-    """All of *response* that `from_stored` needs; dates in it are still objects."""
+    """Return all of *response* that `from_stored` needs, as a dict in which dates are still objects."""
     attempts = attempts_of(response)
     return {
         "message": response.message.to_dict(warnings=False),
