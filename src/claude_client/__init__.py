@@ -5,10 +5,10 @@ Claude calls, one or many at once, over the official `anthropic` SDK.
 - `invoke_parallel`, `invoke_parallel_streaming`, `invoke_parallel_interruptible`: many prompts at once.
 - `ConversationThread`: many turns with one history.
 - `InterruptToken`: ends calls from another thread.
-- `StallDetector`: notices tasks that show no sign of life.
+- `StallDetector`: notices tasks that show no activity.
 - `ClaudeResponse`, `Results`, `Usage`: what they return.
 - `ClaudeInvocationError`, `ParallelInvocationError`, `ParallelInterrupt`: what they raise.
-- `set_default_client`, `has_credentials`: bring your own SDK client; whether there is a key.
+- `set_default_client`, `has_credentials`: use your own SDK client; check for credentials.
 - `claude_client.simulator`: a stand-in for the API, to rehearse without a key or a bill.
 
 Importing this imports no `anthropic`: that happens at the first call.

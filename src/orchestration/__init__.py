@@ -6,7 +6,7 @@ Managed runs on top of `task_state` and `claude_client`.
 - `ManagedResults`: what they return.
 - `invoke_with_retry`, `compute_backoff_delay`: one call with the same backoff.
 - `ConcurrencyLimiter`: slots that several runs and people's own threads share, in total and per category;
-  `LimiterStatistics` and `Occupancy` are what it tells of itself.
+  `LimiterStatistics` and `Occupancy` are its state at a moment.
 - `JournalError`: a journal cannot be used.
 """
 

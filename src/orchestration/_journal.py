@@ -32,7 +32,7 @@ _USER_VERSION = slice(60, 64)
 _APPLICATION_ID = slice(68, 72)
 
 # The journals open in this process, by path. Closing any other descriptor of a file would take SQLite's lock off it,
-# so nothing may even look into one of these.
+# so none of these may be opened a second time, not even to read.
 _open: dict[str, Journal] = {}
 
 
@@ -42,7 +42,7 @@ class JournalError(RuntimeError):
 
 class Journal:
     """
-    Keeps the answers to *requests* in the file *path*, and has those that earlier runs were given.
+    Keeps the answers to *requests* in the file *path*, and reads those of earlier runs.
 
     An answer is found again by the `fingerprint` and the `task_id` of its request. Of several requests that are the
     same, each has its own answer, in their order; one that has none gets what is left over. Answers that nobody asks
@@ -76,7 +76,7 @@ class Journal:
         Open the file, lock it and read it.
 
         Raises:
-            JournalError: If another run has it, it cannot be written, or it is not ours or of a newer format; it is
+            JournalError: If another run uses it, it cannot be written, is no journal or has a newer format. It is
                 unchanged then.
         """
         import sqlite3
@@ -121,7 +121,7 @@ class Journal:
             ) from failed
 
     def _found(self) -> Iterator[tuple[int, int]]:
-        """Index and row of each request that has an answer."""
+        """The index and row of each request that has an answer."""
         stored: dict[tuple[str, str | None], dict[int, int]] = {}
         for row, asked, task_id, nth in self._db.execute("SELECT rowid, asked, task_id, nth FROM answers"):
             stored.setdefault((asked, task_id), {})[nth] = row
@@ -145,7 +145,7 @@ class Journal:
 
 def fingerprint(request: Request) -> str:
     """
-    A hash of all in *request* that the answer depends on: what its body says, and its `extra_query`.
+    A hash of all in *request* that the answer depends on: its body and its `extra_query`.
 
     Headers, time limits, retries, streaming, `task_id` and category do not count. Nor do cache breakpoints: they change
     the price and not the answer, so what was paid for without caching is not asked again with it. The same on every
@@ -172,7 +172,7 @@ def fingerprint(request: Request) -> str:
 
 
 def _keys(requests: Sequence[Request]) -> list[tuple[str, str | None, int]]:
-    """For each request its fingerprint, its `task_id`, and how many before it have the same."""
+    """The fingerprint and `task_id` of each request, and the number of requests before it with the same two."""
     before: Counter[tuple[str, str | None]] = Counter()
     keys = []
     for i, request in enumerate(requests):
@@ -200,7 +200,7 @@ def _encoder() -> json.JSONEncoder:
 
 
 def _convert(value: Any) -> Any:
-    """The JSON for *value*, which is none: as the SDK would send it."""
+    """The JSON value for *value*, which is not JSON: as the SDK would send it."""
     import datetime as dt
 
     if isinstance(value, dt.date):
@@ -222,7 +222,7 @@ def _written(response: ClaudeResponse) -> str:
 
 @contextmanager
 def _refusing(path: str) -> Iterator[None]:
-    """Turn what goes wrong with the file at *path* into a `JournalError`."""
+    """Turn errors of the file at *path* into a `JournalError`."""
     import sqlite3
 
     try:
@@ -239,7 +239,7 @@ def _check(path: str) -> None:
     """
     Raise unless the file at *path* is a journal or empty; make it where there is none.
 
-    Not by SQLite, which changes a file that it opens: it may have to be recovered, or gets a `-wal` beside it.
+    Not read by SQLite, which changes a file that it opens: it may recover it, or make a `-wal` beside it.
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:

@@ -31,13 +31,13 @@ class LimiterStatistics:
     """A `ConcurrencyLimiter` at one moment."""
 
     total: Occupancy
-    #: Of each category that has a limit, is in use or is waited for; None stands for no category.
+    #: By category, for each that has a limit, is in use or is waited for; None stands for no category.
     categories: Mapping[str | None, Occupancy] = field(hash=False)
 
 
 @dataclass(slots=True, eq=False)
 class _Waiter:
-    """In the queue: for a thread until it goes on, for a run until its next task of the category may start."""
+    """A place in the queue: of a thread until it goes on, of a run until its next task of the category may start."""
 
     category: str | None
     wake: Callable[[], object]
@@ -117,7 +117,7 @@ class ConcurrencyLimiter:
         return taken
 
     def try_acquire(self, category: str | None = None) -> bool:
-        """Take a slot if there is one that nobody waits for; whether it was taken."""
+        """Take a slot if there is one that nobody waits for; return whether it was taken."""
         return self.acquire(category, 0)
 
     def release(self, category: str | None = None) -> None:
@@ -147,12 +147,12 @@ class ConcurrencyLimiter:
     @contextmanager
     def waking(self, wake: Callable[[], object]) -> Iterator[Callable[[str | None], bool]]:
         """
-        For one who must not block, as the loop of a run: gives a function that takes a slot of a category as
-        `try_acquire` does, but if there is none, stands in the queue for it. When its turn comes, *wake* is called,
+        Give a function that asks for slots without blocking, as for the loop of a run. It takes a slot of a category as
+        `try_acquire` does, but if there is none, it waits in the queue for it. When its turn comes, *wake* is called,
         from any thread and under no lock of the limiter, and the slot is held until the function is called again, for
         `hold_seconds` at most.
 
-        Only those who stand in the queue are woken, not who gives back a slot that it could not use after all.
+        Only waiters in the queue are woken, not the one that gives back a slot that it could not use after all.
         Leaving the ``with`` block leaves the queue; slots that were taken are still to be released.
         """
         waiters: dict[str | None, _Waiter] = {}
@@ -182,8 +182,8 @@ class ConcurrencyLimiter:
 
     def __repr__(self) -> str:
         now = self.statistics()
-        told = [_told(now.total), *(f"{category!r} {_told(one)}" for category, one in now.categories.items())]
-        return f"<ConcurrencyLimiter {'; '.join(told)}>"
+        uses = [_use_of(now.total), *(f"{category!r} {_use_of(one)}" for category, one in now.categories.items())]
+        return f"<ConcurrencyLimiter {'; '.join(uses)}>"
 
     def _ask(self, waiter: _Waiter) -> bool:
         """Put *waiter* into the queue if need be; return whether it has got its slot and left the queue."""
@@ -206,7 +206,7 @@ class ConcurrencyLimiter:
         _wake(woken)
 
     def _look_again(self) -> None:
-        """On the thread of a timer."""
+        """Let the queue move on; called on the thread of a timer."""
         with self._lock:
             self._look_at = math.inf
             woken = self._grant()
@@ -215,7 +215,7 @@ class ConcurrencyLimiter:
     # The caller of what follows holds the lock.
 
     def _grant(self, asking: _Waiter | None = None) -> list[_Waiter]:
-        """Hold what is free for those in the queue, first come first served; those who are to be woken for it."""
+        """Hold free slots for those in the queue, first come first served; return those to wake for it."""
         now = time.monotonic()
         for waiter in [*self._queue]:
             if waiter is not asking and waiter.held_until is not None and waiter.held_until <= now:
@@ -234,7 +234,7 @@ class ConcurrencyLimiter:
         return woken
 
     def _look_again_in_time(self, now: float) -> None:
-        """Have the queue move on where nothing but time lets it."""
+        """Start a timer to let the queue move on, if it waits for a held slot to expire."""
         due = min([waiter.held_until for waiter in self._queue if waiter.held_until is not None], default=math.inf)
         if due < self._look_at and any(not waiter.has_slot for waiter in self._queue):
             timer = threading.Timer(due - now, self._look_again)
@@ -268,6 +268,6 @@ def _wake(waiters: Iterable[_Waiter]) -> None:
         waiter.wake()
 
 
-def _told(one: Occupancy) -> str:
+def _use_of(one: Occupancy) -> str:
     limit = "" if one.limit is None else f" of {one.limit}"
     return f"{one.in_use}{limit} in use, {one.waiting} waiting"

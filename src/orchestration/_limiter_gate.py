@@ -24,7 +24,7 @@ class SlotPermit:
     category: str | None
 
     def on_event(self, attempt: Attempt, event: Event) -> None:
-        """A slot is held, whatever happens."""
+        """Do nothing: the slot is held to the end."""
 
     def settle(self, attempt: Attempt) -> None:  # noqa: ARG002 - however it ended
         """Give the slot back."""
@@ -32,7 +32,7 @@ class SlotPermit:
 
 
 class LimiterGate:
-    """The gate of one run, for whose length it stands in the line of *limiter*."""
+    """The gate of a run, with its place in the queue of *limiter* while it lasts."""
 
     def __init__(self, limiter: ConcurrencyLimiter) -> None:
         self._limiter = limiter
@@ -40,14 +40,14 @@ class LimiterGate:
 
     @contextmanager
     def waking(self, wake: Callable[[], None]) -> Iterator[None]:
-        """Call *wake* when a slot that was asked for is there."""
+        """Call *wake* when a slot that was asked for is held for the run."""
         with self._limiter.waking(wake) as self._ask:
             yield
 
     def would_wait(self, request: Request, now: float) -> Wait | None:  # noqa: ARG002 - a slot cannot be promised
-        """None: whoever asks takes part in the line, so there is nothing to say before."""
+        """None: only asking for a slot shows whether there is one, and that takes a place in the queue."""
         return None
 
-    def admit(self, request: Request, now: float) -> SlotPermit | Wait:  # noqa: ARG002 - the line has no clock of ours
-        """A slot of the request's category; a place in the line where none is free, and *wake* says when."""
+    def admit(self, request: Request, now: float) -> SlotPermit | Wait:  # noqa: ARG002 - the queue has its own clock
+        """A slot of the request's category; else it is queued, and *wake* is called when a slot is there."""
         return SlotPermit(self._limiter, request.category) if self._ask(request.category) else _UNTIL_WOKEN

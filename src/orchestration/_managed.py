@@ -18,8 +18,8 @@ from claude_client._verbs.fan_out import (
     MOST_WORKERS,
     Periodic,
     Run,
+    call_back,
     run_of,
-    tell,
     workers_of,
 )
 from claude_client._verbs.progress import progress_of
@@ -217,7 +217,7 @@ def _managed(
             run_of(
                 asked,
                 max_workers=workers,
-                # First, as one that waits for a slot must not be one whom others wait for.
+                # Before the cache gate: a cache writer must not wait for a slot while others wait for it.
                 gates=[LimiterGate(limiter)] if limiter else [],
                 on_start=recorder.started,
                 on_retry=recorder.failed,
@@ -229,7 +229,7 @@ def _managed(
         indices = {task_id: index for index, task_id in enumerate(tasks) if index in asked}
         stack.enter_context(_cancelled_by(tracker, run, indices))
         if stall_timeout is not None:
-            stack.enter_context(stall_watch(run, stall_timeout, partial(_tell_of_stall, [*tasks], on_stall)))
+            stack.enter_context(stall_watch(run, stall_timeout, partial(_report_stall, [*tasks], on_stall)))
         periodic = None
         if reconcile and reconcile_interval is not None:
             ask_again = partial(_reconcile_again, reconcile, kept, tracker, run, indices)
@@ -243,7 +243,7 @@ def _managed(
 
 @contextmanager
 def _closing(recorder: TaskRecorder, run: Run | None = None) -> Iterator[None]:
-    """Record all there is, whatever breaks off a run; Ctrl-C has the results with it."""
+    """Record all outcomes if an exception ends the run; Ctrl-C is raised with the results."""
     try:
         yield
     except KeyboardInterrupt as interrupt:
@@ -304,7 +304,7 @@ def _requests(
     for index, task_id in enumerate(tasks):
         if task_id in kept:
             prompt = {**kept[task_id]}
-            if task_id == generated_id(index):  # not the caller's, and another in another list of prompts
+            if task_id == generated_id(index):  # generated, and different in another list of prompts
                 del prompt["task_id"]
             request = build(index, prompt)
             retry = request.retry.at_most(min(request.retry.max_retries, tracker.max_retries))
@@ -314,7 +314,7 @@ def _requests(
 
 @contextmanager
 def _cancelled_by(tracker: TaskTracker, run: Run, indices: Mapping[str, int]) -> Iterator[None]:
-    """Cancel the job of each task that is cancelled in *tracker*, by whomever."""
+    """Cancel the job of each task that anybody cancels in *tracker*."""
 
     def look(task: TaskInfo) -> None:
         index = indices.get(task.task_id)
@@ -338,7 +338,7 @@ def _reconcile_again(
     drop_unwanted(reconcile, {name: kept[name] for name, index in indices.items() if index not in ended}, tracker)
 
 
-def _tell_of_stall(ids: Sequence[str], on_stall: StallCallback | None, index: int, idle: float) -> None:
+def _report_stall(ids: Sequence[str], on_stall: StallCallback | None, index: int, idle: float) -> None:
     _log.warning("%s showed no activity for %.1f s: its attempt was ended", ids[index], idle)
     if on_stall:
-        tell(on_stall, "on_stall", ids[index], ids[index], idle)
+        call_back(on_stall, "on_stall", ids[index], ids[index], idle)

@@ -12,7 +12,7 @@ from task_state import InvalidTransitionError, TaskTracker
 
 Prompt = dict[str, Any]
 
-#: Gets copies of prompts, each with a `task_id`, and the tracker; gives those that are wanted, changed if need be.
+#: Gets copies of prompts, each with a `task_id`, and the tracker; returns those that are wanted, changed or not.
 Reconcile = Callable[[list[Prompt], TaskTracker], Sequence[Mapping[str, Any]]]
 
 
@@ -51,7 +51,7 @@ def wanted(reconcile: Reconcile, prompts: Mapping[str, Prompt], tracker: TaskTra
     Return the prompts that *reconcile* wants of *prompts*, by their ids.
 
     Raises:
-        ValueError: If it gives anything but prompts with the ids of some of these, each once.
+        ValueError: If it returns anything but prompts with the ids of some of these, each once.
     """
     given = reconcile([dict(prompt) for prompt in prompts.values()], tracker)
     if isinstance(given, (str, bytes, Mapping)) or not isinstance(given, Sequence):
@@ -69,8 +69,9 @@ def wanted(reconcile: Reconcile, prompts: Mapping[str, Prompt], tracker: TaskTra
 
 def drop_unwanted(reconcile: Reconcile, prompts: Mapping[str, Prompt], tracker: TaskTracker) -> None:
     """
-    Ask *reconcile* about those of *prompts* that are not finished, and cancel the tasks that it drops. What it changes
-    in the others is too late.
+    Ask *reconcile* about those of *prompts* that are not finished, and cancel the tasks that it drops.
+
+    Its changes to the others are ignored: they are too late.
     """
     unfinished = {task_id: prompt for task_id, prompt in prompts.items() if not tracker.get(task_id).finished}
     for task_id in unfinished.keys() - wanted(reconcile, unfinished, tracker).keys():

@@ -10,7 +10,7 @@ from typing import Any
 from claude_client import ClaudeInvocationError, ClaudeResponse, Results
 from claude_client._values.errors import aborted
 from claude_client._values.results import Item
-from claude_client._verbs.fan_out import Outcome, Run, tell_outcome
+from claude_client._verbs.fan_out import Outcome, Run, report_outcome
 from task_state import InvalidTransitionError, TaskInfo, TaskState, TaskTracker
 
 from ._journal import Journal
@@ -35,7 +35,7 @@ class ManagedResults(Results):
         recalled: Iterable[int] = (),
     ) -> None:
         super().__init__(answers, errors, cancelled=cancelled, interrupted=interrupted)
-        #: The state of every task, and what became of it.
+        #: The tracker with the state and history of every task.
         self.tracker: TaskTracker = TaskTracker() if tracker is None else tracker
         #: The prompts, by index, whose answers the journal had from an earlier run.
         self.recalled: frozenset[int] = frozenset(recalled)
@@ -52,7 +52,7 @@ class TaskRecorder:
 
         places: The place of each request in the journal, by its index.
 
-        move_bar, on_result: As of `tell_outcome`, which is called once an outcome is recorded.
+        move_bar, on_result: Same as in `report_outcome`, which is called once an outcome is recorded.
     """
 
     def __init__(
@@ -70,18 +70,18 @@ class TaskRecorder:
         self._on_result = on_result
         self._unkept: dict[int, Exception] = {}
         self._recalled: set[int] = set()
-        #: What became of each task, by its index.
+        #: The outcome of each task that has ended, by its index.
         self.outcomes: dict[int, Outcome] = {}
 
     def drop(self, indices: Iterable[int]) -> None:
-        """The tasks of *indices* are not wanted; *on_result* is not told of them."""
+        """Cancel the tasks of *indices*, which are not wanted; *on_result* is not called for them."""
         for index in indices:
             self._move(index, self._tracker.cancel)
             self.outcomes[index] = aborted("cancelled")
-            tell_outcome(index, self.outcomes[index], self._move_bar, None)
+            report_outcome(index, self.outcomes[index], self._move_bar, None)
 
     def restore(self, journal: Journal) -> None:
-        """Prompts answered in *journal* are completed at once, in prompt order."""
+        """Complete the prompts that are answered in *journal*, in prompt order."""
         for index, place in self._places.items():
             if place in journal.answered:
                 self._recalled.add(index)
@@ -89,19 +89,19 @@ class TaskRecorder:
                 self.ended(index, journal.answered[place])
 
     def started(self, index: int) -> None:
-        """An attempt is made. One that goes on with an answer that paused is the same still."""
+        """Record the start of an attempt. A request that continues a paused answer belongs to the same attempt."""
         if self._state(index) is not TaskState.RUNNING:
             self._move(index, self._tracker.claim)
             self._move(index, self._tracker.start)
 
     def failed(self, index: int, error: ClaudeInvocationError) -> None:
-        """An attempt has failed, and there will be another."""
+        """Record that an attempt has failed, and that there will be another."""
         self._move(index, self._tracker.fail, error)
         self._move(index, self._tracker.retry)
 
     def keep(self, journal: Journal, index: int, answer: ClaudeResponse) -> None:
         """
-        Store *answer* in *journal* before anybody is told of it. From any thread.
+        Store *answer* in *journal*, before *on_result* is called with it. From any thread.
 
         Raises:
             JournalError: If it could not be stored. It will be in the results all the same.
@@ -113,7 +113,7 @@ class TaskRecorder:
             raise
 
     def ended(self, index: int, outcome: Outcome) -> None:
-        """A task has its outcome, for good."""
+        """Record the final outcome of a task."""
         if isinstance(outcome, ClaudeResponse):
             if index in self._unkept:
                 self._move(index, self._tracker.fail, self._unkept[index], final=True)
@@ -124,7 +124,7 @@ class TaskRecorder:
         else:
             self._move(index, self._tracker.cancel)
         self.outcomes[index] = outcome
-        tell_outcome(index, outcome, self._move_bar, self._on_result)
+        report_outcome(index, outcome, self._move_bar, self._on_result)
 
     def close(self, run: Run | None) -> None:
         """
@@ -149,7 +149,7 @@ class TaskRecorder:
         return self._tracker.get(self._ids[index]).state
 
     def _move(self, index: int, move: Callable[..., TaskInfo], *args: Any, **options: Any) -> None:
-        """Make a move, unless somebody else moved the task: its states are then theirs, and its answer is kept."""
+        """Make a move, unless somebody else has moved the task: then it stays where it is, and its answer is kept."""
         try:
             move(self._ids[index], *args, **options)
         except InvalidTransitionError as moved:

@@ -17,7 +17,7 @@ CONTINUATION_MS = compute_backoff_delay(1, is_continuation=True) * 1000
 
 def patient_policy(max_retries: int, base_delay_ms: float, max_delay_ms: float) -> RetryPolicy:
     """
-    That of this package: at most *max_retries*, whatever the reason, and a `retry-after` of any length is waited for.
+    The retry policy of this package: at most *max_retries*, for any reason, and any `retry-after` is waited for.
 
     Raises:
         ValueError: If a delay is negative.

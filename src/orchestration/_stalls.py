@@ -15,9 +15,10 @@ from claude_client._verbs.fan_out import Run
 @contextmanager
 def stall_watch(run: Run, timeout: float, on_stall: Callable[[int, float], object]) -> Iterator[None]:
     """
-    For the length of a `with` block: end each attempt of *run* with nothing but silence or pings for *timeout* seconds,
-    and then have *on_stall* called, on the thread of the run's callbacks, with the index of its job and its idle
-    seconds, once. The clock of an attempt starts when it is sent.
+    During a `with` block, end each attempt of *run* that had nothing but silence or pings for *timeout* seconds.
+
+    *on_stall* is then called once, on the thread of the run's callbacks, with the index of its job and its idle
+    seconds. The clock of an attempt starts when it is sent.
     """
     ended = threading.Event()
 
@@ -35,7 +36,7 @@ def stall_watch(run: Run, timeout: float, on_stall: Callable[[int, float], objec
 
 
 def _end_stalled(run: Run, timeout: float, on_stall: Callable[[int, float], object]) -> float:
-    """End what is stalled now; the seconds after which something else may be."""
+    """End the attempts that are stalled now; return the seconds after which another may be."""
     now, soonest = time.monotonic(), math.inf
     for attempt, index in run.under_way:
         last_event_at = attempt.last_event_at

@@ -3,7 +3,7 @@ The life of a task as a state machine. Imports nothing of ours, and needs nothin
 
 - `TaskTracker`: knows the state of each task, and allows only the moves that make sense.
 - `TaskState`: the states.
-- `TaskInfo`: what is known of a task at one moment; every method returns one.
+- `TaskInfo`: a task at one moment; every method returns one.
 - `InvalidTransitionError`: a move that does not make sense.
 """
 

@@ -62,12 +62,12 @@ class TaskInfo:
 
     task_id: str
     state: TaskState
-    #: How often it was started.
+    #: Number of times it was started.
     attempt: int
     category: str | None
     #: A read-only copy of what it was added with; the values in it are not copied.
     metadata: Mapping[str, Any] = field(hash=False)
-    #: Of the last attempt that failed, as it was given to `TaskTracker.fail`.
+    #: The error of the last attempt that failed, as it was given to `TaskTracker.fail`; else None.
     error: str | BaseException | None
     #: Whether it moves no more: completed, cancelled, or failed with no retry left.
     finished: bool
@@ -80,17 +80,17 @@ class TaskInfo:
 
     @property
     def added_at(self) -> float:
-        """When it was added."""
+        """The time it was added."""
         return self.history[0][1]
 
     @property
     def started_at(self) -> float | None:
-        """When its last attempt was started; None before the first."""
+        """The time its last attempt was started; None before the first."""
         return next((at for state, at in reversed(self.history) if state is TaskState.RUNNING), None)
 
     @property
     def finished_at(self) -> float | None:
-        """When it was finished; None while it is not."""
+        """The time it was finished; None while it is not."""
         return self.history[-1][1] if self.finished else None
 
 
@@ -310,7 +310,7 @@ class TaskTracker:
         return info
 
     def _info(self, task_id: str) -> TaskInfo:
-        """The caller holds the lock."""
+        """The task of that id, or a `KeyError`. The caller holds the lock."""
         try:
             return self._tasks[task_id]
         except KeyError:

@@ -1,1 +1,1 @@
-"""Verbs: what people call. Each is its options and its policy over the engine."""
+"""Verbs: the functions and classes that people call. Each adds its options and its policy to the engine."""

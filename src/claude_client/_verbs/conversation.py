@@ -25,8 +25,8 @@ from claude_client._verbs.requests import build_request
 
 CONTINUATION_PROMPT = "Please go on with the task from where you stopped."
 
-# Seconds between looks at the token of one who waits for another thread's turn.
-_LOOK = 0.05
+# Seconds between checks for an interrupt while waiting for another thread's turn.
+_CHECK_EVERY = 0.05
 
 _NOT_OF_A_TURN = PromptSpec.__annotations__.keys() - ApiParams.__annotations__.keys()
 _NOT_OF_A_CONVERSATION = _NOT_OF_A_TURN - CallOptions.__annotations__.keys()
@@ -38,7 +38,7 @@ class ConversationThread:
 
     A turn is kept once its whole answer is there; one that fails or is interrupted leaves everything as it was, and
     can be sent again. The history keeps all that the model said, thinking and tool use included, but for what the API
-    would not take back: blank text, thinking that led to nothing, and a tool use that was cut off. Every method may be
+    would not take back: blank text, thinking with nothing after it, a tool use that was cut off. Every method may be
     called from any thread: of two that send at once, one waits until the other's turn is over.
 
     Args:
@@ -48,7 +48,7 @@ class ConversationThread:
 
         max_turns: Most turns to take; None for any number.
 
-        continuation_prompt: What `send_continuation` says where it is told nothing else.
+        continuation_prompt: The message of `send_continuation` without *guidance*.
 
         messages:
             The history to begin with, as `get_messages` gave it, on whatever day. A message of the user at its end
@@ -81,7 +81,7 @@ class ConversationThread:
         self._continuation_prompt = user_turn(continuation_prompt, "continuation_prompt")["content"]
         self._history = history_of(messages)
         self._attempts: tuple[AttemptRecord, ...] = ()
-        self._turn_lock = threading.Lock()  # held for the length of a turn; guards what the two above are set to
+        self._turn_lock = threading.Lock()  # held for the length of a turn; guards changes of the two above
         self._sender: int | None = None  # the thread that took the lock last
 
     def send(
@@ -97,7 +97,7 @@ class ConversationThread:
         """
         Take one turn: say *user_message* and return the answer.
 
-        An answer that says nothing is a turn too; what the user said is then part of the next one.
+        An answer without content is a turn too; the user's message is then part of the next one.
 
         Args:
             user_message: A text or a list of content blocks, such as the results of the tools that were asked for.
@@ -254,7 +254,7 @@ class ConversationThread:
 
     @contextmanager
     def _turn(self, token: InterruptToken | None) -> Iterator[None]:
-        """Be the one thread that changes the history."""
+        """Hold the turn, as the one thread that may change the history."""
         me = threading.get_ident()
         if self._sender == me and self._turn_lock.locked():
             raise RuntimeError("called from a callback of the same conversation, whose turn is not over")
@@ -275,7 +275,7 @@ def _held(lock: threading.Lock, token: InterruptToken | None) -> Iterator[None]:
         return
     interrupts: list[bool] = []
     with token.watched_by(lambda: interrupts.append(True)):
-        while not lock.acquire(timeout=_LOOK):
+        while not lock.acquire(timeout=_CHECK_EVERY):
             if interrupts:
                 raise aborted("interrupted")
     try:

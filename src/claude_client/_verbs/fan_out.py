@@ -18,7 +18,7 @@ from claude_client._values.checks import whole_number
 from claude_client._values.options import TextCallback
 from claude_client._values.request import Request
 
-__all__ = ["MOST_WORKERS", "Outcome", "Periodic", "Run", "run_of", "tell", "tell_outcome", "workers_of"]
+__all__ = ["MOST_WORKERS", "Outcome", "Periodic", "Run", "call_back", "report_outcome", "run_of", "workers_of"]
 
 _log = logging.getLogger("claude_client")
 
@@ -35,14 +35,14 @@ def run_of(
     **hooks: Any,
 ) -> Iterator[Run]:
     """
-    The run that asks *requests*, by their indices, to be run within the `with` block.
+    The run that sends *requests*, by their indices, to be started within the `with` block.
 
     Args:
-        callbacks: What gets the text of each prompt, by its index.
+        callbacks: The callback for the text of each prompt, by its index.
 
-        gates: What must be passed before those that all calls pass.
+        gates: More gates, before those that all calls pass.
 
-        hooks: What `Run` calls.
+        hooks: The callbacks of `Run`.
 
     Raises:
         ValueError: If there are no credentials anywhere.
@@ -56,7 +56,7 @@ def run_of(
         yield Run(client, jobs, max_workers=max_workers, gates=[*gates, *gates_of(client)], **hooks)
 
 
-def tell(callback: Callable[..., object], name: str, about: str, *args: object) -> None:
+def call_back(callback: Callable[..., object], name: str, about: str, *args: object) -> None:
     """Call the user's callback of that *name*, with *args*; what it raises is logged, and changes nothing."""
     try:
         callback(*args)
@@ -64,17 +64,17 @@ def tell(callback: Callable[..., object], name: str, about: str, *args: object) 
         _log.exception("%s failed for %s; nothing is lost by it", name, about)
 
 
-def tell_outcome(
+def report_outcome(
     index: int,
     outcome: Outcome,
     move_bar: Callable[[Outcome], object] | None,
     on_result: Callable[[int, Outcome], object] | None,
 ) -> None:
-    """Show an outcome to whoever wants to see it."""
+    """Call the callbacks for an outcome, if there are any."""
     if move_bar:
-        tell(move_bar, "The progress bar", f"prompts[{index}]", outcome)
+        call_back(move_bar, "The progress bar", f"prompts[{index}]", outcome)
     if on_result:
-        tell(on_result, "on_result", f"prompts[{index}]", index, outcome)
+        call_back(on_result, "on_result", f"prompts[{index}]", index, outcome)
 
 
 def workers_of(asked: int, most: int = MOST_WORKERS) -> int:

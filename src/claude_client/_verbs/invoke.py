@@ -114,7 +114,7 @@ def invoke_claude_streaming(
 
     Raises:
         ClaudeInvocationError:
-            As `invoke_claude`. A stream that breaks after *callback* has been given text is not tried again, as it
+            Same as `invoke_claude`. A stream that breaks after *callback* has been given text is not tried again, as it
             would be given the same text twice; the error's `partial_text` holds what had arrived.
     """
     check_callback("callback", callback)
@@ -133,5 +133,5 @@ def invoke_claude_streaming(
 
 
 def ask(request: Request, callback: TextCallback | None = None, token: InterruptToken | None = None) -> ClaudeResponse:
-    """The answer to one valid *request*, asked on this thread; errors are those of `invoke_claude`."""
+    """Send a valid *request* on this thread and return the answer; errors are those of `invoke_claude`."""
     return run(CallFlow(request, callback), token)

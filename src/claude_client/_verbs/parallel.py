@@ -11,7 +11,7 @@ from claude_client._values.interrupt import InterruptToken
 from claude_client._values.options import Content, FanOutOptions, ResultCallback, TextCallback
 from claude_client._values.request import DEFAULT_MODEL
 from claude_client._values.results import ParallelInterrupt, ParallelInvocationError, Results
-from claude_client._verbs.fan_out import run_of, tell_outcome, workers_of
+from claude_client._verbs.fan_out import report_outcome, run_of, workers_of
 from claude_client._verbs.progress import progress_of
 from claude_client._verbs.requests import build_requests
 
@@ -148,7 +148,7 @@ def _fan_out(
     check_callback("on_result", on_result)
     workers = workers_of(max_workers)
     with progress_of(len(requests), shown=progress) as move_bar:
-        show = partial(tell_outcome, move_bar=move_bar, on_result=on_result) if move_bar or on_result else None
+        show = partial(report_outcome, move_bar=move_bar, on_result=on_result) if move_bar or on_result else None
         asked = dict(enumerate(requests))
         with run_of(asked, callbacks=callbacks, max_workers=workers, on_outcome=show) as run:
             try:

@@ -1,4 +1,4 @@
-"""A progress bar for a fan-out, of tqdm: right in a terminal and in a notebook."""
+"""A progress bar of tqdm for a fan-out, in a terminal or in a notebook."""
 
 from __future__ import annotations
 

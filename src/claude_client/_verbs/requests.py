@@ -13,19 +13,19 @@ from claude_client._values.request import Request, build, system_blocks
 from claude_client._values.retry import PLAIN, RetryPolicy
 
 _PROMPT_KEYS = frozenset(PromptSpec.__annotations__)
-# What a prompt says for itself alone.
+# The keys of one prompt alone.
 _OF_ONE_PROMPT = frozenset({"prompt", "messages", "task_id"})
 
 
 def build_request(retry: RetryPolicy = PLAIN, /, **options: Any) -> Request:
     """
-    A valid `Request` of the names that a verb takes.
+    A valid `Request` from the names that a verb takes.
 
     Args:
         retry: How to try again, but for the `max_retries`.
 
     Raises:
-        ValueError: Saying what was got, for a value that cannot be sent.
+        ValueError: For a value that cannot be sent; the message shows it.
         TypeError: For a name that neither we nor the SDK know.
     """
     check_names(options)
@@ -60,7 +60,7 @@ def request_builder(
         retry: As in `build_request`.
 
     Raises:
-        TypeError: For a default that no prompt could say.
+        TypeError: For a default that no prompt could set.
     """
     check_names(defaults)
     for name in defaults.keys() & _OF_ONE_PROMPT:

@@ -20,10 +20,10 @@ StallCallback = Callable[[str, float], object]
 
 @dataclass(slots=True)
 class _Watched:
-    """The last activity of a task, and whether its silence since then has been told."""
+    """The time of the last activity of a task, and whether its stall since then was reported."""
 
-    alive_at: float
-    told: bool = False
+    last_activity_at: float
+    reported: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class StallDetector:
     """
     Calls back when a task has been silent for too long.
 
-    It only tells; it ends nothing. Every method may be called from any thread, also from *on_stall* or a signal
+    It only reports; it ends nothing. Every method may be called from any thread, also from *on_stall* or a signal
     handler. As a context manager it monitors for the length of the block, often enough for its *timeout*.
 
     Args:
@@ -70,13 +70,13 @@ class StallDetector:
         self._monitor: _Monitor | None = None
 
     def register(self, task_id: str) -> None:
-        """Watch *task_id* from now on. One that is watched already begins anew."""
+        """Watch *task_id* from now on; if it is watched already, its time begins anew."""
         with self._lock:
             self._watched[task_id] = _Watched(self._clock())
 
     def heartbeat(self, task_id: str) -> None:
         """
-        *task_id* is active.
+        Note that *task_id* is active now.
 
         Raises:
             KeyError: If it is not registered.
@@ -118,12 +118,12 @@ class StallDetector:
         """The tasks that are stalled now and their idle seconds, longest first. Calls nobody back."""
         with self._lock:
             now = self._clock()
-            stalled = [(task_id, now - watched.alive_at) for task_id, watched in self._watched.items()]
+            stalled = [(task_id, now - watched.last_activity_at) for task_id, watched in self._watched.items()]
         return sorted((each for each in stalled if each[1] >= self._timeout), key=lambda each: -each[1])
 
     def start_monitoring(self, poll_interval: float = 5.0) -> None:
         """
-        Look for stalls every *poll_interval* seconds, on a daemon thread. There is one monitor at most: another call
+        Look for stalls every *poll_interval* seconds, on a daemon thread. There is at most one monitor: another call
         replaces it, and waits for a callback that is running, unless called from one.
 
         Raises:
@@ -141,7 +141,7 @@ class StallDetector:
         _end(before)  # that of a thread which has started one meanwhile
 
     def stop_monitoring(self) -> None:
-        """Look no longer, if it did. Waits for a callback that is running, unless called from one."""
+        """Stop looking for stalls. Waits for a callback that is running, unless called from one."""
         with self._lock:
             monitor = self._monitor
         _end(monitor)
@@ -162,19 +162,19 @@ class StallDetector:
         while not stop.wait(poll_interval):
             for task_id, _ in self.check_stalled():
                 if not stop.is_set() and (idle := self._newly_stalled(task_id)):
-                    self._tell(task_id, idle)
+                    self._report(task_id, idle)
 
     def _newly_stalled(self, task_id: str) -> float:
-        """Its idle seconds, if it is still stalled and nobody was told; else 0. Whoever gets them has to tell."""
+        """The idle seconds of a stall not reported before, which then counts as reported; else 0."""
         with self._lock:
             watched = self._watched.get(task_id)
-            idle = self._clock() - watched.alive_at if watched else 0.0
-            if watched is None or watched.told or idle < self._timeout:
+            idle = self._clock() - watched.last_activity_at if watched else 0.0
+            if watched is None or watched.reported or idle < self._timeout:
                 return 0.0
-            watched.told = True
+            watched.reported = True
             return idle
 
-    def _tell(self, task_id: str, idle: float) -> None:
+    def _report(self, task_id: str, idle: float) -> None:
         try:
             self._on_stall(task_id, idle)
         except (Exception, SystemExit):  # noqa: BLE001 - a user's callback

@@ -24,7 +24,7 @@ def to_stored(response: ClaudeResponse) -> dict[str, Any]:
 
 
 def from_stored(stored: Mapping[str, Any]) -> ClaudeResponse:
-    """The answer that was *stored*."""
+    """The answer from the dict of `to_stored`, of this version or an older one."""
     message = message_of(stored["message"])
     usages = [Usage(**used) for used in stored["usages"]]
     models = stored.get("models") or [message.model] * len(usages)  # which older versions did not write

@@ -1,4 +1,4 @@
-"""What the model is made to say: a `Reply` worked out for one request."""
+"""The simulated model's answer: a `Reply` worked out for one request."""
 
 from __future__ import annotations
 
@@ -46,17 +46,17 @@ class Answer:
 
     @property
     def text(self) -> str:
-        """All its text blocks, joined."""
+        """The text of its text blocks, joined."""
         return "".join(str(block.get("text", "")) for block in self.content if block.get("type") == "text")
 
     @property
     def output_tokens(self) -> int:
-        """What it costs: the tokens of its blocks, thinking included."""
+        """Number of tokens of its blocks, thinking included."""
         return sum(count_tokens(said(block)) for block in self.content)
 
 
 def answer_to(body: Body, reply: Reply) -> Answer:
-    """What *reply* says to a valid request."""
+    """The answer of *reply* to a valid request."""
     if reply.says_nothing and reply.fault is None and reply.stop_reason is None:
         return _default_answer(body)
     return Answer(
@@ -94,7 +94,7 @@ def chunks_of(text: str) -> list[str]:
 
 
 def said(block: Mapping[str, Any]) -> str:
-    """What of a block counts as output: its text, or what there is instead."""
+    """The part of a block that counts as output: its text, thinking or data, else the JSON of its input."""
     for key in ("text", "thinking", "data"):
         if isinstance(block.get(key), str):
             return str(block[key])

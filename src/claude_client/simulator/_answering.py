@@ -26,7 +26,7 @@ _DEFAULT_PING = 1.0  # seconds; facts 4: how often the API itself sends pings is
 
 
 async def answer(exchange: Exchange, turn: Turn, *, stream: bool) -> None:
-    """Answer as *turn* says, in its time."""
+    """Answer as *turn* says, at its pace."""
     await _hold(turn, stream=stream)
     if rejection := _rejection(turn, stream=stream):
         await exchange.reject(rejection)
@@ -86,7 +86,7 @@ def _half(body: bytes) -> bytes:
 
 
 class _Streaming:
-    """One streamed answer."""
+    """A streamed answer, sent event by event."""
 
     def __init__(self, exchange: Exchange, turn: Turn) -> None:
         self._exchange = exchange

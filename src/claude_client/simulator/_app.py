@@ -1,4 +1,4 @@
-"""The ASGI application: the Messages API, and what other processes may ask of the simulator."""
+"""The ASGI application: the Messages API, and the control routes for other processes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ MODELS = "/v1/models/"
 
 
 def build_app(state: State) -> Router:
-    """Everything the simulator's port answers."""
+    """The application with every route of the simulator's port."""
     control = Control(state)
     routes = [
         Route("/simulator/requests", control.requests),
@@ -96,7 +96,7 @@ def _readable(raw: bytes) -> Mapping[str, Any]:
 
 
 class Control:
-    """What a client in another process may ask of the simulator."""
+    """The routes by which a client in another process controls the simulator."""
 
     def __init__(self, state: State) -> None:
         self._state = state

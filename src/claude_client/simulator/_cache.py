@@ -30,7 +30,7 @@ class Prefix:
 @dataclass(frozen=True, slots=True)
 class CacheUse:
     """
-    How a request uses the cache. Counts are tokens.
+    The use that a request makes of the cache. Counts are tokens.
 
     Args:
         read: The entry read, or None.
@@ -55,7 +55,7 @@ class CacheUse:
 
     @property
     def counted_tokens(self) -> int:
-        """What counts for the input token limit: all but cache reads (facts 3)."""
+        """Number of tokens that count for the input token limit: all but cache reads (facts 3)."""
         return self.uncached + self.written_tokens("5m") + self.written_tokens("1h")
 
 
@@ -70,7 +70,7 @@ class _Entry:
 
 class PromptCache:
     """
-    The entries written so far. The caller holds the lock of the simulator, and tells the time.
+    The entries written so far. The caller holds the lock of the simulator, and passes the time.
 
     An entry lives from the start of the request that wrote or last read it.
     """
@@ -79,7 +79,7 @@ class PromptCache:
         self._entries: dict[bytes, _Entry] = {}
 
     def look_up(self, body: Body, blocks: list[Block], now: float) -> CacheUse:
-        """How the request would use the cache now. Nothing changes by it."""
+        """Work out the use that the request would make of the cache now. Changes nothing."""
         total = sum(block.tokens for block in blocks)
         marks = breakpoints(blocks)
         if not marks:
@@ -126,7 +126,7 @@ def _prefixes(body: Body, blocks: list[Block]) -> list[Prefix]:
 
 
 def _conditions(body: Body, level: Level) -> bytes:
-    """What besides the blocks decides whether a prefix that reaches *level* is the same."""
+    """The parameters that, besides the blocks, decide whether a prefix that reaches *level* is the same."""
     reached = list(_LEVEL_KEYS)[: list(_LEVEL_KEYS).index(level) + 1]
     values = {key: body.get(key) for name in reached for key in _LEVEL_KEYS[name]}
     if level == "messages":

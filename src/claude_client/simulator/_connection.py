@@ -1,4 +1,4 @@
-"""One TCP connection: uvicorn's, made to be cut, and to end an answer nobody waits for."""
+"""A TCP connection: that of uvicorn, extended to be cut, and to end an answer whose client has gone."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ class Connection(H11Protocol):
         self._answering: asyncio.Task[Any] | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """A client has connected."""
+        """Count the connection of a client."""
         super().connection_made(transport)
         self._state.connected(+1)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The client has gone, or the connection was cut; what is being answered ends."""
+        """End the answer under way: the client has gone, or the connection was cut."""
         super().connection_lost(exc)
         self._state.connected(-1)
         if self._answering:

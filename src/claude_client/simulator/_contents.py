@@ -39,7 +39,7 @@ def _check_message(where: str, message: Any) -> None:
 
 
 def check_blocks(where: str, blocks: Sequence[Any]) -> None:
-    """Every block has a type, and every text block a text."""
+    """Check that every block has a type, and every text block a text."""
     for number, block in enumerate(blocks):
         if not isinstance(block, dict) or not isinstance(block.get("type"), str):
             raise invalid(f"{where}.content.{number}.type: Field required")

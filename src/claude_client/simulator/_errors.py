@@ -1,4 +1,4 @@
-"""Error answers: what a rejected request gets, and the exception that carries it there."""
+"""Error answers for rejected requests, and the exception that carries them."""
 
 from __future__ import annotations
 

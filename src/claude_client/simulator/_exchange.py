@@ -1,4 +1,4 @@
-"""One request's way back: headers, bytes, and the ways a connection can fail it."""
+"""The sending of an answer: headers, bytes, and the ways a connection can fail it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ HTML = "text/html; charset=utf-8"
 @dataclass(slots=True)
 class Exchange:
     """
-    What an answer is sent through. Everything runs in a task that ends when the client leaves.
+    Sends an answer and keeps its record. Everything runs in a task that ends when the client leaves.
 
     The record's end is written before the last bytes go, so a client that has its answer finds it ended.
     """
@@ -38,7 +38,7 @@ class Exchange:
     begun: bool = field(init=False, default=False)
 
     def begin(self, turn: Turn) -> None:
-        """The message of *turn* begins now."""
+        """Record that the message of *turn* begins now."""
         self.state.begin(self.arrival, turn)
 
     async def reject(self, rejection: Rejection) -> None:

@@ -1,4 +1,4 @@
-"""Rate limits: token buckets with continuous refill, and the headers that tell of them (facts 3)."""
+"""Rate limits: token buckets with continuous refill, and the headers that report them (facts 3)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _ROUNDING = 1e-9  # a bucket refilled for exactly the time it needs may miss the
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
     """
-    What the simulator allows. None means no limit; a burst left out is one second's worth.
+    The limits of the simulator. None means no limit; a burst left out is one second's worth.
 
     Args:
         request_burst: Requests that a rested bucket allows at once.
@@ -82,7 +82,7 @@ class _Bucket:
 
 
 class Limiter:
-    """The buckets of one simulator. The caller holds its lock, and tells the time."""
+    """The buckets of one simulator. The caller holds its lock, and passes the time."""
 
     def __init__(
         self, limits: Limits, now: float, wall_clock: Callable[[], datetime] = lambda: datetime.now(UTC)

@@ -1,4 +1,4 @@
-"""What the facts say about single models."""
+"""The rules that differ by model."""
 
 from __future__ import annotations
 
@@ -50,17 +50,17 @@ def version(model: str) -> tuple[int, int]:
 
 
 def takes_sampling(model: str) -> bool:
-    """Whether *model* still takes a temperature other than the default (facts 1)."""
+    """Return whether *model* still takes a temperature other than the default (facts 1)."""
     return version(model) <= (4, 6)
 
 
 def takes_prefill(model: str) -> bool:
-    """Whether *model* goes on from a last message of the assistant (facts 5)."""
+    """Return whether *model* goes on from a last message of the assistant (facts 5)."""
     return version(model) < (4, 6)
 
 
 def model_info(model: str) -> dict[str, Any]:
-    """What GET /v1/models/{id} tells of *model* (facts 8)."""
+    """The answer of GET /v1/models/{id} for *model* (facts 8)."""
     small = version(model) == (4, 5)
     return {
         "type": "model",

@@ -1,4 +1,4 @@
-"""How fast answers come, and the waiting that makes it so."""
+"""The pace of answers, and the waiting that keeps it."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Pace:
         )
 
     def seconds_for(self, tokens: float) -> float:
-        """How long so many tokens take."""
+        """The seconds that so many tokens take."""
         return tokens / self.tokens_per_second if self.tokens_per_second else 0.0
 
 

@@ -1,4 +1,4 @@
-"""The rules for a request's parameters: which there are, and which values go together."""
+"""The rules for a request's parameters: their names, and the values that go together."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ._prompt import Body
 
 JsonTypes = type | tuple[type, ...]
 
-# Those of the SDKs, and of the beta client, which posts to the same path.
+# The parameters of the SDKs, and of the beta client, which posts to the same path.
 COUNTED: Mapping[str, JsonTypes] = {
     "model": str,
     "messages": list,
@@ -47,7 +47,7 @@ SAMPLING_DEFAULTS = {"temperature": 1, "top_p": 0.99}  # facts 1
 
 def check_keys(body: Body, known: Mapping[str, JsonTypes], required: Sequence[str], *, sampling: bool) -> None:
     """
-    Every required parameter is there, and no other than the known, each of its JSON type.
+    Check that every required parameter is there, and none but the known ones, each of its JSON type.
 
     Args:
         sampling: Whether the sampling parameters are known. Facts 1: not since 2026-10-21, at any value.
@@ -68,13 +68,13 @@ def _is_a(value: Any, types: JsonTypes) -> bool:
 
 
 def check_model(model: str) -> None:
-    """There is such a model, as far as the simulator cares."""
+    """Check that the name is that of a Claude model; there is no list of them."""
     if not model.startswith("claude-"):
         raise RejectedError(Rejection(type="not_found_error", message=f"model: {model}"))
 
 
 def check_max_tokens(body: Body) -> None:
-    """It is not negative, and 0 only warms the cache."""
+    """Check that max_tokens is not negative, and that a request with 0 only warms the cache."""
     if body["max_tokens"] < 0:
         raise invalid("max_tokens: Input should be greater than or equal to 0")
     if body["max_tokens"] == 0 and (reason := _not_for_warming(body)):
@@ -82,7 +82,7 @@ def check_max_tokens(body: Body) -> None:
 
 
 def _not_for_warming(body: Body) -> str | None:
-    """Facts 2: what a request with max_tokens 0 may not ask for; None if it asks for none of it."""
+    """The thing in *body* that a request with max_tokens 0 may not ask for (facts 2); None if there is none."""
     if body.get("stream"):
         return "stream"
     if _type_of(body, "thinking") == "enabled":
@@ -93,7 +93,7 @@ def _not_for_warming(body: Body) -> str | None:
 
 
 def check_sampling(body: Body) -> None:
-    """Facts 1: what each model takes under 2023-06-01."""
+    """Check the sampling parameters by the rules of each model under 2023-06-01 (facts 1)."""
     given = {key: body[key] for key in SAMPLING if body.get(key) is not None}
     if outside := [key for key in ("temperature", "top_p") if not 0 <= given.get(key, 0) <= 1]:
         raise invalid(f"{outside[0]}: Input should be between 0 and 1")
@@ -116,7 +116,7 @@ def _check_while_thinking(given: Mapping[str, Any], body: Body) -> None:
 
 
 def check_model_limits(body: Body) -> None:
-    """Facts 5: what some models do not do."""
+    """Refuse tool choices and thinking that some models do not support (facts 5)."""
     model = undated(body["model"])
     if model in NO_FORCED_TOOL and _forces_a_tool(body):
         raise invalid("tool_choice: this model does not support forced tool use")

@@ -18,10 +18,10 @@ NOT_CACHEABLE = frozenset({"thinking", "redacted_thinking"})  # facts 2: not dir
 @dataclass(frozen=True, slots=True)
 class Block:
     """
-    One tool, system block or content block of a message.
+    A tool, a system block or a content block of a message.
 
     Args:
-        place: What tells it from the same block elsewhere: its message's number and role.
+        place: Its message's number and role, which tell it from the same block elsewhere.
 
         cache_control: The mark that makes it a cache breakpoint, or None.
     """
@@ -33,12 +33,12 @@ class Block:
 
     @property
     def tokens(self) -> int:
-        """How many tokens it counts: its text's, or for other blocks than text its JSON's."""
+        """Number of tokens: those of its text, or for other blocks than text of its JSON."""
         return count_tokens(self.value["text"] if self.value.get("type") == "text" else self.canonical())
 
     @property
     def cacheable(self) -> bool:
-        """Whether a breakpoint may stand on it."""
+        """True if it may have a cache breakpoint."""
         return self.value.get("type") not in NOT_CACHEABLE and self.value.get("text") != ""
 
     def canonical(self) -> str:
@@ -67,7 +67,7 @@ def content_blocks(content: Any) -> list[Mapping[str, Any]]:
 
 
 def breakpoints(blocks: list[Block]) -> list[tuple[int, str]]:
-    """Where the marked blocks are, and the time to live each asks for."""
+    """The index of each marked block, and the time to live it asks for."""
     return [(i, ttl_of(block.cache_control)) for i, block in enumerate(blocks) if block.cache_control is not None]
 
 

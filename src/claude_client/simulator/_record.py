@@ -1,4 +1,4 @@
-"""`SeenRequest`: what the simulator remembers of a request, with no credential in it."""
+"""`SeenRequest`: the record of a request, with no credential in it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SECRET_WORDS = ("authorization", "cookie", "key", "secret", "token")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SeenRequest:
     """
-    One request and what became of it. Times are in seconds since the simulator started.
+    The record of a request and its end. Times are in seconds since the simulator started.
 
     Args:
         index: Its place in the order of arrival, from 0.
@@ -68,12 +68,12 @@ class SeenRequest:
 
     @property
     def stream(self) -> bool:
-        """Whether it asked for a stream."""
+        """True if it asked for a stream."""
         return self.body.get("stream") is True
 
     @property
     def text(self) -> str:
-        """All text of its prompt: system, messages and tools."""
+        """The whole text of its prompt: system, messages and tools."""
         return prompt_text(self.body)
 
     def as_json(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What a request is answered with: `Reply`, the faults it can have, and the queues they wait in."""
+"""Scripted answers: `Reply`, the faults it can have, and the queues in which replies wait."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ REJECTIONS: Mapping[str, Rejection] = {
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
     """
-    What one request is answered with. Every field left at None means the simulator's default.
+    The answer to a request. Every field left at None means the simulator's default.
 
     Times are in seconds. A reply without content gets the simulated default answer.
 
@@ -124,14 +124,14 @@ class Reply:
         after_chunks: How many chunks (about one word each) are sent before a fault strikes in the
             middle of a stream, or before *pause*. 0 is right after message_start.
 
-        fault: What goes wrong. A rejection is an error status. Of the breaks, those that need a stream do
+        fault: The fault to show. A rejection is an error status. Of the breaks, those that need a stream do
             the closest thing when nothing is streamed: ``error_event`` answers with the error's
             status; ``early_end`` and ``malformed`` send half the JSON and end cleanly;
             ``silent_mid_stream`` and ``silent_with_pings`` send half and say no more. An ending is a
             complete answer that ends for another reason than its being finished.
 
-        error_type, error_code, message, status: What a rejection or error event says. Each
-            replaces what the fault would say.
+        error_type, error_code, message, status: The content of a rejection or error event. Each
+            replaces that of the fault.
 
         retry_after: The retry-after header of a rejection.
 
@@ -185,7 +185,7 @@ class Reply:
 
     @property
     def says_nothing(self) -> bool:
-        """Whether the content is left to the simulator."""
+        """True if the content is left to the simulator."""
         return self.content is None and not self._described()
 
     @property
@@ -195,7 +195,7 @@ class Reply:
         return None if rejection is None else self.reworded(rejection)
 
     def reworded(self, rejection: Rejection) -> Rejection:
-        """*rejection*, with what this reply says about errors in place of what it said."""
+        """*rejection*, with this reply's own error fields in place of its fields."""
         return Rejection(
             type=self.error_type or rejection.type,
             message=self.message or rejection.message,
@@ -235,7 +235,7 @@ class Script:
         self._waiting: list[tuple[str | None, Reply]] = []
 
     def add(self, replies: Iterable[Reply], matching: str | None) -> None:
-        """Let *replies* wait, behind those that are there."""
+        """Queue *replies* behind those that wait already."""
         self._waiting.extend((matching, reply) for reply in replies)
 
     def take(self, request: SeenRequest) -> Reply | None:

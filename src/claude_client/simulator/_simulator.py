@@ -37,7 +37,7 @@ class Simulator:
 
         limits: Rate limits; None has none.
 
-        clock: What cache lifetimes, rate limits and records go by, in seconds. Latency and pace are real.
+        clock: The time in seconds for cache lifetimes, rate limits and records. Latency and pace are real.
 
     Raises:
         ValueError: If a number makes no sense.
@@ -85,7 +85,7 @@ class Simulator:
     @property
     def base_url(self) -> str:
         """
-        Where it listens, for the SDK's ``base_url``.
+        The URL at which it listens, for the SDK's ``base_url``.
 
         Raises:
             RuntimeError: If it is not running.
@@ -94,7 +94,7 @@ class Simulator:
 
     @property
     def ca_file(self) -> str | None:
-        """The PEM file of the certificate's issuer, removed by `stop`; None without TLS. Raises as `base_url`."""
+        """The PEM file of the certificate's issuer, removed by `stop`; None without TLS. Raises like `base_url`."""
         return self._listening().ca_file
 
     def _listening(self) -> Server:
@@ -127,12 +127,12 @@ class Simulator:
 
     @property
     def requests(self) -> tuple[SeenRequest, ...]:
-        """What was asked so far, in order of arrival."""
+        """The requests so far, in order of arrival."""
         return self._state.requests
 
     @property
     def in_flight(self) -> int:
-        """How many requests are being answered."""
+        """Number of requests that are being answered."""
         return self._state.in_flight
 
     @property
@@ -142,7 +142,7 @@ class Simulator:
 
     @property
     def open_connections(self) -> int:
-        """How many connections clients hold open."""
+        """Number of connections that clients hold open."""
         return self._state.open_connections
 
     def wait_for(self, predicate: Callable[[Simulator], Any], timeout: float = 10.0) -> None:

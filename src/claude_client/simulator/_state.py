@@ -1,4 +1,4 @@
-"""What a running simulator knows: requests, scripts, cache and buckets, under one lock."""
+"""The state of a running simulator: requests, scripts, cache and buckets, under one lock."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Arrival:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Turn:
     """
-    What was decided for a request that was admitted.
+    The decision on a request that was admitted: its reply, pace, use of the cache and answer.
 
     Args:
         message: The whole answer, as the API sends it.
@@ -110,10 +110,10 @@ class State:
 
     def decide(self, arrival: Arrival, body: Body, blocks: list[Block]) -> Turn:
         """
-        What a valid request gets. Its share of the limits and its waiting reply are taken.
+        Decide the answer to a valid request. Its share of the limits and its waiting reply are taken.
 
         Raises:
-            RejectedError: If the limits do not admit it, or the function that was asked fails.
+            RejectedError: If the limits do not admit it, or the reply function fails.
         """
         with self.changed:
             use = self._cache.look_up(body, blocks, arrival.started)
@@ -139,17 +139,17 @@ class State:
             return self._limiter.headers(self._clock())
 
     def begin(self, arrival: Arrival, turn: Turn) -> None:
-        """The answer begins: what it writes to the cache can be read from now on (facts 2)."""
+        """Record that the answer begins: its cache entries can be read from now on (facts 2)."""
         with self.changed:
             self._cache.commit(turn.use, arrival.started)
             self._change(arrival.number, status=200, usage=turn.message["usage"])
 
     def say(self, arrival: Arrival, answer: str) -> None:
-        """The text sent so far is *answer*."""
+        """Record *answer* as the text sent so far."""
         self._change(arrival.number, answer=answer)
 
     def end(self, arrival: Arrival, outcome: Outcome, status: int | None = None) -> None:
-        """The request is over. Only the first end counts."""
+        """Record the end of the request. Only the first end counts."""
         with self.changed:
             if arrival.number not in self._in_flight:
                 return
@@ -165,18 +165,18 @@ class State:
             self.changed.notify_all()
 
     def connected(self, change: int) -> None:
-        """So many connections more, or fewer, are open."""
+        """Count *change* more open connections, or fewer if it is negative."""
         with self.changed:
             self._connections += change
             self.changed.notify_all()
 
     def add_replies(self, replies: Iterable[Reply], matching: str | None) -> None:
-        """Let *replies* wait for requests."""
+        """Queue *replies* for requests."""
         with self.changed:
             self._script.add(replies, matching)
 
     def ask(self, reply_function: ReplyFunction) -> None:
-        """Ask *reply_function* for what no waiting reply answers."""
+        """Ask *reply_function* for the reply to requests that no waiting reply answers."""
         with self.changed:
             self._reply_function = reply_function
 
@@ -188,7 +188,7 @@ class State:
 
     @property
     def in_flight(self) -> int:
-        """How many requests are being answered."""
+        """Number of requests that are being answered."""
         with self.changed:
             return len(self._in_flight)
 
@@ -200,12 +200,12 @@ class State:
 
     @property
     def open_connections(self) -> int:
-        """How many connections are open."""
+        """Number of open connections."""
         with self.changed:
             return self._connections
 
     def statistics(self) -> dict[str, Any]:
-        """All the counts, how requests ended, and the summed usage."""
+        """The counts, the outcomes of requests, and the summed usage."""
         with self.changed:
             requests = self.requests
             return {

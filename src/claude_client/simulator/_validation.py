@@ -1,4 +1,4 @@
-"""What the API refuses before a model sees it. Every check passes or raises `RejectedError`."""
+"""The checks of a request before a model sees it. Every check passes or raises `RejectedError`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ OLD_VERSION, NEW_VERSION = VERSIONS = ("2023-06-01", "2026-10-21")
 
 
 def check_caller(headers: Mapping[str, str]) -> None:
-    """The request names a version that exists and has a credential. Whose it is does not matter."""
+    """Check that the request names a known version and has a credential. Any credential will do."""
     api_version = headers.get("anthropic-version")
     if api_version is None:
         raise invalid("anthropic-version: header is required")
@@ -51,13 +51,13 @@ def parsed_body(raw: bytes) -> dict[str, Any]:
 
 
 def check_count(body: Body, api_version: str) -> list[Block]:
-    """The request to count tokens is valid; its blocks."""
+    """Check a request to count tokens, and return its blocks."""
     check_keys(body, COUNTED, ("model", "messages"), sampling=api_version == OLD_VERSION)
     return _checked_blocks(body, api_version)
 
 
 def check_create(body: Body, api_version: str) -> list[Block]:
-    """The request for a message is valid; its blocks."""
+    """Check a request for a message, and return its blocks."""
     check_keys(body, CREATED, ("model", "max_tokens", "messages"), sampling=api_version == OLD_VERSION)
     check_max_tokens(body)
     check_sampling(body)

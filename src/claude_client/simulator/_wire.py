@@ -23,7 +23,7 @@ class Chunk:
     Args:
         text: What it adds to the answer's text.
 
-        tokens: What it takes to say it, for pacing: parts of tokens too.
+        tokens: Number of tokens in it, for pacing; may be a fraction.
     """
 
     data: bytes
@@ -111,7 +111,7 @@ def _opening(block: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _deltas(block: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], str, str]]:
-    """The deltas of a block; with each its text for the answer, and what is spoken by it."""
+    """The deltas of a block, each with its text for the answer and the output that its pace counts."""
     match block.get("type"):
         case "text":
             for citation in block.get("citations") or ():
