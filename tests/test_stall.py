@@ -200,7 +200,7 @@ def test_without_a_callback_stalls_are_logged(clock, caplog):
             assert logged.wait(LONG)
     finally:
         logger.removeHandler(handler)
-    assert "a has shown no sign of life for 60.0 s" in caplog.text
+    assert "a has shown no activity for 60.0 s" in caplog.text
 
 
 def test_monitoring_may_be_stopped_from_the_callback(clock):

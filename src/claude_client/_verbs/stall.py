@@ -182,7 +182,7 @@ class StallDetector:
 
 
 def _log_stall(task_id: str, idle: float) -> None:
-    _log.warning("%s has shown no sign of life for %.1f s", task_id, idle)
+    _log.warning("%s has shown no activity for %.1f s", task_id, idle)
 
 
 def _end(monitor: _Monitor | None) -> None:
