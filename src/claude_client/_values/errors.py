@@ -156,7 +156,8 @@ def for_unsent(error: ClaudeInvocationError) -> ClaudeInvocationError:
 
 def _copy(error: ClaudeInvocationError, other: Mapping[str, Any]) -> ClaudeInvocationError:
     copy = ClaudeInvocationError.__new__(ClaudeInvocationError, *error.args)  # a queue may need very many
-    copy.__dict__.update({name: getattr(error, name) for name in _FIELDS}, **other)
+    copy.__dict__.update(error.__dict__)
+    copy.__dict__.update(other)
     copy.__cause__ = error.__cause__
     return copy
 
