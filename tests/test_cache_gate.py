@@ -2,16 +2,20 @@
 
 import math
 import threading
+from dataclasses import replace
 
 import pytest
 
 from claude_client import Results, invoke_parallel, invoke_parallel_streaming
 from claude_client._gates.cache import CacheGate, CachePermit
+from claude_client._gates.clients import gates_of
 from claude_client._gates.gate import Wait
 from claude_client._gates.prefix import with_prefixes
+from claude_client._sdk.client import shared_client
 from claude_client._values.attempt import Attempt
 from claude_client._values.request import Prefix, Request
-from claude_client._verbs.requests import build_requests
+from claude_client._verbs.invoke import ask
+from claude_client._verbs.requests import build_request, build_requests
 from claude_client.simulator import Reply
 
 CONTEXT = "some code " * 1000  # 2,500 tokens, as the simulator counts
@@ -262,3 +266,18 @@ def test_a_context_with_a_picture_may_be_long_enough():
     picture = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "AAAA"}}
     marked = [{**picture, "cache_control": {"type": "ephemeral"}}]
     assert None not in prefixes(prompts(2), marked)
+
+
+def test_a_single_call_waits_at_a_gate_that_names_no_time(sim):
+    with shared_client() as client:
+        (_, gate), answers = gates_of(client), []
+    sharing = replace(build_request(prompt="hi"), prefix=PREFIX)
+    writer = gate.admit(sharing, 0.0)
+    call = threading.Thread(target=lambda: answers.append(ask(sharing)))
+    call.start()
+    call.join(0.12)  # longer than from one look at the gate to the next
+    assert call.is_alive()
+    assert sim.requests == ()
+    writer.settle(Attempt(sharing, 0.0))
+    call.join(20)
+    assert len(answers) == 1

@@ -913,3 +913,9 @@ def test_a_turn_with_a_token_waits_for_another_threads_turn_that_takes_its_time(
     for turn in turns:
         turn.join(20)
     assert answers == ["first", "second"]
+
+
+def test_a_turn_is_priced_by_the_model_that_answered_it(api):
+    api.always(reply(model="claude-haiku-4-5"))
+    thread = ConversationThread(model="claude-opus-5")
+    assert thread.send("a").cost_usd == thread.cost_usd == Usage(10, 5).cost_usd("claude-haiku-4-5")

@@ -1,5 +1,6 @@
 """Slots in total and per category, and the line of those who wait for one."""
 
+import contextlib
 import dataclasses
 import math
 import signal
@@ -11,6 +12,9 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from claude_client._engine.flow import CallFlow
+from claude_client._engine.scheduler import Job
+from claude_client._engine.threads import Run
 from claude_client._gates.gate import Wait
 from claude_client._values.attempt import Attempt
 from claude_client._values.request import Request
@@ -397,10 +401,10 @@ def test_a_thread_that_came_while_a_slot_was_kept_for_a_run_is_next_at_once(pool
         assert thread.result(10)
 
 
-def run_of(limiter, categories, ended=lambda: None):
+def run_of(limiter, categories, text="a"):
     """How many of the prompts of a managed run were answered."""
-    prompts = [{"prompt": "a", "category": category} for category in categories]
-    results = invoke_parallel_managed(prompts, max_workers=3, concurrency_limiter=limiter, on_result=lambda *_: ended())
+    prompts = [{"prompt": text, "category": category} for category in categories]
+    results = invoke_parallel_managed(prompts, max_workers=3, concurrency_limiter=limiter)
     return sum(result is not None for result in results)
 
 
@@ -427,18 +431,58 @@ def test_runs_come_to_their_ends_beside_threads_that_never_rest_and_these_go_on_
 
 
 def test_a_later_run_does_not_wait_for_the_end_of_an_earlier_one(sim, pool):
-    limiter, later_done = ConcurrencyLimiter(1, hold_seconds=math.inf), threading.Event()
+    limiter = ConcurrencyLimiter(1, hold_seconds=math.inf)
     limiter.acquire()
-    seen = []
-    earlier = pool.submit(run_of, limiter, [None] * 20, lambda: seen.append(later_done.is_set()))
+    earlier = pool.submit(run_of, limiter, [None] * 20, "earlier")
     until(lambda: limiter.statistics().total.waiting == 1)
-    later = pool.submit(run_of, limiter, [None], later_done.set)
+    later = pool.submit(run_of, limiter, [None], "later")
     until(lambda: limiter.statistics().total.waiting == 2)
     limiter.release()
     assert earlier.result(10) == 20
     assert later.result(10) == 1
-    assert seen[-1]
-    assert seen.count(False) <= 3
+    assert [request.text for request in sim.requests] == ["earlier", "later"] + ["earlier"] * 19
+
+
+def test_runs_held_up_elsewhere_take_no_slot_and_wake_nobody():
+    limiter, woken = ConcurrencyLimiter(1), []
+
+    class Shut:
+        """A gate that lets nobody in, and counts how often it is asked."""
+
+        asked = 0
+
+        def would_wait(self, request, now):
+            self.asked += 1
+            return Wait(math.inf, "rate limit")
+
+        @contextlib.contextmanager
+        def waking(self, wake):
+            self.wake = wake
+            yield
+
+    with limiter.waking(lambda: woken.append(1)) as ask:
+        assert ask("a")
+        assert not ask("b")  # so that whatever is given back would wake
+        gates = [Shut(), Shut()]
+        jobs = [Job(i, CallFlow(Request(model="m", max_tokens=1, messages=[]))) for i in range(3)]
+        runs = [Run(None, jobs, max_workers=3, gates=[LimiterGate(limiter), gate]) for gate in gates]
+        threads = [threading.Thread(target=run.run) for run in runs]
+        for thread, gate in zip(threads, gates, strict=True):
+            thread.start()
+            until(lambda gate=gate: gate.asked)
+            for _ in range(20):
+                before = gate.asked
+                gate.wake()
+                until(lambda gate=gate, before=before: gate.asked > before)
+        assert limiter.statistics().total == Occupancy(limit=1, in_use=1, waiting=1)
+        assert woken == []
+        for run, thread in zip(runs, threads, strict=True):
+            run.interrupt()
+            thread.join(20)
+        assert min(gate.asked for gate in gates) > 20
+        assert max(gate.asked for gate in gates) < 100
+        limiter.release("a")
+        assert woken == [1]
 
 
 LIMITS = {"a": 1, "b": 2}

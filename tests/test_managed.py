@@ -906,3 +906,21 @@ def test_reconcile_is_asked_though_callbacks_are_slow_and_not_about_what_is_answ
     invoke_parallel_managed(prompts(3), reconcile=reconcile, reconcile_interval=0.001, on_result=on_result)
     assert asked[0] == ["task-0", "task-1", "task-2"]
     assert ["task-2"] in asked
+
+
+def test_answers_are_in_the_journal_while_a_callback_takes_its_time(sim, tmp_path):
+    path = tmp_path / "run.sqlite"
+
+    def kept():
+        ((count,),) = _journal._open[str(path)]._db.execute("SELECT count(*) FROM answers")
+        return count
+
+    seen = []
+
+    def on_result(*_):
+        if not seen:
+            until(lambda: kept() == 12)
+            seen.append(kept())
+
+    invoke_parallel_managed(prompts(12), journal=path, on_result=on_result)
+    assert seen == [12]

@@ -5,12 +5,13 @@ import re
 import sys
 import time
 
+import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from claude_client import ClaudeResponse, Usage, invoke_claude
-from helpers import reply
+from helpers import message, reply
 
 USED = {
     "input_tokens": 1000,
@@ -127,3 +128,12 @@ def test_without_the_extra_a_cost_says_how_to_get_it(answer, monkeypatch):
     monkeypatch.setitem(sys.modules, "genai_prices", None)
     with pytest.raises(ImportError, match=r'pip install "orchestrating-agents\[cost\]"'):
         answer.cost_usd  # noqa: B018
+
+
+@pytest.mark.parametrize("odd", ["many", float("inf"), -1, 1.5, True, {}, None])
+def test_a_usage_that_is_no_count_is_none_and_ends_no_later_call(api, odd):
+    limits = {"anthropic-ratelimit-input-tokens-limit": "10000", "anthropic-ratelimit-input-tokens-remaining": "9000"}
+    used = {"input_tokens": odd, "output_tokens": odd, "cache_creation": odd, "server_tool_use": odd}
+    body = json.dumps(message("a", usage=used))  # also of what is no JSON, as a server may send it
+    api.always(lambda _: httpx.Response(200, content=body, headers={"content-type": "application/json", **limits}))
+    assert [invoke_claude("hi").usage for _ in range(3)] == [Usage()] * 3

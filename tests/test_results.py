@@ -198,3 +198,21 @@ def test_errors_in_their_places_leave_the_rest_as_it_is():
     assert placed == [outcomes[0], None]
     assert (placed.errors, placed.cancelled, placed.interrupted) == ({0: outcomes[0]}, {1: outcomes[1]}, True)
     assert results == [None, None]
+
+
+def test_a_bar_that_fails_is_named_and_costs_no_callback(api, monkeypatch, caplog):
+    class Bar:
+        def __init__(self, **_): ...
+
+        def set_postfix(self, *_, **__):
+            raise LookupError("no terminal")
+
+        def close(self): ...
+
+    monkeypatch.setitem(sys.modules, "tqdm.auto", SimpleNamespace(tqdm=Bar))
+    api.always(reply())
+    told = []
+    invoke_parallel([{"prompt": "a"}], progress=True, on_result=lambda i, _: told.append(i))
+    assert told == [0]
+    assert "The progress bar failed for prompts[0]" in caplog.text
+    assert "on_result failed" not in caplog.text

@@ -173,6 +173,7 @@ def test_a_stop_ends_what_waits_and_what_would_be_made_again():
     assert {i: str(outcome) for i, outcome in scheduler.outcomes.items()} == {2: "stopped"}
     end(scheduler, answered)
     end(scheduler, failing, error="overloaded", usage=Usage(7))
+    assert scheduler.outcomes[1] is not scheduler.outcomes[2]
     assert scheduler.outcomes[0] == "done"
     assert (str(scheduler.outcomes[1]), scheduler.outcomes[1].usage) == ("stopped", Usage())
 

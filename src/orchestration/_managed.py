@@ -23,7 +23,7 @@ from claude_client._verbs.fan_out import (
     workers_of,
 )
 from claude_client._verbs.progress import progress_of
-from claude_client._verbs.requests import request_builder
+from claude_client._verbs.requests import for_all, request_builder
 from claude_client._verbs.stall import StallCallback
 from task_state import TaskInfo, TaskState, TaskTracker
 
@@ -143,9 +143,8 @@ def invoke_parallel_managed(
         ParallelInterrupt: On Ctrl-C, a KeyboardInterrupt with `.results`.
     """
     _check_kind("concurrency_limiter", concurrency_limiter, ConcurrencyLimiter)
-    named: dict[str, Any] = {"model": model, "max_tokens": max_tokens}
-    shared = {"shared_system": shared_system, "cache_shared_system": cache_shared_system}
-    return _managed(prompts, max_workers, concurrency_limiter, **{**named, **shared, **options})
+    said = for_all(model, max_tokens, shared_system, cache_shared_system, options)
+    return _managed(prompts, max_workers, concurrency_limiter, **said)
 
 
 def invoke_parallel_with_reconciliation(
@@ -187,7 +186,7 @@ def _managed(
     interrupt_token: InterruptToken | None = None,
     on_result: ResultCallback | None = None,
     progress: bool = False,
-    **for_all: Any,
+    **said: Any,
 ) -> ManagedResults:
     _check_callbacks(reconcile=reconcile, on_stall=on_stall, on_result=on_result)
     _check_spans(stall_timeout=stall_timeout, reconcile_interval=reconcile_interval)
@@ -196,9 +195,9 @@ def _managed(
         raise ValueError("reconcile_interval is given, but no reconcile to call")
     workers = workers_of(max_workers, max(MOST_WORKERS, _limit_of(limiter)))
     retry = patient_policy(whole_number("max_retries", max_retries, 0), base_delay_ms, max_delay_ms)
-    build = request_builder(retry, max_retries=max_retries, **for_all)
+    build = request_builder(retry, max_retries=max_retries, **said)
     tasks = identified(prompts)
-    tracker = _tracked(tasks, tracker, max_retries, for_all.get("category"))
+    tracker = _tracked(tasks, tracker, max_retries, said.get("category"))
     kept = wanted(reconcile, tasks, tracker) if reconcile else tasks
     requests = _requests(tasks, kept, build, tracker, watched=stall_timeout is not None)
     with ExitStack() as stack:

@@ -48,7 +48,8 @@ class Permit(Protocol):
     """
     Permission of a gate to send a request.
 
-    Both methods are called on the thread of the attempt. What they raise is logged and costs no answer.
+    Both methods are called on the thread of the attempt; `settle`, where it was never sent, on the one that asked for
+    it. What they raise is logged and costs no answer.
     """
 
     def on_event(self, attempt: Attempt, event: Event) -> None:

@@ -13,7 +13,7 @@ from claude_client._values.request import DEFAULT_MODEL
 from claude_client._values.results import ParallelInterrupt, ParallelInvocationError, Results
 from claude_client._verbs.fan_out import report_outcome, run_of, workers_of
 from claude_client._verbs.progress import progress_of
-from claude_client._verbs.requests import build_requests
+from claude_client._verbs.requests import build_requests, for_all
 
 
 def invoke_parallel(
@@ -69,8 +69,8 @@ def invoke_parallel(
         ParallelInvocationError: Once all have ended and at least one failed, with `.results` and `.errors`.
         ParallelInterrupt: On Ctrl-C, a KeyboardInterrupt with `.results`.
     """
-    for_all = _for_all(model, max_tokens, shared_system, cache_shared_system, options)
-    return _fan_out(prompts, max_workers, interrupt_token, **for_all)
+    said = for_all(model, max_tokens, shared_system, cache_shared_system, options)
+    return _fan_out(prompts, max_workers, interrupt_token, **said)
 
 
 def invoke_parallel_streaming(
@@ -98,8 +98,8 @@ def invoke_parallel_streaming(
         ValueError: Also if there are not as many callbacks as prompts.
         TypeError: Also if one cannot be called.
     """
-    for_all = _for_all(model, max_tokens, shared_system, cache_shared_system, {"streaming": True, **options})
-    return _fan_out(prompts, max_workers, interrupt_token, callbacks, **for_all)
+    said = for_all(model, max_tokens, shared_system, cache_shared_system, {"streaming": True, **options})
+    return _fan_out(prompts, max_workers, interrupt_token, callbacks, **said)
 
 
 def invoke_parallel_interruptible(
@@ -119,17 +119,16 @@ def invoke_parallel_interruptible(
     first byte, in the middle of a stream or between attempts; the server sees their connections close. Looking up a
     host's name and callbacks while they run are not reached.
     """
-    for_all = _for_all(model, max_tokens, shared_system, cache_shared_system, options)
-    return _fan_out(prompts, max_workers, interrupt_token, **for_all)
-
-
-def _for_all(
-    model: str, max_tokens: int, shared_system: Content | None, cache_shared_system: bool, options: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Collect all that a fan-out says for its prompts."""
-    named = {"model": model, "max_tokens": max_tokens}
-    shared = {"shared_system": shared_system, "cache_shared_system": cache_shared_system}
-    return {**named, **shared, **options}
+    return invoke_parallel(
+        prompts,
+        model,
+        max_tokens,
+        max_workers,
+        shared_system,
+        cache_shared_system,
+        interrupt_token=interrupt_token,
+        **options,
+    )
 
 
 def _fan_out(
@@ -141,9 +140,9 @@ def _fan_out(
     return_exceptions: bool = False,
     on_result: ResultCallback | None = None,
     progress: bool = False,
-    **for_all: Any,
+    **said: Any,
 ) -> Results:
-    requests = build_requests(prompts, **for_all)
+    requests = build_requests(prompts, **said)
     callbacks = _checked_callbacks(callbacks, len(requests))
     check_callback("on_result", on_result)
     workers = workers_of(max_workers)

@@ -69,6 +69,15 @@ def request_builder(
     return lambda index, spec: _build_one(index, spec, shared, {**defaults, "retry": retry})
 
 
+def for_all(
+    model: str, max_tokens: int, shared_system: Content | None, cache_shared_system: bool, options: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Collect all that a fan-out says for its prompts."""
+    named = {"model": model, "max_tokens": max_tokens}
+    shared = {"shared_system": shared_system, "cache_shared_system": cache_shared_system}
+    return {**named, **shared, **options}
+
+
 def prompt_list(prompts: Any) -> Sequence[Any]:
     """
     *prompts* themselves.
