@@ -182,3 +182,36 @@ class TestOnTheWire:
         for _ in range(3):
             post()
         assert [request.outcome for request in self.sim.requests] == ["answered", "answered", "rejected"]
+
+
+def test_each_model_has_its_own_limits():
+    with Simulator(limits=Limits(requests_per_second=1, request_burst=1), clock=lambda: 0.0) as sim:
+        statuses = [asked(sim, model) for model in ("claude-sonnet-4-6", "claude-sonnet-4-6", "claude-opus-5")]
+    assert statuses == [200, 429, 200]
+
+
+def asked(sim, model):
+    body = {"model": model, "max_tokens": 10, "messages": [{"role": "user", "content": "hi"}]}
+    connection = http.client.HTTPConnection(sim.base_url.removeprefix("http://"), timeout=10)
+    connection.request("POST", "/v1/messages", json.dumps(body), {"x-api-key": "k", "anthropic-version": "2023-06-01"})
+    status = connection.getresponse().status
+    connection.close()
+    return status
+
+
+def test_bad_luck_rejects_a_share_whatever_the_pace():
+    slow, fast = limiter(unlucky=0.1), limiter(unlucky=0.1)
+    outcomes = [admitted(slow, now * 100.0) for now in range(1000)]
+    assert outcomes == [admitted(fast, 0.0) for _ in range(1000)]
+    assert 70 < outcomes.count(False) < 130
+
+
+def test_an_outage_begins_with_the_first_request():
+    bucket = limiter(overloaded_for=3.0)
+    assert [admitted(bucket, now) for now in (10.0, 12.9, 13.0)] == [False, False, True]
+
+
+@pytest.mark.parametrize("mistake", [{"unlucky": 1.5}, {"unlucky": -0.1}, {"overloaded_for": 0.0}])
+def test_luck_and_outages_that_make_no_sense_are_refused(mistake):
+    with pytest.raises(ValueError, match=next(iter(mistake))):
+        Limits(**mistake)

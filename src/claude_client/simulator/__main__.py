@@ -47,6 +47,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--input-token-burst", type=int, metavar="N", help="allow so many at once")
     add("--no-limit-headers", action="store_true", help="send no anthropic-ratelimit-* headers")
     add("--no-retry-after", action="store_true", help="do not say when to come back")
+    add("--unlucky", type=float, default=0.0, metavar="SHARE", help="reject so many, whatever their pace")
+    add("--overloaded-for", type=float, metavar="SECONDS", help="begin with an outage of that length")
     return parser
 
 
@@ -58,6 +60,8 @@ def _simulator(options: argparse.Namespace) -> Simulator:
         input_token_burst=options.input_token_burst,
         headers=not options.no_limit_headers,
         retry_after=not options.no_retry_after,
+        unlucky=options.unlucky,
+        overloaded_for=options.overloaded_for,
     )
     return Simulator(
         port=options.port,

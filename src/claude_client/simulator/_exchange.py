@@ -66,7 +66,7 @@ class Exchange:
         """Send the head of an answer."""
         self.begun = True
         named = {"content-type": media_type, "request-id": self.arrival.request_id}
-        every = (named | self.state.headers() | dict(headers)).items()
+        every = (named | self.state.headers(self.arrival) | dict(headers)).items()
         encoded = [(name.encode(), value.encode()) for name, value in every]
         await self.send({"type": "http.response.start", "status": status, "headers": encoded})
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -16,7 +17,7 @@ _ROUNDING = 1e-9  # a bucket refilled for exactly the time it needs may miss the
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
     """
-    The limits of the simulator. None means no limit; a burst left out is one second's worth.
+    The limits of the simulator, for each model. None means no limit; a burst left out is one second's worth.
 
     Args:
         request_burst: Requests that a rested bucket allows at once.
@@ -27,8 +28,13 @@ class Limits:
 
         retry_after: Whether a 429 says when to come back.
 
+        unlucky: The share of requests, from 0 to 1, that gets a 429 for a second whatever their pace, as if others used
+            the same limits. Which ones is the same each time.
+
+        overloaded_for: Seconds from the first request on, in which all get a 529.
+
     Raises:
-        ValueError: If a number is not above 0, or a burst has no rate.
+        ValueError: If a number is not above 0, a burst has no rate, or *unlucky* is no share.
     """
 
     requests_per_second: float | None = None
@@ -37,10 +43,15 @@ class Limits:
     input_token_burst: int | None = None
     headers: bool = True
     retry_after: bool = True
+    unlucky: float = 0.0
+    overloaded_for: float | None = None
 
     def __post_init__(self) -> None:
-        for name in ("requests_per_second", "request_burst", "input_tokens_per_second", "input_token_burst"):
+        numbers = ("requests_per_second", "request_burst", "input_tokens_per_second", "input_token_burst")
+        for name in (*numbers, "overloaded_for"):
             check_positive(name, getattr(self, name))
+        if not 0 <= self.unlucky <= 1:
+            raise ValueError(f"unlucky must be a share from 0 to 1, got {self.unlucky!r}")
         if self.request_burst and not self.requests_per_second:
             raise ValueError("request_burst needs requests_per_second")
         if self.input_token_burst and not self.input_tokens_per_second:
@@ -82,7 +93,7 @@ class _Bucket:
 
 
 class Limiter:
-    """The buckets of one simulator. The caller holds its lock, and passes the time."""
+    """The limits of one model. The caller holds the simulator's lock, and passes the time."""
 
     def __init__(
         self, limits: Limits, now: float, wall_clock: Callable[[], datetime] = lambda: datetime.now(UTC)
@@ -90,14 +101,21 @@ class Limiter:
         self._limits = limits
         self._wall_clock = wall_clock
         self._buckets = _buckets(limits, now)
+        self._luck = random.Random(0)  # noqa: S311 - the same each time
+        self._began_at: float | None = None
 
     def admit(self, input_tokens: int, now: float) -> None:
         """
         Take one request with so many tokens out of the buckets.
 
         Raises:
-            RejectedError: If one of them holds too little. Then nothing is taken.
+            RejectedError: If one of them holds too little, out of bad luck, or in an outage. Then nothing is taken.
         """
+        self._began_at = now if self._began_at is None else self._began_at
+        if now < self._began_at + (self._limits.overloaded_for or 0.0):
+            raise RejectedError(Rejection(type="overloaded_error", message="Overloaded"))
+        if self._limits.unlucky and self._luck.random() < self._limits.unlucky:
+            raise RejectedError(self._rejection(1.0))
         amounts = [(bucket, 1 if bucket.name == "requests" else input_tokens) for bucket in self._buckets]
         for bucket in self._buckets:
             bucket.refill(now)

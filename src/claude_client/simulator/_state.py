@@ -30,6 +30,8 @@ class Arrival:
     request_id: str
     message_id: str
     started: float
+    #: The model it asks for; empty where it names none.
+    model: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +80,8 @@ class State:
             self._script = Script()
             self._reply_function = None
             self._cache = PromptCache()
-            self._limiter = Limiter(self._limits, self._clock())
+            self._rested_at = self._clock()
+            self._limiters: dict[str, Limiter] = {}  # by model: the API limits each for itself
             self.changed.notify_all()
 
     def arrive(self, method: str, path: str, headers: Mapping[str, str], body: Body) -> Arrival:
@@ -94,6 +97,7 @@ class State:
                 request_id=f"req_sim_{index + 1:06d}",
                 message_id=f"msg_sim_{index + 1:06d}",
                 started=started,
+                model=str(body.get("model", "")) if isinstance(body, Mapping) else "",
             )
             self._records[number] = SeenRequest(
                 index=index,
@@ -117,7 +121,7 @@ class State:
         """
         with self.changed:
             use = self._cache.look_up(body, blocks, arrival.started)
-            self._limiter.admit(use.counted_tokens, arrival.started)
+            self._limiter(arrival).admit(use.counted_tokens, arrival.started)
             seen = self._records.get(arrival.number)
             reply = self._script.take(seen) if seen else None
             reply_function = self._reply_function
@@ -133,10 +137,15 @@ class State:
         message = message_dict(answer, arrival.message_id, body["model"], usage)
         return Turn(reply=reply, pace=self._pace.of(reply), use=use, answer=answer, message=message)
 
-    def headers(self) -> dict[str, str]:
-        """The rate-limit headers as of now."""
+    def headers(self, arrival: Arrival) -> dict[str, str]:
+        """The rate-limit headers of an answer to *arrival*, as of now."""
         with self.changed:
-            return self._limiter.headers(self._clock())
+            return self._limiter(arrival).headers(self._clock())
+
+    def _limiter(self, arrival: Arrival) -> Limiter:
+        if arrival.model not in self._limiters:
+            self._limiters[arrival.model] = Limiter(self._limits, self._rested_at)
+        return self._limiters[arrival.model]
 
     def begin(self, arrival: Arrival, turn: Turn) -> None:
         """Record that the answer begins: its cache entries can be read from now on (facts 2)."""
