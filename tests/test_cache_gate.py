@@ -1,12 +1,12 @@
 """Of the calls that share a cached prefix one goes first, and the others read what it wrote."""
 
-import math
 import threading
+import time
 from dataclasses import replace
 
 import pytest
 
-from claude_client import Results, invoke_parallel, invoke_parallel_streaming
+from claude_client import ParallelInvocationError, Results, invoke_parallel, invoke_parallel_streaming
 from claude_client._gates.cache import CacheGate, CachePermit
 from claude_client._gates.clients import gates_of
 from claude_client._gates.gate import Wait
@@ -210,11 +210,33 @@ def written(gate, permit, sent_at):
 def test_the_writer_goes_as_a_stream_and_all_others_wait_until_woken():
     gate = CacheGate()
     writer = gate.admit(SHARING, 0.0)
-    assert gate.would_wait(SHARING, 0.0) == gate.admit(SHARING, 0.0) == Wait(math.inf, "cache writer")
+    assert gate.would_wait(SHARING, 0.0) == gate.admit(SHARING, 0.0) == Wait(20.0, "cache writer", wakes=True)
     attempt = Attempt(SHARING, 0.0)
     attempt.permits = [writer]
     attempt.tell("sending")
     assert attempt.must_stream
+
+
+def test_a_writer_without_a_sign_of_life_makes_room_for_another_and_may_still_write():
+    gate, patient = CacheGate(), replace(SHARING, cache_patience=100.0)
+    silent = gate.admit(SHARING, 0.0)
+    assert gate.admit(SHARING, 19.0) == Wait(1.0, "cache writer", wakes=True)
+    assert gate.admit(patient, 20.0) == Wait(80.0, "cache writer", wakes=True)
+    second = gate.admit(SHARING, 20.0)
+    assert isinstance(second, CachePermit)
+    assert isinstance(gate.admit(SHARING, 20.0), Wait)
+    written(gate, silent, sent_at=0.0)
+    assert gate.admit(SHARING, 21.0) is None
+    second.settle(Attempt(SHARING, 0.0))
+    assert gate.admit(SHARING, 21.0) is None
+
+
+def test_a_fan_out_does_not_wait_for_ever_for_a_silent_writer(sim):
+    sim.script(Reply(fault="silent"))
+    with pytest.raises(ParallelInvocationError) as failed:
+        fan_out(4, cache_patience=0.1, timeout=0.6, max_retries=0)
+    assert failed.value.errors.keys() == {0}
+    assert [request.stream for request in sim.requests][:3] == [True, True, False]
 
 
 def test_a_prefix_is_written_again_once_its_lifetime_is_over_and_each_use_renews_it():
@@ -272,7 +294,7 @@ def test_a_single_call_waits_at_a_gate_that_names_no_time(sim):
     with shared_client() as client:
         (_, gate), answers = gates_of(client), []
     sharing = replace(build_request(prompt="hi"), prefix=PREFIX)
-    writer = gate.admit(sharing, 0.0)
+    writer = gate.admit(sharing, time.monotonic())
     call = threading.Thread(target=lambda: answers.append(ask(sharing)))
     call.start()
     call.join(0.12)  # longer than from one look at the gate to the next

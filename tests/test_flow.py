@@ -67,15 +67,30 @@ def test_a_callback_is_never_told_the_same_text_twice():
     assert isinstance(silent.advance(failed(silent.start())), Send)
 
 
-def test_a_rejection_that_was_only_unlucky_costs_no_retry_where_that_is_free():
-    for free, kinds in ((True, [Send] * 5), (False, [Send, Done, Done, Done, Done])):
-        flow = flow_of(max_retries=1, retry=RetryPolicy(free_429_retries=free))
-        steps = []
-        for _ in range(5):
-            attempt = failed(flow.start(), "rate_limit")
-            attempt.costs_retry = False
-            steps.append(type(flow.advance(attempt)))
-        assert steps == kinds
+@pytest.mark.parametrize("kind", ["rate_limit", "overloaded"])
+def test_a_failure_that_is_not_its_own_costs_no_retry(kind):
+    flow = flow_of(max_retries=1)
+    for _ in range(5):
+        attempt = failed(flow.start(), kind)
+        attempt.costs_retry = False
+        assert flow.advance(attempt).costs_retry is False
+    assert isinstance(flow.advance(failed(flow.start(), kind)), Send)
+    assert isinstance(flow.advance(failed(flow.start(), kind)), Done)
+
+
+def test_without_retries_even_such_a_failure_is_final():
+    flow = flow_of(max_retries=0)
+    attempt = failed(flow.start())
+    attempt.costs_retry = False
+    assert isinstance(flow.advance(attempt), Done)
+
+
+def test_a_request_knows_how_often_it_was_rejected():
+    flow = flow_of()
+    step = flow.advance(failed(flow.start(), "rate_limit"))
+    assert step.request.refused == 1
+    step = flow.advance(failed(step, "overloaded"))
+    assert step.request.refused == 1
 
 
 def test_an_answer_that_pauses_goes_on_with_what_it_has_said():

@@ -398,3 +398,20 @@ def test_a_connection_that_cannot_even_begin_is_a_connection_error(monkeypatch):
     with pytest.raises(ClaudeInvocationError, match="unreachable") as caught:
         invoke_claude("hi", max_retries=0)
     assert caught.value.kind == "connection"
+
+
+def test_a_single_call_that_waits_for_its_retry_is_interrupted_at_once(sim):
+    sim.script_by(lambda _: Reply(fault="overloaded", retry_after=50.0))
+    token, ended = InterruptToken(), []
+
+    def call():
+        with pytest.raises(ClaudeInvocationError) as stopped:
+            invoke_claude("hi", interrupt_token=token)
+        ended.append(stopped.value.kind)
+
+    thread = threading.Thread(target=call)
+    thread.start()
+    sim.wait_for(lambda s: len(s.requests) == 1 and s.in_flight == 0)
+    token.interrupt()
+    thread.join(20)
+    assert ended == ["interrupted"]

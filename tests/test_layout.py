@@ -53,7 +53,7 @@ def floors_of(path: Path) -> set[str]:
 
 @pytest.mark.parametrize("floor", FLOORS)
 def test_a_floor_uses_only_what_is_below_it(floor):
-    assert {path.parent.name for path in rooms(PACKAGE)} == {"claude_client", *FLOORS}
+    assert {path.relative_to(PACKAGE).parts[0] for path in rooms(PACKAGE)} == {"__init__.py", *FLOORS}
     for path in rooms(PACKAGE / floor):
         assert floors_of(path).isdisjoint(NOT_TO_BE_USED[floor]), path
 
@@ -73,7 +73,7 @@ def test_no_modules_import_each_other_in_a_circle():
 
 def test_only_the_floor_of_the_sdk_imports_it():
     users = {
-        path.parent.name
+        path.relative_to(PACKAGE).parts[0]
         for path in rooms(PACKAGE)
         for name, runs in imports(path).items()
         if runs and "anthropic" in name

@@ -585,7 +585,7 @@ def test_a_gate_promises_no_slot_and_gives_one_if_there_is_one():
     with gate.waking(lambda: None):
         assert gate.would_wait(of_a, 0.0) is None
         permit = gate.admit(of_a, 0.0)
-        assert gate.admit(of_a, 0.0) == Wait(math.inf, "limiter")
+        assert gate.admit(of_a, 0.0) == Wait(math.inf, "limiter", wakes=True)
         permit.on_event(Attempt(of_a, 0.0), "head")
         permit.settle(Attempt(of_a, 0.0))
         assert idle(limiter) is False  # the run stands in the line still

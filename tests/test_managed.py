@@ -88,7 +88,7 @@ def test_a_task_that_fails_is_none_with_its_error_and_nothing_is_raised(sim):
 
 @pytest.mark.parametrize("fault", ["overloaded", "rate_limit"])
 def test_max_retries_counts_every_failed_attempt(sim, fault):
-    sim.script_by(lambda _: Reply(fault=fault, retry_after=0.0))
+    sim.script_by(lambda _: Reply(fault=fault, retry_after=0.001))
     results = invoke_parallel_managed(prompts(1), max_retries=3, **QUICK)
     assert len(sim.requests) == 4
     assert results.tracker.get("task-0").attempt == 4
@@ -105,7 +105,7 @@ def test_an_answer_that_pauses_has_one_budget_of_retries(sim):
 
 def test_a_rejection_while_others_succeed_uses_up_a_retry_here(sim):
     held = threading.Event()
-    sim.script(Reply(fault="rate_limit", retry_after=0.0, until=held), matching="prompt 0.")
+    sim.script(Reply(fault="rate_limit", retry_after=0.001, until=held), matching="prompt 0.")
     run, came = in_background(invoke_parallel_managed, prompts(1), max_retries=0)
     sim.wait_for(lambda s: s.in_flight == 1)
     invoke_claude("another")

@@ -8,12 +8,14 @@ Claude calls, one or many at once, over the official `anthropic` SDK.
 - `StallDetector`: notices tasks that show no activity.
 - `ClaudeResponse`, `Results`, `Usage`: what they return.
 - `ClaudeInvocationError`, `ParallelInvocationError`, `ParallelInterrupt`: what they raise.
+- `share_limits`, `rate_limits`: share what is learnt of rate limits with other processes; see what that is.
 - `set_default_client`, `has_credentials`: use your own SDK client; check for credentials.
 - `claude_client.simulator`: a stand-in for the API, to rehearse without a key or a bill.
 
 Importing this imports no `anthropic`: that happens at the first call.
 """
 
+from claude_client._gates.clients import share_limits
 from claude_client._sdk.client import has_credentials, set_default_client
 from claude_client._values.errors import ClaudeInvocationError, Kind
 from claude_client._values.interrupt import InterruptToken
@@ -26,11 +28,13 @@ from claude_client._values.options import (
     PromptSpec,
     TextCallback,
 )
+from claude_client._values.rate_limit import RateLimit
 from claude_client._values.response import ClaudeResponse
 from claude_client._values.results import ParallelInterrupt, ParallelInvocationError, Results
 from claude_client._values.usage import Usage
 from claude_client._verbs.conversation import ConversationThread
 from claude_client._verbs.invoke import invoke_claude, invoke_claude_streaming
+from claude_client._verbs.limits import rate_limits
 from claude_client._verbs.parallel import invoke_parallel, invoke_parallel_interruptible, invoke_parallel_streaming
 from claude_client._verbs.stall import StallDetector
 
@@ -48,6 +52,7 @@ __all__ = [
     "ParallelInvocationError",
     "PromptOptions",
     "PromptSpec",
+    "RateLimit",
     "Results",
     "StallDetector",
     "TextCallback",
@@ -58,5 +63,7 @@ __all__ = [
     "invoke_parallel",
     "invoke_parallel_interruptible",
     "invoke_parallel_streaming",
+    "rate_limits",
     "set_default_client",
+    "share_limits",
 ]

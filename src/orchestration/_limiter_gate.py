@@ -13,7 +13,7 @@ from claude_client._values.request import Request
 
 from ._limiter import ConcurrencyLimiter
 
-_UNTIL_WOKEN = Wait(math.inf, "limiter")
+_UNTIL_WOKEN = Wait(math.inf, "limiter", wakes=True)
 
 
 @dataclass(slots=True, eq=False)

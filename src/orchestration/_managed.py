@@ -201,10 +201,10 @@ def _managed(
     kept = wanted(reconcile, tasks, tracker) if reconcile else tasks
     requests = _requests(tasks, kept, build, tracker, watched=stall_timeout is not None)
     with ExitStack() as stack:
-        move_bar = stack.enter_context(progress_of(len(tasks), shown=progress))
+        bar = stack.enter_context(progress_of(len(tasks), shown=progress))
         opened = stack.enter_context(Journal(journal, [*requests.values()])) if journal is not None else None
         places = {index: place for place, index in enumerate(requests)}
-        recorder = TaskRecorder([*tasks], tracker, places, move_bar, on_result)
+        recorder = TaskRecorder([*tasks], tracker, places, bar, on_result)
         with _closing(recorder):
             recorder.drop(index for index in range(len(tasks)) if index not in requests)
             if opened:
@@ -221,6 +221,7 @@ def _managed(
                 on_start=recorder.started,
                 on_retry=recorder.failed,
                 on_outcome=recorder.ended,
+                on_hold=bar.hold if bar else None,
                 keep=partial(recorder.keep, opened) if opened else None,
             )
         )
@@ -306,7 +307,7 @@ def _requests(
             if task_id == generated_id(index):  # generated, and different in another list of prompts
                 del prompt["task_id"]
             request = build(index, prompt)
-            retry = request.retry.at_most(min(request.retry.max_retries, tracker.max_retries))
+            retry = replace(request.retry, max_retries=min(request.retry.max_retries, tracker.max_retries))
             requests[index] = replace(request, retry=retry, streaming=watched or request.streaming)
     return requests
 

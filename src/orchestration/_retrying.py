@@ -12,6 +12,8 @@ from claude_client._values.retry import RetryPolicy, compute_backoff_delay
 from claude_client._verbs.invoke import ask
 from claude_client._verbs.requests import build_request
 
+#: Seconds that a task waits at the most while everybody fails.
+OUTAGE_PATIENCE = 600.0
 CONTINUATION_MS = compute_backoff_delay(1, is_continuation=True) * 1000
 
 
@@ -28,7 +30,7 @@ def patient_policy(max_retries: int, base_delay_ms: float, max_delay_ms: float) 
         base_ms=base_delay_ms,
         max_ms=max_delay_ms,
         longest_retry_after=math.inf,
-        free_429_retries=False,
+        outage_patience=OUTAGE_PATIENCE,
         retries_per_turn=False,
     )
 
@@ -49,6 +51,7 @@ def invoke_with_retry(
     cache_prompt: bool = False,
     messages: Sequence[Mapping[str, Any]] | None = None,
     timeout: float | None = None,
+    outage_patience: float | None = None,
     interrupt_token: InterruptToken | None = None,
     **options: Unpack[ApiParams],
 ) -> ClaudeResponse:
@@ -62,6 +65,8 @@ def invoke_with_retry(
         base_delay_ms, max_delay_ms:
             Milliseconds to wait after the first failure, doubled after each other, and at the most; up to a quarter is
             added at random, but nothing above *max_delay_ms*. A `retry-after` of the API goes before them.
+
+        outage_patience: As in `claude_client.CallOptions`. None: 600.
 
         is_continuation: The call goes on with work that is under way: always wait 1 second.
 
@@ -85,6 +90,7 @@ def invoke_with_retry(
         messages=messages,
         max_retries=max_retries,
         timeout=timeout,
+        outage_patience=outage_patience,
         **options,
     )
     return ask(request, token=interrupt_token)

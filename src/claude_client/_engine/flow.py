@@ -8,6 +8,7 @@ no clock, so any driver can run it: on the caller's thread, on many threads, or 
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from claude_client._values.attempt import Answer, Attempt
@@ -34,9 +35,11 @@ class Send(NamedTuple):
 
     request: Request
     after: float = 0.0
-    #: Why the attempt before failed, and how many have so far; None where it did not.
+    #: Why the attempt before failed; None where it did not.
     failed: ClaudeInvocationError | None = None
+    #: How many have failed so far that cost a retry, and whether that one did.
     failures: int = 0
+    costs_retry: bool = True
 
 
 class Done(NamedTuple):
@@ -100,15 +103,14 @@ class CallFlow:
         return with_totals(error, total(attempt.usage for attempt in self._attempts), text_of(self._content()))
 
     def _after_failure(self, error: ClaudeInvocationError, attempt: Attempt) -> Send | Done:
-        policy = self._asked.retry
-        self._failures += 1
-        if policy.free_429_retries and not attempt.costs_retry:
-            self._failures = max(1, self._failures - 1)
+        self._failures += attempt.costs_retry
+        if error.kind == "rate_limit":
+            self._request = replace(self._request, refused=self._request.refused + 1)
         text_given = self.on_text is not None and bool(error.partial_text)
-        delay = None if text_given or attempt.raised else next_delay(error, self._failures, policy)
+        delay = None if text_given or attempt.raised else next_delay(error, max(1, self._failures), self._asked.retry)
         if delay is None:
             return Done(self.end(error))
-        return Send(self._request, delay, error, self._failures)
+        return Send(self._request, delay, error, self._failures, attempt.costs_retry)
 
     def _after_pause(self, answer: Answer) -> Send | Done:
         if len(self._turns) > MOST_PAUSES:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 from collections.abc import Sequence
@@ -19,7 +18,7 @@ from claude_client._values.interrupt import InterruptToken
 from claude_client._values.record import Cause
 from claude_client._values.response import ClaudeResponse
 
-_ASK_AGAIN = 0.05  # seconds until a gate that gave no time is asked again
+_ASK_AGAIN = 0.05  # seconds until a gate that would wake other drivers is asked again
 
 
 def run(flow: CallFlow, token: InterruptToken | None = None) -> ClaudeResponse:
@@ -61,7 +60,7 @@ def _admitted(
         if wait is not None:
             pauses.note(wait.seconds, now)
             pauses.log()
-            _wait(wait.seconds, flow, token)
+            _wait(min(wait.seconds, _ASK_AGAIN) if wait.wakes else wait.seconds, flow, token)
             before, now = now, time.monotonic()
             waited[wait.cause] = waited.get(wait.cause, 0.0) + now - before
         try:
@@ -72,10 +71,15 @@ def _admitted(
             got.on_text, got.waited = flow.on_text, waited
             return got
         wait = got
+        if wait.refusal:
+            left = step.request.retry.outage_patience - waited.get(wait.cause, 0.0)
+            if left <= 0:
+                raise flow.end(wait.refusal) from wait.refusal.__cause__
+            wait = wait._replace(seconds=min(wait.seconds, left))
 
 
 def _wait(seconds: float, flow: CallFlow, token: InterruptToken | None) -> None:
-    seconds = min(seconds, threading.TIMEOUT_MAX) if seconds < math.inf else _ASK_AGAIN
+    seconds = min(seconds, threading.TIMEOUT_MAX)
     if token is None:
         time.sleep(seconds)
     elif token.wait(seconds):

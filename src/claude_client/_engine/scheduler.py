@@ -13,11 +13,15 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 
 from claude_client._engine.flow import CallFlow, Done, Outcome, Send
 from claude_client._gates.gate import Gate, Wait, admit
+from claude_client._gates.rate.holding import Holding
 from claude_client._values.attempt import Attempt
 from claude_client._values.errors import ClaudeInvocationError, Kind, aborted, for_unsent
 from claude_client._values.record import Cause
 
 _NOTHING: Mapping[Cause, float] = {}
+
+# What everybody waits for, rather than some.
+_HOLDING: frozenset[Cause] = frozenset({"rate limit", "outage"})
 
 #: Failures that every other call would share: jobs that have not started are not sent.
 STOPPING: frozenset[Kind] = frozenset({"spend_limit", "billing", "authentication"})
@@ -106,6 +110,8 @@ class Scheduler:
     ) -> None:
         #: The outcome of each job that has ended, by index.
         self.outcomes: dict[int, Outcome] = {}
+        #: Whether a limit or an outage holds jobs back, and what they wait for.
+        self.holding = Holding()
         self._gates = gates
         self._on_wait = on_wait
         # Jobs that have yet to start, in one of two places. One that is ended there is taken from _waiting only.
@@ -150,13 +156,19 @@ class Scheduler:
                 got = self._admitted(job, now) if job.index in self._waiting else None
                 if isinstance(got, Wait):
                     group.wait_for(got.cause, now)
-                    self._on_wait(got.seconds, now)
-                    soonest = min(soonest, got.seconds)
-                    break
+                    if got.cause in _HOLDING:
+                        self.holding.wait(got.cause, got.seconds, now)
+                    left = self._patience(job, group, got, now) if got.refusal else math.inf
+                    if left > 0:
+                        self._on_wait(got.seconds, now)
+                        soonest = min(soonest, got.seconds, left)
+                        break
+                    got = got.refusal
                 self._take_first(group)
                 if isinstance(got, ClaudeInvocationError):
                     self._end(job, job.flow.end(got))
                 elif got:
+                    self.holding.passes(now)
                     self._start(job, got, group, now)
                     for other in groups[place:]:
                         other.wait_for("worker", now)
@@ -218,6 +230,10 @@ class Scheduler:
             return admit(self._gates, job.step.request, job.queued_at, now)
         except ClaudeInvocationError as refused:
             return refused
+
+    def _patience(self, job: Job, group: _Group, wait: Wait, now: float) -> float:
+        """The seconds that *job* is still willing to wait."""
+        return job.step.request.retry.outage_patience - group.waited(job, now).get(wait.cause, 0.0)
 
     def _start(self, job: Job, attempt: Attempt, group: _Group, now: float) -> None:
         attempt.on_text = job.flow.on_text

@@ -56,9 +56,13 @@ class Run:
 
         on_start: Called with the index of a job that makes an attempt.
 
-        on_retry: Called with index and error when an attempt has failed that is to be made again.
+        on_retry: Called with index and error when an attempt has failed that is to be made again, at the cost of a
+            retry.
 
         on_outcome: Called with index and outcome of each job that has ended.
+
+        on_hold: Called with what all wait for, "rate limit" or "outage", when they begin to; with None when they no
+            longer do.
 
         keep: Called with index and answer before *on_outcome* is, on the thread that made the attempt. An exception
             from it fails the run.
@@ -74,6 +78,7 @@ class Run:
         on_start: Callable[[int], object] | None = None,
         on_retry: Callable[[int, ClaudeInvocationError], object] | None = None,
         on_outcome: Callable[[int, Outcome], object] | None = None,
+        on_hold: Callable[[str | None], object] | None = None,
         keep: Callable[[int, ClaudeResponse], object] | None = None,
     ) -> None:
         self._client = client
@@ -82,6 +87,8 @@ class Run:
         self._on_start = on_start
         self._on_retry = on_retry
         self._on_outcome = on_outcome
+        self._on_hold = on_hold
+        self._held_by: str | None = None
         self._keep = keep
         # The caller's context variables, so that traces and log bindings follow into the threads.
         self._context = copy_context()
@@ -296,6 +303,9 @@ class Run:
         if self._interrupted:
             self._scheduler.stop(aborted("interrupted"))
         found, more = self._scheduler.poll(time.monotonic()), self._scheduler.has_waiting
+        if self._on_hold and self._scheduler.holding.reason != self._held_by:
+            self._held_by = self._scheduler.holding.reason
+            self.post(partial(self._on_hold, self._held_by))
         if not isinstance(found, float):
             job, attempt = found
             self._under_way[attempt] = job.index
@@ -338,7 +348,8 @@ class Run:
             del self._under_way[attempt]
             step = self._scheduler.finished(attempt, time.monotonic())
             ended = self._scheduler.take_ended()
-            if isinstance(step, Send) and step.failed and self._on_retry:  # before anybody can start it again
+            if isinstance(step, Send) and step.failed and step.costs_retry and self._on_retry:
+                # Before anybody can start it again.
                 self.post(partial(self._on_retry, job.index, step.failed))
         log_step(step)
         self._pauses.log()

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,8 +15,6 @@ from claude_client._values.request import Prefix, Request
 # An entry is not counted on in its last seconds: a request takes some to arrive.
 _MARGIN = 10.0
 
-_FOR_THE_WRITER = Wait(math.inf, "cache writer")
-
 
 @dataclass(slots=True, eq=False)
 class CachePermit:
@@ -24,9 +22,12 @@ class CachePermit:
 
     gate: CacheGate
     prefix: Prefix
+    #: The time of its last sign of life.
+    alive_at: float
 
     def on_event(self, attempt: Attempt, event: Event) -> None:
         """Mark the entry readable once the answer has begun. It lives from when the request was sent."""
+        self.alive_at = time.monotonic()
         if event == "sending":
             attempt.must_stream = True  # its first event comes long before its last
         elif event == "begun" and attempt.sent_at is not None:
@@ -41,7 +42,8 @@ class CacheGate:
     """
     The prefixes that this process has put into the cache of one client, and the requests that are about to.
 
-    Requests without a `prefix` pass at once. A writer that fails before its answer has begun makes room for the next.
+    Requests without a `prefix` pass at once. A writer that fails before its answer has begun makes room for the next,
+    as does one that shows no sign of life for as long as a request is patient.
     Any thread may call any method.
     """
 
@@ -52,12 +54,12 @@ class CacheGate:
         self._wakers: set[Callable[[], None]] = set()
 
     def would_wait(self, request: Request, now: float) -> Wait | None:
-        """The wait until the writer's answer begins; None if there is no writer, or nothing to wait for."""
+        """The wait for the writer's answer to begin; None if there is no writer, or nothing to wait for."""
         prefix = request.prefix
         if prefix is None:
             return None
         with self._lock:
-            return None if self._is_readable(prefix, now) or prefix not in self._writers else _FOR_THE_WRITER
+            return None if self._is_readable(prefix, now) else self._wait(request, prefix, now)
 
     def admit(self, request: Request, now: float) -> CachePermit | Wait | None:
         """A permit if the request is to write the prefix; None if it can read the prefix, or has none."""
@@ -68,9 +70,10 @@ class CacheGate:
             if self._is_readable(prefix, now):
                 self._used_at[prefix] = now
                 return None
-            if prefix in self._writers:
-                return _FOR_THE_WRITER
-            permit = self._writers[prefix] = CachePermit(self, prefix)
+            wait = self._wait(request, prefix, now)
+            if wait:
+                return wait
+            permit = self._writers[prefix] = CachePermit(self, prefix, now)
             return permit
 
     @contextmanager
@@ -101,6 +104,12 @@ class CacheGate:
             wakers = [*self._wakers]
         for wake in wakers:
             wake()
+
+    def _wait(self, request: Request, prefix: Prefix, now: float) -> Wait | None:
+        """The wait for the writer; None if there is none, or it has shown no sign of life for too long."""
+        writer = self._writers.get(prefix)
+        left = writer.alive_at + request.cache_patience - now if writer else 0.0
+        return Wait(left, "cache writer", wakes=True) if left > 0 else None
 
     def _is_readable(self, prefix: Prefix, now: float) -> bool:
         used_at = self._used_at.get(prefix)

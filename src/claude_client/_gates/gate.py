@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager
 from typing import NamedTuple, Protocol
 
 from claude_client._values.attempt import Attempt, Permit
+from claude_client._values.errors import ClaudeInvocationError
 from claude_client._values.record import Cause
 from claude_client._values.request import Request
 
@@ -19,10 +20,14 @@ from claude_client._values.request import Request
 class Wait(NamedTuple):
     """A request may not be sent now."""
 
-    #: Seconds until it is worth asking again; infinite: until the gate wakes. Asking sooner does no harm.
+    #: Seconds until it is worth asking again. Asking sooner does no harm.
     seconds: float
     #: What is waited for.
     cause: Cause
+    #: Whether the gate wakes those who wait, if there is reason to ask sooner.
+    wakes: bool = False
+    #: The error for a call that has waited for that, in all, as long as its policy lets it; None: it waits on.
+    refusal: ClaudeInvocationError | None = None
 
 
 class Gate(Protocol):

@@ -10,7 +10,6 @@ Our errors, and the one place where the SDK's errors become ours.
 
 from __future__ import annotations
 
-import math
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -55,6 +54,9 @@ TRANSIENT: frozenset[Kind] = frozenset(
         "invalid_response",
     }
 )
+# The API's longest limits are by the month.
+_LONGEST_PAUSE = 31 * 24 * 3600.0
+
 #: Kinds that no header can make worth sending again.
 FINAL: frozenset[Kind] = frozenset({"billing", "spend_limit"})
 
@@ -123,7 +125,7 @@ class ClaudeInvocationError(Exception):
         self.details = details
         #: The API's id of the failed request, to name to its support.
         self.request_id = request_id
-        #: Seconds the API asked to wait; None where it did not say.
+        #: Seconds the API asked to wait; None where it did not say, or nothing that can be meant.
         self.retry_after = retry_after
         #: Whether sending the same request again may succeed.
         self.retryable = retryable
@@ -274,21 +276,29 @@ def _chain(exc: BaseException) -> Iterator[BaseException]:
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:
-    """The seconds in `retry-after-ms`, else in `retry-after` as a number or an HTTP date. None if unusable."""
+    """
+    The seconds in `retry-after-ms`, else in `retry-after` as a number or an HTTP date. None if they are unusable, or
+    mean nothing: no pause at all, or one that is longer than any limit's.
+    """
     for name, scale in (("retry-after-ms", 1000), ("retry-after", 1)):
         try:
-            seconds = float(headers.get(name, "")) / scale
+            seconds: float | None = float(headers.get(name, "")) / scale
         except ValueError:
             continue
-        return seconds if math.isfinite(seconds) and seconds >= 0 else None
-    return _seconds_until(headers.get("retry-after", ""))
+        break
+    else:
+        seconds = _seconds_until(headers.get("retry-after", ""))
+    return seconds if seconds is not None and 0 < seconds <= _LONGEST_PAUSE else None
 
 
 def _seconds_until(date: str) -> float | None:
     from email.utils import mktime_tz, parsedate_tz  # slow to import, and seldom needed
 
-    parsed = parsedate_tz(date)
-    return None if parsed is None else max(0.0, mktime_tz(parsed) - time.time())
+    try:
+        parsed = parsedate_tz(date)
+        return None if parsed is None else mktime_tz(parsed) - time.time()
+    except (ValueError, OverflowError):  # a year that no calendar has
+        return None
 
 
 def _field(body: Any, *path: str) -> Any:

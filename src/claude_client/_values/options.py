@@ -53,6 +53,9 @@ class CallOptions(ApiParams, total=False):
     max_retries: int
     #: Seconds without a byte from the server until an attempt counts as failed. None, or left out: the SDK's 600.
     timeout: float | None
+    #: Seconds to wait in all, without using up retries, while the server answers nobody: overloaded, failing or not to
+    #: be reached. If left out: 60, and 600 in `orchestration`. 0: no longer than the retries take.
+    outage_patience: float | None
 
 
 class PromptOptions(CallOptions, total=False):
@@ -64,6 +67,9 @@ class PromptOptions(CallOptions, total=False):
     cache_system: bool
     cache_prompt: bool
     category: str | None
+    #: Seconds to wait at the most for a sign of life of the call that writes the shared prompt to the cache, before
+    #: another does. If left out: 20.
+    cache_patience: float
 
 
 class PromptSpec(PromptOptions, total=False):

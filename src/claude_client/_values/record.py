@@ -9,7 +9,7 @@ from claude_client._values.errors import Kind
 from claude_client._values.usage import Usage
 
 #: A thing that a request may wait for before it is sent.
-Cause = Literal["worker", "limiter", "cache writer", "rate limit", "retry"]
+Cause = Literal["worker", "limiter", "cache writer", "first answer", "rate limit", "outage", "retry"]
 
 _NO_WAITS: Mapping[Cause, float] = {}
 _NO_USAGE = Usage()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -17,6 +18,9 @@ DEFAULT_MODEL = "claude-sonnet-4-6"
 # The SDK expects more tokens than these to take over ten minutes, and refuses them without a stream.
 _MOST_IN_ONE_PIECE = 128_000 * 10 // 60
 _CHARACTERS_PER_TOKEN = 4
+
+#: Seconds that calls wait at the most for a sign of life of the one that writes their prefix to the cache.
+CACHE_PATIENCE = 20.0
 
 _NONE: Mapping[str, Any] = {}
 
@@ -51,6 +55,10 @@ class Request:
     shared_blocks: int = 0
     #: The prefix that it shares with other requests of its fan-out, if waiting until one has written it pays.
     prefix: Prefix | None = None
+    #: Seconds without a sign of life of the call that writes it, after which another may.
+    cache_patience: float = CACHE_PATIENCE
+    #: How often the API has rejected it with a 429 so far.
+    refused: int = 0
     task_id: str | None = None
     category: str | None = None
 
@@ -94,6 +102,8 @@ def build(
     cache_system: bool = False,
     cache_prompt: bool = False,
     max_retries: int = PLAIN.max_retries,
+    outage_patience: float | None = None,
+    cache_patience: float = CACHE_PATIENCE,
     retry: RetryPolicy = PLAIN,
     timeout: Any = None,
     task_id: str | None = None,
@@ -107,7 +117,7 @@ def build(
     A valid `Request` that shares nothing with the caller's objects. *params* are taken as they are.
 
     Args:
-        retry: The policy of retries; *max_retries* replaces its own.
+        retry: The policy of retries; *max_retries*, and *outage_patience* unless None, replace its own.
 
     Raises:
         ValueError: For a value that cannot be sent; the message shows it.
@@ -124,7 +134,11 @@ def build(
         extra_query=_NONE if extra_query is None else _mapping("extra_query", extra_query),
         extra_body=_NONE if extra_body is None else _extra_body(extra_body),
         timeout=_timeout(timeout),
-        retry=retry.at_most(whole_number("max_retries", max_retries, 0)),
+        retry=retry.but(
+            max_retries=whole_number("max_retries", max_retries, 0),
+            outage_patience=outage_patience if outage_patience is None else _patience(outage_patience),
+        ),
+        cache_patience=seconds("cache_patience", cache_patience),
         streaming=bool(streaming),
         task_id=task_id,
         category=_category(category),
@@ -185,6 +199,10 @@ def _timeout(value: Any) -> Any:
     if value is None or type(value).__name__ == "Timeout":
         return value
     return seconds("timeout", value)
+
+
+def _patience(value: Any) -> float:
+    return number("outage_patience", value, 0, math.inf)
 
 
 def _category(value: Any) -> str | None:

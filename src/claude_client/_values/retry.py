@@ -22,8 +22,8 @@ class RetryPolicy:
     max_ms: float = 8000
     #: The longest `retry-after`, in seconds, that is waited for.
     longest_retry_after: float = LONGEST_RETRY_AFTER
-    #: Whether a 429 costs no retry if others were accepted meanwhile, as it was only one too many.
-    free_429_retries: bool = True
+    #: Seconds that a call waits at the most while everybody fails, without using up its retries.
+    outage_patience: float = 60.0
     #: Whether each turn of an answer that pauses has retries of its own.
     retries_per_turn: bool = True
 
@@ -32,9 +32,12 @@ class RetryPolicy:
         """True if pauses of any length are waited for."""
         return self.longest_retry_after == math.inf
 
-    def at_most(self, max_retries: int) -> RetryPolicy:
-        """The same with another number of retries."""
-        return self if max_retries == self.max_retries else replace(self, max_retries=max_retries)
+    def but(self, *, max_retries: int, outage_patience: float | None) -> RetryPolicy:
+        """The same with another number of retries and, unless None, another patience."""
+        patience = self.outage_patience if outage_patience is None else outage_patience
+        if (max_retries, patience) == (self.max_retries, self.outage_patience):
+            return self
+        return replace(self, max_retries=max_retries, outage_patience=patience)
 
 
 #: The policy of the plain verbs.

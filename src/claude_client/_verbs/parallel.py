@@ -146,10 +146,11 @@ def _fan_out(
     callbacks = _checked_callbacks(callbacks, len(requests))
     check_callback("on_result", on_result)
     workers = workers_of(max_workers)
-    with progress_of(len(requests), shown=progress) as move_bar:
-        show = partial(report_outcome, move_bar=move_bar, on_result=on_result) if move_bar or on_result else None
+    with progress_of(len(requests), shown=progress) as bar:
+        show = partial(report_outcome, move_bar=bar, on_result=on_result) if bar or on_result else None
+        hold = bar.hold if bar else None
         asked = dict(enumerate(requests))
-        with run_of(asked, callbacks=callbacks, max_workers=workers, on_outcome=show) as run:
+        with run_of(asked, callbacks=callbacks, max_workers=workers, on_outcome=show, on_hold=hold) as run:
             try:
                 run.run(token)
             except KeyboardInterrupt as interrupt:
