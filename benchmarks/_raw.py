@@ -13,7 +13,7 @@ MODEL = "claude-sonnet-4-6"
 
 def ask(client: anthropic.Anthropic, prompt: str, **options: Any) -> Message:
     message: Message = client.messages.create(
-        model=MODEL, max_tokens=4096, messages=[{"role": "user", "content": prompt}], **options
+        **{"model": MODEL, "max_tokens": 4096, "messages": [{"role": "user", "content": prompt}], **options}
     )
     return message
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from random import Random
 
 from claude_client._gates.gate import Wait
-from claude_client._gates.rate import RateGate, RatePermit
+from claude_client._gates.rate.gate import RateGate, RatePermit
 from claude_client._values.request import Request
 from claude_client._values.retry import RetryPolicy
 
@@ -19,7 +19,7 @@ class Policy:
 
     def __init__(self, clock: Callable[[], float], rng: Random) -> None:
         self._clock = clock
-        self._gate = RateGate(jitter=rng.random)
+        self._gate = RateGate(chance=rng.random)
 
     def enter(self) -> RatePermit | float:
         """A permit, or the seconds to wait."""
