@@ -13,9 +13,11 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import _processes
+import anthropic
 from _fan_outs import asked, fan_out
 from _figures import Figure, judged
 from _raw import ask_all, lost
@@ -183,13 +185,16 @@ def of_pool(
         losses: list[int] = []
         return seconds(lambda: losses.append(run())), losses[0]
 
+    def pool(client: anthropic.Anthropic) -> int:
+        return lost(ask_all(client, asked(calls), workers=workers))
+
     with sides(*arguments) as (base_url, _):
         ours, our_losses = taken(lambda: len(fan_out(calls, max_workers=workers).errors), base_url)
     pools = []
     for retries in (2, 10):
         with sides(*arguments) as (base_url, client):
             patient = client.with_options(max_retries=retries)
-            pools.append(taken(lambda pool=patient: lost(ask_all(pool, asked(calls), workers=workers)), base_url))
+            pools.append(taken(partial(pool, patient), base_url))
     (raw, raw_losses), (patient_raw, patient_losses) = pools
     ratio = ours / raw
     return Figure(
