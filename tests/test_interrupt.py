@@ -1,6 +1,7 @@
 """Stop means stop: in every phase of a call, over plain and TLS connections, and through proxies."""
 
 import errno
+import logging
 import os
 import signal
 import socket
@@ -400,18 +401,23 @@ def test_a_connection_that_cannot_even_begin_is_a_connection_error(monkeypatch):
     assert caught.value.kind == "connection"
 
 
-def test_a_single_call_that_waits_for_its_retry_is_interrupted_at_once(sim):
+def test_a_single_call_that_waits_for_its_retry_is_interrupted_at_once(sim, caplog):
+    caplog.set_level(logging.INFO, "claude_client")
     sim.script_by(lambda _: Reply(fault="overloaded", retry_after=50.0))
-    token, ended = InterruptToken(), []
+    token = InterruptToken()
 
-    def call():
+    class Interrupts(logging.Handler):
+        """Interrupts when the log says that the next attempt is in 50 s."""
+
+        def emit(self, record):
+            token.interrupt()
+
+    handler = Interrupts()
+    logging.getLogger("claude_client").addHandler(handler)
+    try:
         with pytest.raises(ClaudeInvocationError) as stopped:
             invoke_claude("hi", interrupt_token=token)
-        ended.append(stopped.value.kind)
-
-    thread = threading.Thread(target=call)
-    thread.start()
-    sim.wait_for(lambda s: len(s.requests) == 1 and s.in_flight == 0)
-    token.interrupt()
-    thread.join(20)
-    assert ended == ["interrupted"]
+    finally:
+        logging.getLogger("claude_client").removeHandler(handler)
+    assert stopped.value.kind == "interrupted"
+    assert len(sim.requests) == 1
