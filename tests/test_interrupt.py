@@ -200,14 +200,16 @@ def test_a_wait_before_a_retry_ends(plain_sim, call):
 
 @pytest.mark.parametrize("call", ["one", "many"])
 def test_a_wait_at_the_rate_gate_ends(plain_sim, call):
-    plain_sim.script(Reply(fault="rate_limit", retry_after=LONG))
-    with pytest.raises(ClaudeInvocationError):
-        invoke_claude("hi", max_retries=0)
+    row = 4  # so many rejections shut the gate
+    plain_sim.script(*[Reply(fault="rate_limit", retry_after=LONG)] * row)
+    for _ in range(row):
+        with pytest.raises(ClaudeInvocationError):
+            invoke_claude("hi", max_retries=0)
     run = InThread(invoke_claude, "hi") if call == "one" else InThread(invoke_parallel, prompts(3))
     ended = run.interrupted()
     errors = [ended] if call == "one" else ended.errors.values()
     assert {error.kind for error in errors} == {"interrupted"}
-    assert len(plain_sim.requests) == 1
+    assert len(plain_sim.requests) == row
 
 
 def test_a_wait_at_the_cache_gate_ends(plain_sim):
