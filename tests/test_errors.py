@@ -108,6 +108,8 @@ def test_network_failures_are_told_apart(api, cause, kind):
         ({"retry-after": "7"}, 7),
         ({"retry-after": "0.5"}, 0.5),
         ({"retry-after-ms": "250", "retry-after": "7"}, 0.25),
+        ({"retry-after-ms": "0", "retry-after": "5"}, 5),
+        ({"retry-after-ms": "nan", "retry-after": "5"}, 5),
         ({"retry-after": "soon"}, None),
         ({"retry-after": "-1"}, None),
         ({"retry-after": "0"}, None),

@@ -1,20 +1,27 @@
 """What happens while the server answers nobody: the breaker as numbers, and runs against the simulator."""
 
+import io
+import itertools
 import logging
 import math
+import sys
 import threading
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from claude_client import ClaudeInvocationError, InterruptToken, invoke_claude, invoke_parallel, rate_limits
+from claude_client._engine.flow import CallFlow
+from claude_client._engine.scheduler import Job, Scheduler
 from claude_client._gates.gate import Wait
 from claude_client._gates.rate.gate import RateGate
 from claude_client._gates.rate.outage import Breaker
+from claude_client._values.attempt import Attempt
 from claude_client.simulator import Limits, Reply, Simulator
 from orchestration import invoke_parallel_managed
-from simulation import request_of
+from simulation import PATIENT, request_of
 
 DOWN = ClaudeInvocationError("529 overloaded_error: Overloaded", kind="overloaded", status_code=529, retryable=True)
 
@@ -118,8 +125,34 @@ def test_a_probe_of_which_nothing_is_heard_is_replaced():
     assert tripped.wait(0.6) > 0
     tripped.withdrawn(9, 0.6)
     assert tripped.wait(0.6) <= 0
-    tripped.give(10, 0.6)
-    assert tripped.wait(31.0) <= 0
+
+
+def test_probes_that_neither_fail_nor_are_answered_are_joined_by_more_and_more():
+    tripped, times, now = opened(), [], 0.5
+    for number in range(9, 25):
+        while tripped.wait(now) > 0:
+            now += tripped.wait(now)
+        tripped.give(number, now)
+        times.append(now)
+    gaps = [later - earlier for earlier, later in itertools.pairwise(times)]
+    assert gaps[0] == pytest.approx(2.0)
+    assert gaps == sorted(gaps, reverse=True)
+    assert times[10] - times[0] < 5
+    tripped.failed(20, 20, now, None)
+    assert tripped.wait(now) > 0.5
+    tripped.failed(21, 21, now, None)  # of the same probing
+    tripped.give(30, now + 3)
+    assert tripped.wait(now + 3) == 0.25
+
+
+def test_an_outage_of_long_ago_is_forgotten():
+    for before in (breaker(), opened()):
+        before.failed(4, 4, 0.0, None)
+        assert before.wait(7200.0) == 0.0
+        for number in range(10, 14):
+            assert not before.is_open
+            before.failed(number, number, 7200.0, None)
+        assert (before.wait(7200.0), before.since) == (0.5, 7200.0)
 
 
 @given(st.lists(st.tuples(st.sampled_from(["give", "fail", "late", "answer", "leave"]), st.floats(0, 5)), max_size=60))
@@ -183,6 +216,15 @@ def outage(request, monkeypatch):
         monkeypatch.setenv("ANTHROPIC_API_KEY", "k")
         monkeypatch.setenv("ANTHROPIC_BASE_URL", sim.base_url)
         yield sim
+
+
+def test_slow_answers_after_an_outage_cost_nobody_their_patience(monkeypatch):
+    with Simulator(latency=1.5, limits=Limits(overloaded_for=0.5)) as sim:
+        monkeypatch.setenv("ANTHROPIC_API_KEY", "k")
+        monkeypatch.setenv("ANTHROPIC_BASE_URL", sim.base_url)
+        assert None not in invoke_parallel(prompts(8), max_workers=4, outage_patience=1.0)
+        answered = [request for request in sim.requests if request.outcome == "answered"]
+    assert answered[0].stream  # the probe, so that it is known early to be answered
 
 
 @pytest.mark.parametrize("outage", [0.8], indirect=True)
@@ -254,6 +296,37 @@ def test_a_call_that_waits_out_an_outage_ends_when_its_patience_does(sim):
     assert isinstance(refused.value.__cause__, ClaudeInvocationError)
 
 
+def test_patience_counts_all_waiting_of_a_prompt():
+    flow = CallFlow(request_of())
+    attempt = Attempt(flow.start().request, 0.0)
+    attempt.waited = {"outage": 40.0, "worker": 3.0}
+    attempt.error, attempt.costs_retry = DOWN, False
+    scheduler = Scheduler([Job(0, flow)], [NeverOpen()], 0.0)
+    flow.advance(attempt)
+    assert scheduler.poll(0.0) == 20.0
+    assert scheduler.poll(19.0) == 1.0
+    assert scheduler.poll(20.0) == math.inf
+    assert scheduler.outcomes[0].kind == "overloaded"
+
+
+def test_each_of_a_queue_has_its_own_patience():
+    patience = [60.0, 10.0, 600.0, 10.0]
+    retries = [replace(PATIENT, outage_patience=seconds) for seconds in patience]
+    jobs = [Job(index, CallFlow(request_of(retry=retry))) for index, retry in enumerate(retries)]
+    scheduler = Scheduler(jobs, [NeverOpen()], 0.0)
+    ended = {
+        now: (scheduler.poll(now), scheduler.take_ended())[1] for now in (0.0, 9.0, 10.0, 59.0, 60.0, 599.0, 600.0)
+    }
+    assert ended == {0.0: [], 9.0: [], 10.0: [1, 3], 59.0: [], 60.0: [0], 599.0: [], 600.0: [2]}
+
+
+class NeverOpen:
+    """A gate in an outage without end."""
+
+    def admit(self, request, now):
+        return Wait(1000.0, "outage", refusal=DOWN)
+
+
 def test_an_interrupt_ends_a_run_that_waits_for_the_end_of_an_outage(sim):
     sim.script_by(lambda _: Reply(fault="overloaded"))
     token, came = InterruptToken(), []
@@ -276,14 +349,15 @@ def test_the_log_says_when_an_outage_holds_calls_back(sim, caplog):
 
 
 @pytest.mark.parametrize("fan_out", [invoke_parallel, invoke_parallel_managed])
-def test_the_progress_bar_shows_that_all_wait(sim, capsys, fan_out):
+def test_the_progress_bar_shows_that_all_wait(sim, monkeypatch, fan_out):
+    shown = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", shown)
     sim.script_by(lambda _: Reply(fault="overloaded"))
     token = InterruptToken()
     run = threading.Thread(
         target=fan_out, args=[prompts(30)], kwargs={"progress": True, "interrupt_token": token, "max_workers": 8}
     )
     run.start()
-    sim.wait_for(lambda s: len(s.requests) > 8)
+    sim.wait_for(lambda _: "waits for=outage" in shown.getvalue())  # asked again at each probe
     token.interrupt()
     run.join(10)
-    assert "waits for=outage" in capsys.readouterr().err

@@ -8,6 +8,7 @@ import sys
 import textwrap
 import threading
 import warnings
+from pathlib import Path
 
 import anthropic
 import pytest
@@ -114,21 +115,47 @@ def test_a_file_that_is_of_no_use_is_set_aside_with_one_warning(path, caplog, co
     assert path.read_bytes().startswith(b"claude_client limits 1")
 
 
-def test_a_file_that_another_process_sets_aside_meanwhile_is_left_to_it(path, monkeypatch, caplog):
-    good = path.with_name("good")
-    opened(good)
-    path.write_bytes(b"garbage")
-    read = os.pread
+def test_what_was_set_aside_before_is_never_overwritten(path):
+    for content in (b"first", b"second"):
+        path.write_bytes(content)
+        opened(path)
+    assert path.with_name("limits.unusable").read_bytes() == b"first"
+    assert path.with_name("limits.unusable2").read_bytes() == b"second"
 
-    def meanwhile(*args):
-        if good.exists():
-            good.replace(path)
-            return b"garbage"
-        return read(*args)
 
-    monkeypatch.setattr(os, "pread", meanwhile)
-    assert isinstance(gates(path).admit(request_of(), 0.0), RatePermit)
-    assert caplog.records == []
+def test_what_is_no_regular_file_is_refused_and_left_as_it_is(path):
+    os.mkfifo(path)
+    mode = path.stat().st_mode
+    with pytest.raises(OSError, match="regular file"):
+        share_limits(path)
+    assert path.stat().st_mode == mode
+
+
+@pytest.mark.parametrize("how", ["moved", "truncated", "cut"])
+def test_a_file_that_is_moved_or_cut_while_in_use_does_not_part_the_processes(path, how):
+    one, other = gates(path), gates(path)
+    one.admit(request_of(), 0.0)
+    if how == "moved":
+        path.rename(path.with_name("elsewhere"))
+    else:
+        os.truncate(path, 0 if how == "truncated" else 100)
+    for gate in (one, other, one):
+        gate.admit(request_of(), 0.0)
+    other.would_wait(request_of(), 0.0)
+    assert admitted(one) == admitted(other) == 4
+
+
+def test_the_same_path_again_changes_nothing_and_costs_no_descriptor(path):
+    share_limits(path)
+    with anthropic.Anthropic(api_key="a") as client:
+        known = gates_of(client)
+        before = len([*Path("/proc/self/fd").iterdir()])
+        for _ in range(20):
+            share_limits(path)
+        assert gates_of(client) is known
+        for number in range(20):
+            share_limits(path.with_name(f"other{number}"))
+        assert len([*Path("/proc/self/fd").iterdir()]) <= before + 1
 
 
 @pytest.mark.parametrize("damage", [b"", b"x", b"\xff" * 4096, b"\x00" * 4096])
@@ -148,15 +175,14 @@ def test_a_record_that_is_damaged_begins_anew(path, damage):
 def test_a_record_of_a_time_to_come_is_of_another_boot(path):
     from claude_client._gates.rate import shared
 
-    file, name = opened(path), b"k" * 32
-    file.acquire(name)
-    file.release(name, [0.0] * NUMBERS)
+    gates(path).admit(request_of(), 0.0)
     key, checksum, _ = shared._HEAD.unpack_from(path.read_bytes(), 4096)
     with path.open("r+b") as raw:
         raw.seek(4096)
         raw.write(shared._HEAD.pack(key, checksum, 1e12))
-    assert file.acquire(name) is None
-    file.release(name, [0.0] * NUMBERS)
+    again = gates(path)
+    again.admit(request_of(), 0.0)
+    assert admitted(again) == 1
 
 
 def test_a_file_that_is_removed_is_made_again(path):
@@ -240,18 +266,89 @@ def script(text, *arguments):
 
 KILLED = """
     import os, signal, sys
+    from claude_client._gates.rate.gate import RateGate
     from claude_client._gates.rate.shared import SharedFile
     file = SharedFile(sys.argv[1], int(sys.argv[2]))
-    file.acquire(b"k" * 32)
-    os.kill(os.getpid(), signal.SIGKILL)
+    file.update(b"k" * 32, RateGate(), os.kill, os.getpid(), getattr(signal, sys.argv[3]))
 """
 
 
 def test_a_process_that_is_killed_while_it_holds_the_file_blocks_nobody(path):
     one = gates(path)
-    killed = subprocess.run(script(KILLED, path, NUMBERS), check=False, timeout=30)
+    killed = subprocess.run(script(KILLED, path, NUMBERS, "SIGKILL"), check=False, timeout=30)
     assert killed.returncode == -signal.SIGKILL
     assert isinstance(one.admit(request_of(), 0.0), RatePermit)
+
+
+def test_a_process_that_is_stopped_while_it_holds_the_file_blocks_nobody_for_long(path, caplog):
+    one = gates(path)
+    one.admit(request_of(), 0.0)
+    stopped = subprocess.Popen(script(KILLED, path, NUMBERS, "SIGSTOP"))
+    try:
+        os.waitid(os.P_PID, stopped.pid, os.WSTOPPED | os.WNOWAIT)
+        for _ in range(3):
+            assert isinstance(one.admit(request_of(), 0.0), RatePermit)
+        assert ["may be stopped" in record.getMessage() for record in caplog.records] == [True]
+    finally:
+        stopped.send_signal(signal.SIGCONT)
+        stopped.wait(30)
+    shared_again = threading.Event()
+
+    def ask():
+        other = gates(path)
+        other.would_wait(request_of(), 0.0)
+        while admitted(other) < 3:
+            one.limits(0.0)
+            one.would_wait(request_of(), 0.0)
+            permit = one.admit(request_of(), 0.0)
+            if isinstance(permit, RatePermit):
+                permit.gate.on_response(permit, 0.0, {})
+        shared_again.set()
+
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    assert shared_again.wait(20)
+
+
+INTERRUPTED = """
+    import random, signal, sys, threading
+    sys.path.append(sys.argv[2])
+    from simulation import request_of
+    from claude_client._gates.rate.gate import RateGate
+    from claude_client._gates.rate.gates import RateGates
+    from claude_client._gates.rate.shared import SharedFile
+    gates = RateGates("a", SharedFile(sys.argv[1], len(RateGate().numbers())))
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+    signal.signal(signal.SIGALRM, interrupt)
+    chance = random.Random(1)
+    interrupted = 0
+    while interrupted < 300:
+        try:
+            signal.setitimer(signal.ITIMER_REAL, chance.uniform(0.0001, 0.002))
+            while True:
+                gates.limits(0.0) or gates.would_wait(request_of(), 0.0)
+        except KeyboardInterrupt:
+            interrupted += 1
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        done = threading.Thread(target=gates.would_wait, args=[request_of(), 0.0], daemon=True)
+        done.start()
+        done.join(10)
+        if done.is_alive():
+            sys.exit(f"it hangs after {interrupted} interrupts")
+    print("fine")
+"""
+
+
+def test_an_interrupt_at_any_moment_leaves_no_lock_behind(path):
+    tried = subprocess.run(
+        script(INTERRUPTED, path, Path(__file__).parent), capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (tried.stdout, tried.stderr) == ("fine\n", "")
+    one = gates(path)
+    assert isinstance(one.admit(request_of(), 0.0), RatePermit)
+    assert not one.of(request_of()).share.func.__self__._alone_until > 0
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
@@ -260,22 +357,26 @@ def test_a_forked_child_shares_with_its_parent_and_does_not_keep_its_lock(path):
     with anthropic.Anthropic(api_key="a") as client:
         rates = gates_of(client)[0]
         rates.admit(request_of(), 0.0)
-        with rates.of(request_of()).lock, warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)
-            ready, go = os.pipe(), os.pipe()
+        read, write = os.pipe()
+        children = []
+
+        def fork():  # while the parent has the lock
             child = os.fork()
             if child == 0:
-                os.write(ready[1], b"x")
-                os.read(go[0], 1)
+                os.read(read, 1)  # until it has not
                 gates_of(client)[0].admit(request_of(), 0.0)
                 os._exit(0)
-            os.read(ready[0], 1)  # it has begun, while its parent held the lock
-        os.write(go[1], b"x")
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+            children.append(child)
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            rates.of(request_of()).share(rates.of(request_of()), fork)
+        os.write(write, b"x")
+        assert os.waitstatus_to_exitcode(os.waitpid(children[0], 0)[1]) == 0
         rates.would_wait(request_of(), 0.0)
         assert admitted(rates) == 2
-    for end in (*ready, *go):
-        os.close(end)
+    os.close(read)
+    os.close(write)
 
 
 CALLS = """
@@ -310,7 +411,7 @@ def test_the_environment_counts_where_no_path_is_said(path, monkeypatch, sim):
 def test_a_file_of_the_environment_that_cannot_be_used_is_an_error_before_any_request(monkeypatch, sim):
     monkeypatch.setenv("CLAUDE_CLIENT_LIMITS_FILE", "/no/such/folder/limits")
     share_limits(None)
-    with pytest.raises(OSError, match="no/such/folder"):
+    with pytest.raises(OSError, match="CLAUDE_CLIENT_LIMITS_FILE=/no/such/folder"):
         invoke_claude("hi")
     assert sim.requests == ()
 

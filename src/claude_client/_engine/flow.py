@@ -15,7 +15,7 @@ from claude_client._values.attempt import Answer, Attempt
 from claude_client._values.content import to_json_value, without_blank_text
 from claude_client._values.errors import ClaudeInvocationError, aborted, with_totals
 from claude_client._values.options import TextCallback
-from claude_client._values.record import AttemptRecord
+from claude_client._values.record import AttemptRecord, Cause
 from claude_client._values.request import Request
 from claude_client._values.response import TRUNCATING, ClaudeResponse, response_of, text_of, total
 from claude_client._values.retry import next_delay
@@ -70,6 +70,10 @@ class CallFlow:
     def attempts(self) -> tuple[AttemptRecord, ...]:
         """The attempts that are over, in their order."""
         return tuple(self._attempts)
+
+    def waited(self, cause: Cause) -> float:
+        """Seconds that its attempts so far have waited for *cause*."""
+        return sum(attempt.waited.get(cause, 0.0) for attempt in self._attempts)
 
     def start(self) -> Send:
         """The first step."""

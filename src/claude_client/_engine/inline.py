@@ -72,7 +72,7 @@ def _admitted(
             return got
         wait = got
         if wait.refusal:
-            left = step.request.retry.outage_patience - waited.get(wait.cause, 0.0)
+            left = step.request.retry.outage_patience - flow.waited(wait.cause) - waited.get(wait.cause, 0.0)
             if left <= 0:
                 raise flow.end(wait.refusal) from wait.refusal.__cause__
             wait = wait._replace(seconds=min(wait.seconds, left))

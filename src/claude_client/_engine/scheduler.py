@@ -13,7 +13,7 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 
 from claude_client._engine.flow import CallFlow, Done, Outcome, Send
 from claude_client._gates.gate import Gate, Wait, admit
-from claude_client._gates.rate.holding import Holding
+from claude_client._gates.holding import Holding
 from claude_client._values.attempt import Attempt
 from claude_client._values.errors import ClaudeInvocationError, Kind, aborted, for_unsent
 from claude_client._values.record import Cause
@@ -57,6 +57,8 @@ class _Group:
 
     def __init__(self, now: float) -> None:
         self.jobs: list[Job] = []
+        #: When the first of them may lose its patience; in the past where that is not known.
+        self.patient_until = -math.inf
         self._cause: Cause = "worker"
         self._since = now
         self._waited: Mapping[Cause, float] = {}  # by `_since`; replaced, never changed, as jobs keep it
@@ -64,6 +66,7 @@ class _Group:
     def add(self, job: Job, now: float) -> None:
         self._count(now)
         job.waited_before = self._waited
+        self.patient_until = -math.inf
         heapq.heappush(self.jobs, job)
 
     def wait_for(self, cause: Cause, now: float) -> None:
@@ -155,15 +158,11 @@ class Scheduler:
                 job = group.jobs[0]
                 got = self._admitted(job, now) if job.index in self._waiting else None
                 if isinstance(got, Wait):
-                    group.wait_for(got.cause, now)
-                    if got.cause in _HOLDING:
-                        self.holding.wait(got.cause, got.seconds, now)
-                    left = self._patience(job, group, got, now) if got.refusal else math.inf
-                    if left > 0:
-                        self._on_wait(got.seconds, now)
-                        soonest = min(soonest, got.seconds, left)
-                        break
-                    got = got.refusal
+                    seconds = self._hold(group, got, now)
+                    if job.index not in self._waiting:
+                        continue
+                    soonest = min(soonest, seconds)
+                    break
                 self._take_first(group)
                 if isinstance(got, ClaudeInvocationError):
                     self._end(job, job.flow.end(got))
@@ -231,9 +230,29 @@ class Scheduler:
         except ClaudeInvocationError as refused:
             return refused
 
-    def _patience(self, job: Job, group: _Group, wait: Wait, now: float) -> float:
-        """The seconds that *job* is still willing to wait."""
-        return job.step.request.retry.outage_patience - group.waited(job, now).get(wait.cause, 0.0)
+    def _hold(self, group: _Group, wait: Wait, now: float) -> float:
+        """Note that *group* has to *wait*, end those of its jobs that will not, and return the seconds to ask again."""
+        group.wait_for(wait.cause, now)
+        self._on_wait(wait.seconds, now)
+        if wait.cause in _HOLDING:
+            self.holding.wait(wait.cause, wait.seconds, now)
+        if not wait.refusal:
+            return wait.seconds
+        self._end_impatient(group, wait.cause, wait.refusal, now)
+        return min(wait.seconds, group.patient_until - now)
+
+    def _end_impatient(self, group: _Group, cause: Cause, refusal: ClaudeInvocationError, now: float) -> None:
+        """End by *refusal* the jobs of *group* that have waited for *cause* as long as they are willing to."""
+        if now < group.patient_until:
+            return
+        group.patient_until = math.inf
+        for job in group.jobs:
+            waited = job.flow.waited(cause) + group.waited(job, now).get(cause, 0.0)
+            left = job.step.request.retry.outage_patience - waited
+            if left > 0:
+                group.patient_until = min(group.patient_until, now + left)
+            elif job.index in self._waiting:
+                self._end(job, job.flow.end(for_unsent(refusal)))
 
     def _start(self, job: Job, attempt: Attempt, group: _Group, now: float) -> None:
         attempt.on_text = job.flow.on_text

@@ -14,7 +14,7 @@ from claude_client._gates.rate.shared import SharedFile
 
 _VARIABLE = "CLAUDE_CLIENT_LIMITS_FILE"
 # What else tells whose limits a client of the SDK meets.
-_ACCOUNT = ("base_url", "aws_region", "aws_access_key", "aws_profile", "region", "project_id", "credentials")
+_ACCOUNT = ("base_url", "aws_region", "aws_access_key", "aws_profile", "region", "project_id")
 
 _Gates = tuple[RateGates, CacheGate]
 
@@ -44,7 +44,8 @@ def share_limits(path: str | os.PathLike[str] | None) -> None:
     global _file, _gates
     file = None if path is None else _open(path)
     with _lock:
-        _file, _gates = file, WeakKeyDictionary()
+        if file is None or _file is None or file.path != _file.path:  # else all that the gates know stays
+            _file, _gates = file, WeakKeyDictionary()
 
 
 def gates_of(client: Any) -> _Gates:
@@ -65,7 +66,10 @@ def _shared() -> SharedFile | None:
     global _file  # noqa: PLW0603 - one for the process
     path = os.environ.get(_VARIABLE)
     if path and _file is None:
-        _file = _open(path)
+        try:
+            _file = _open(path)
+        except OSError as unusable:
+            raise OSError(f"{_VARIABLE}={path}: {unusable}") from unusable
     return _file
 
 

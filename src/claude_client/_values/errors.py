@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Literal
 
 from claude_client._values.usage import Usage
@@ -281,14 +282,12 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
     mean nothing: no pause at all, or one that is longer than any limit's.
     """
     for name, scale in (("retry-after-ms", 1000), ("retry-after", 1)):
-        try:
-            seconds: float | None = float(headers.get(name, "")) / scale
-        except ValueError:
-            continue
-        break
-    else:
-        seconds = _seconds_until(headers.get("retry-after", ""))
-    return seconds if seconds is not None and 0 < seconds <= _LONGEST_PAUSE else None
+        with suppress(ValueError):
+            seconds = float(headers.get(name, "")) / scale
+            if 0 < seconds <= _LONGEST_PAUSE:
+                return seconds
+    until = _seconds_until(headers.get("retry-after", ""))
+    return until if until is not None and 0 < until <= _LONGEST_PAUSE else None
 
 
 def _seconds_until(date: str) -> float | None:

@@ -7,13 +7,13 @@ import math
 import random
 import time
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from threading import Lock
+from typing import Any, TypeVar
 
 from claude_client._gates.gate import Wait
+from claude_client._gates.holding import Holding
 from claude_client._gates.rate.bucket import Bucket, Calibration
-from claude_client._gates.rate.holding import Holding
 from claude_client._gates.rate.outage import FAILURES, Breaker
 from claude_client._gates.rate.pace import Pace
 from claude_client._gates.rate.state import State
@@ -22,6 +22,8 @@ from claude_client._values.errors import ClaudeInvocationError
 from claude_client._values.rate_limit import RateLimit
 from claude_client._values.request import Request
 from claude_client._values.retry import LONGEST_RETRY_AFTER
+
+T = TypeVar("T")
 
 _log = logging.getLogger("claude_client")
 
@@ -39,12 +41,16 @@ class RatePermit:
     at: float
     #: The input tokens it is counted with.
     tokens: int
+    #: Whether it goes to see if an outage is over.
+    is_probe: bool
     #: Until the gate knows what became of it.
     is_open: bool = True
 
     def on_event(self, attempt: Attempt, event: Event) -> None:
         """Tell the gate that the server accepted the request, at the head of the answer, or that it answers."""
-        if event == "head" and attempt.status == 200 and attempt.first_byte_at is not None:
+        if event == "sending" and self.is_probe:
+            attempt.must_stream = True  # its first event comes long before its last
+        elif event == "head" and attempt.status == 200 and attempt.first_byte_at is not None:
             self.gate.on_response(self, attempt.first_byte_at, attempt.limits)
         elif event == "begun":
             self.gate.on_answer()
@@ -79,13 +85,12 @@ class RateGate(State):
         chance: Returns a number from 0 to 1, to spread those who wait for the same.
     """
 
-    NUMBERS = ("admitted", "accepted", "rejected", "_accepted_at", "_explained")
+    NUMBERS = ("admitted", "rejected", "_accepted_at", "_explained")
     PARTS = ("pace", "requests", "tokens", "calibration", "breaker")
 
     def __init__(self, model: str = "", *, chance: Callable[[], float] = random.random) -> None:
         self.model = model
         self.admitted = 0.0
-        self.accepted = 0.0
         self.rejected = 0.0
         self._accepted_at = -math.inf
         self._explained = 0.0  # 1 if the headers of the last rejection showed that nothing was left
@@ -94,20 +99,17 @@ class RateGate(State):
         self.tokens = Bucket("input-tokens", self.pace.sends)
         self.calibration = Calibration()
         self.breaker = Breaker(chance)
-        #: Guards all of it. The lock of a gate that is shared with other processes brings in what they did, too.
-        self.lock: AbstractContextManager[object] = Lock()
+        #: Calls an operation with its arguments while this is what all processes share; None: nothing is shared.
+        self.share: Callable[..., Any] | None = None
+        self._lock = Lock()
+        self._news: str | None = None  # to be logged
         self._holding = Holding()
         self._failure: ClaudeInvocationError | None = None  # the last that came while everybody failed
         self._prompts_in_row = 0  # rejected for the first time, with nothing accepted between
 
     def would_wait(self, request: Request, now: float) -> Wait | None:
         """The wait that `admit` would answer with; None for none. Asking sooner pays once an answer came in."""
-        with self.lock:
-            wait = self._wait(request, self.calibration.tokens(request.estimated_tokens), now)
-            began = wait is not None and self._holds(wait, now)
-        if began:
-            self._say_held()
-        return wait
+        return self._do(self._look, request, self._tokens_of(request), now)
 
     def admit(self, request: Request, now: float) -> RatePermit | Wait:
         """
@@ -118,50 +120,24 @@ class RateGate(State):
                 Kind ``rate_limit``, while the pause that the API asked for has more than `LONGEST_RETRY_AFTER` to
                 go, unless the request waits for any pause.
         """
-        with self.lock:
-            tokens = self.calibration.tokens(request.estimated_tokens)
-            wait = self._wait(request, tokens, now)
-            if wait:
-                began = self._holds(wait, now)
-            else:
-                held = self._holding.passes(now)
-                permit = self._give(request, tokens, now)
-        if wait:
-            if began:
-                self._say_held()
-            return wait
-        if held is not None:
-            _log.info("Calls to %s are no longer held back, after %.0f s%s", self.model, held, self._pace())
-        return permit
+        return self._do(self._admit, request, self._tokens_of(request), now)
 
     def on_response(self, permit: RatePermit, now: float, limits: Mapping[str, str]) -> None:
         """
         Note that the server accepted the request of *permit*, whatever becomes of it. *limits* are the headers of the
         answer that are about rate limits, by their names in lower case; the answer may still be under way.
         """
-        with self.lock:
-            if permit.is_open:
-                permit.is_open = False
-                self.accepted += 1
-                self._accepted_at = now
-                self._prompts_in_row = 0
-                self.pace.accepted(permit.number, now)
-                self._observe(permit, now, limits)
-                if self._explained and self.pace.is_news(permit.number):
-                    self.pace.allow(10 * self._room(permit))  # what is left may go within a tenth of a second
+        self._do(self._accept, permit, now, limits)
 
     def on_answer(self) -> None:
         """Note that the server has begun to answer, so that there is no outage."""
         if self.breaker.since < math.inf:
-            with self.lock:
-                self.breaker.answered()
+            self._do(self.breaker.answered)
 
     def record_usage(self, permit: RatePermit, input_tokens: int) -> None:
         """Note that an accepted request cost *input_tokens*: cache writes included, cache reads not."""
         if self.tokens.is_informative:
-            with self.lock:
-                self.calibration.add(permit.request.estimated_tokens, input_tokens)
-                self.tokens.amend(permit.number, permit.at, input_tokens - permit.tokens)
+            self._do(self._calibrate, permit, input_tokens)
 
     def on_rejection(
         self, permit: RatePermit, now: float, retry_after: float | None, limits: Mapping[str, str]
@@ -173,23 +149,7 @@ class RateGate(State):
             Whether that costs the request one of its retries. It does not where others are rejected too, some or all of
             them; it does where it is rejected more often than they are.
         """
-        with self.lock:
-            if not permit.is_open:
-                return True
-            permit.is_open = False
-            self.rejected += 1
-            refused = permit.request.refused
-            self._prompts_in_row += not refused
-            self._observe(permit, now, limits)
-            self._give_back(permit)
-            self._explained = float(self._room(permit) < 1)
-            # One that others overtake again and again is no measure of them: too large, or with a limit of its own.
-            telling = refused < 2 or self.pace.evidence.row > 0
-            self.pace.rejected(permit.number, now, retry_after, telling=telling)
-            self.breaker.answered()
-            if now - self._accepted_at <= 2 * max(retry_after or 0.0, 1.0):
-                return not self.pace.evidence.is_bad_luck(refused + 1)
-            return self._prompts_in_row < 2 or refused >= _MOST_FREE
+        return self._do(self._reject, permit, now, retry_after, limits)
 
     def on_failure(self, permit: RatePermit, now: float, failure: ClaudeInvocationError) -> bool:
         """
@@ -198,36 +158,101 @@ class RateGate(State):
         Returns:
             Whether that costs it one of its retries. It does not while everybody fails, for as long as it is patient.
         """
-        with self.lock:
-            self.breaker.failed(permit.number, id(permit.request.messages), now, failure.retry_after)
-            self._failure = failure
-            patience = permit.request.retry.outage_patience
-            return not self.breaker.is_open or now - self.breaker.since > patience
+        return self._do(self._fail, permit, now, failure)
 
     def release(self, permit: RatePermit, now: float) -> None:
         """Take back *permit*, with no answer from the server. Does nothing once the gate knows what became of it."""
-        with self.lock:
-            if permit.is_open:
-                permit.is_open = False
-                self.pace.withdraw(permit.number)
-                self.breaker.withdrawn(permit.number, now)
-                self._give_back(permit)
+        self._do(self._release, permit, now)
 
     def limit(self, now: float) -> RateLimit:
         """What is known of the limits, now."""
-        with self.lock:
-            shut_for = max(self.pace.shut_until - now, self.breaker.wait(now))
-            return RateLimit(
-                self.model,
-                None if self.pace.rate == math.inf else self.pace.rate,
-                self._holding.reason,
-                time.time() + shut_for if shut_for > 0 else None,
-                *(self._said(self.requests) + self._said(self.tokens)),
-                int(self.admitted),
-                int(self.rejected),
-            )
+        return self._do(self._limit, now)
 
-    # The caller of what follows holds the lock.
+    def _do(self, operation: Callable[..., T], *args: object) -> T:
+        """Call *operation* under the lock, and then log what is new. Handlers of the log are other people's code."""
+        with self._lock:
+            result = self.share(self, operation, *args) if self.share else operation(*args)
+            news, self._news = self._news, None
+        if news:
+            _log.info("Calls to %s are %s", self.model, news)
+        return result
+
+    # What follows is called by `_do`, under the lock.
+
+    def _look(self, request: Request, tokens: int, now: float) -> Wait | None:
+        wait = self._wait(request, tokens, now)
+        if wait and wait.cause != "first answer" and self._holding.wait(self._reason(wait, now), wait.seconds, now):
+            self._news = f"held back{self._pace()}: {self._holding.reason}"
+        return wait
+
+    def _admit(self, request: Request, tokens: int, now: float) -> RatePermit | Wait:
+        if wait := self._look(request, tokens, now):
+            return wait
+        held = self._holding.passes(now)
+        if held is not None:
+            self._news = f"no longer held back, after {held:.0f} s{self._pace()}"
+        number = self.pace.give(now, tokens)
+        self.admitted += 1
+        probe = self.breaker.give(number, now)
+        self.requests.take(1, now)
+        self.tokens.take(tokens, now)
+        return RatePermit(self, request, number, now, tokens, probe)
+
+    def _accept(self, permit: RatePermit, now: float, limits: Mapping[str, str]) -> None:
+        if permit.is_open:
+            permit.is_open = False
+            self._accepted_at = now
+            self._prompts_in_row = 0
+            self.pace.accepted(permit.number, now)
+            self._observe(permit, now, limits)
+            if self._explained and self.pace.is_news(permit.number):
+                self.pace.allow(10 * self._room(permit))  # what is left may go within a tenth of a second
+
+    def _calibrate(self, permit: RatePermit, input_tokens: int) -> None:
+        self.calibration.add(permit.request.estimated_tokens, input_tokens)
+        self.tokens.amend(permit.number, permit.at, input_tokens - permit.tokens)
+
+    def _reject(self, permit: RatePermit, now: float, retry_after: float | None, limits: Mapping[str, str]) -> bool:
+        if not permit.is_open:
+            return True
+        permit.is_open = False
+        self.rejected += 1
+        refused = permit.request.refused
+        self._prompts_in_row += not refused
+        self._observe(permit, now, limits)
+        self._give_back(permit)
+        self._explained = float(self._room(permit) < 1)
+        # One that others overtake again and again is no measure of them: too large, or with a limit of its own.
+        telling = refused < 2 or self.pace.evidence.row > 0
+        self.pace.rejected(permit.number, now, retry_after, telling=telling)
+        self.breaker.answered()
+        if now - self._accepted_at <= 2 * max(retry_after or 0.0, 1.0):
+            return not self.pace.evidence.is_bad_luck(refused + 1)
+        return self._prompts_in_row < 2 or refused >= _MOST_FREE
+
+    def _fail(self, permit: RatePermit, now: float, failure: ClaudeInvocationError) -> bool:
+        self.breaker.failed(permit.number, id(permit.request.messages), now, failure.retry_after)
+        self._failure = failure
+        return not self.breaker.is_open or now - self.breaker.since > permit.request.retry.outage_patience
+
+    def _release(self, permit: RatePermit, now: float) -> None:
+        if permit.is_open:
+            permit.is_open = False
+            self.pace.withdraw(permit.number)
+            self.breaker.withdrawn(permit.number, now)
+            self._give_back(permit)
+
+    def _limit(self, now: float) -> RateLimit:
+        shut_for = max(self.pace.shut_until - now, self.breaker.wait(now))
+        return RateLimit(
+            self.model,
+            None if self.pace.rate == math.inf else self.pace.rate,
+            self._holding.reason,
+            time.time() + shut_for if shut_for > 0 else None,
+            *(self._said(self.requests) + self._said(self.tokens)),
+            int(self.admitted),
+            int(self.rejected),
+        )
 
     def _wait(self, request: Request, tokens: int, now: float) -> Wait | None:
         shut_for = self.pace.shut_for(now)
@@ -239,15 +264,9 @@ class RateGate(State):
             return None
         if limit >= outage:
             return Wait(max(limit, _SHORTEST_WAIT), "first answer" if self.pace.is_cold else "rate limit")
-        return Wait(max(outage, _SHORTEST_WAIT), "outage", refusal=self._refusal(now))
-
-    def _give(self, request: Request, tokens: int, now: float) -> RatePermit:
-        number = self.pace.give(now, tokens)
-        self.admitted += 1
-        self.breaker.give(number, now)
-        self.requests.take(1, now)
-        self.tokens.take(tokens, now)
-        return RatePermit(self, request, number, now, tokens)
+        # While a probe may still be answered, nobody gives up.
+        refusal = None if self.breaker.is_probing else self._refusal(now)
+        return Wait(max(outage, _SHORTEST_WAIT), "outage", refusal=refusal)
 
     def _give_back(self, permit: RatePermit) -> None:
         self.requests.amend(permit.number, permit.at, -1)
@@ -277,10 +296,6 @@ class RateGate(State):
     def _said(self, bucket: Bucket) -> tuple[int | None, int | None]:
         return (int(bucket.limit), max(0, int(bucket.remaining))) if bucket.limit else (None, None)
 
-    def _holds(self, wait: Wait, now: float) -> bool:
-        """Note that a call has to wait, and return whether calls begin to be held back by that."""
-        return wait.cause != "first answer" and self._holding.wait(self._reason(wait, now), wait.seconds, now)
-
     def _reason(self, wait: Wait, now: float) -> str:
         if wait.cause == "outage":
             return f"an outage, {self._failure.kind if self._failure else 'overloaded'}"
@@ -291,14 +306,11 @@ class RateGate(State):
         bucket, unit = (self.requests, "requests") if self.requests.wait(1, now) > 0 else (self.tokens, "input tokens")
         return f"{max(0, bucket.remaining):.0f} of {bucket.limit:.0f} {unit} are left"
 
-    # No lock is needed for what follows: handlers of the log are other people's code.
-
-    def _say_held(self) -> None:
-        _log.info("Calls to %s are held back%s: %s", self.model, self._pace(), self._holding.reason)
+    def _tokens_of(self, request: Request) -> int:
+        return self.calibration.tokens(request.estimated_tokens)
 
     def _pace(self) -> str:
-        rate = self.pace.rate
-        return f", at {rate:.3g} a second" if rate < math.inf else ""
+        return f", at {self.pace.rate:.3g} a second" if self.pace.rate < math.inf else ""
 
 
 def _long_pause(seconds: float) -> ClaudeInvocationError:

@@ -6,10 +6,11 @@ import hashlib
 import json
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 
 from claude_client._gates.gate import Wait
 from claude_client._gates.rate.gate import RateGate, RatePermit
-from claude_client._gates.rate.shared import SharedFile, SharedLock
+from claude_client._gates.rate.shared import SharedFile
 from claude_client._values.rate_limit import RateLimit
 from claude_client._values.request import Request
 
@@ -59,7 +60,7 @@ class RateGates:
         gate = RateGate(model)
         if self._file:
             account = json.dumps([self._account, own, model], default=str).encode()
-            gate.lock = SharedLock(self._file, hashlib.sha256(account).digest(), gate)
+            gate.share = partial(self._file.update, hashlib.sha256(account).digest())
         return gate
 
 
