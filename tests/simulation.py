@@ -139,6 +139,8 @@ class Setting:
 
         foreign: Requests per second that others take from the same limit.
 
+        retry_after: Whether a rejection says when to come back.
+
         poisoned: How many calls the server always rejects.
     """
 
@@ -153,6 +155,7 @@ class Setting:
     sizes: tuple = (10, 10)
     guess: float = 1.0
     foreign: float = 0.0
+    retry_after: bool = True
     poisoned: int = 0
     retry: RetryPolicy = PATIENT
     gate: type = RateGate
@@ -275,7 +278,8 @@ class _Process:
     def reject(self, call, permit, pause, headers):
         simulation = self.simulation
         simulation.rejections += 1
-        self.failures[call] += self.gate.on_rejection(permit, simulation.time, pause, headers)
+        said = pause if self.setting.retry_after else None
+        self.failures[call] += self.gate.on_rejection(permit, simulation.time, said, headers)
         request = self.requests[call]
         self.requests[call] = replace(request, refused=request.refused + 1)
         self.idle += 1
@@ -283,7 +287,7 @@ class _Process:
             simulation.lost += 1
             self.unanswered -= 1
         else:
-            simulation.later(pause, self.again, call)
+            simulation.later(pause if said else min(0.5 * 2**request.refused, 8), self.again, call)
         self.ask()
 
     def again(self, call):
