@@ -281,23 +281,19 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
     The seconds in `retry-after-ms`, else in `retry-after` as a number or an HTTP date. None if they are unusable, or
     mean nothing: no pause at all, or one that is longer than any limit's.
     """
+    return next((seconds for seconds in _pauses(headers) if 0 < seconds <= _LONGEST_PAUSE), None)
+
+
+def _pauses(headers: Mapping[str, str]) -> Iterator[float]:
+    """The seconds in *headers*, in all the ways in which they can be read."""
     for name, scale in (("retry-after-ms", 1000), ("retry-after", 1)):
         with suppress(ValueError):
-            seconds = float(headers.get(name, "")) / scale
-            if 0 < seconds <= _LONGEST_PAUSE:
-                return seconds
-    until = _seconds_until(headers.get("retry-after", ""))
-    return until if until is not None and 0 < until <= _LONGEST_PAUSE else None
-
-
-def _seconds_until(date: str) -> float | None:
+            yield float(headers.get(name, "")) / scale
     from email.utils import mktime_tz, parsedate_tz  # slow to import, and seldom needed
 
-    try:
-        parsed = parsedate_tz(date)
-        return None if parsed is None else mktime_tz(parsed) - time.time()
-    except (ValueError, OverflowError):  # a year that no calendar has
-        return None
+    with suppress(ValueError, OverflowError):  # a year that no calendar has
+        if date := parsedate_tz(headers.get("retry-after", "")):
+            yield mktime_tz(date) - time.time()
 
 
 def _field(body: Any, *path: str) -> Any:

@@ -54,7 +54,7 @@ class CallOptions(ApiParams, total=False):
     #: Seconds without a byte from the server until an attempt counts as failed. None, or left out: the SDK's 600.
     timeout: float | None
     #: Seconds to wait in all, without using up retries, while the server answers nobody: overloaded, failing or not to
-    #: be reached. If left out: 60, and 600 in `orchestration`. 0: no longer than the retries take.
+    #: be reached. If left out: 60, and 600 in `orchestration`. 0: not at all.
     outage_patience: float | None
 
 
