@@ -168,13 +168,13 @@ class SharedFile:
 
     def _go_alone(self, failed: OSError) -> None:
         """For a while, if another process has the lock; for good, if the file fails."""
-        is_first = self._alone_until == -math.inf
+        level = logging.WARNING if self._alone_until == -math.inf else logging.DEBUG
         self._alone_until = time.monotonic() + _ALONE_FOR
         if not isinstance(failed, BlockingIOError):
             self._failed = True
             _log.warning("Limits are no longer shared by %s: %s", self.path, failed)
-        elif is_first:
-            _log.warning("A process that may be stopped keeps the file of limits %s: going on without it", self.path)
+        else:
+            _log.log(level, "A process that may be stopped keeps the file of limits %s: going on without it", self.path)
 
     def _read(self, key: bytes) -> tuple[float, ...] | None:
         """The numbers in the record of *key*; None if there are none that can be used."""
