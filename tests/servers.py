@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Self
 
 
-class Proxy:
-    """A forward proxy on loopback, for plain requests and for CONNECT."""
+class _Server:
+    """A server on loopback that serves each connection on a thread of its own."""
 
     def __init__(self) -> None:
         self._listening = socket.create_server(("127.0.0.1", 0))
@@ -46,6 +46,13 @@ class Proxy:
                 self.connections += 1
                 self._open.append(client)
                 self._in_thread(self._serve, client)
+
+    def _serve(self, client: socket.socket) -> None:
+        raise NotImplementedError
+
+
+class Proxy(_Server):
+    """A forward proxy on loopback, for plain requests and for CONNECT."""
 
     def _serve(self, client: socket.socket) -> None:
         head = client.recv(65536)
@@ -126,3 +133,57 @@ def half_open_to(port: int) -> int:
     """How many connections to *port* on this machine are half open (SYN_SENT), as Linux tells."""
     rows = Path("/proc/net/tcp").read_text().splitlines()[1:]
     return sum(row.split()[2].endswith(f":{port:04X}") and row.split()[3] == "02" for row in rows)
+
+
+class Scripted(_Server):
+    """
+    A server that gives each request the next of *answers*, byte for byte. It then keeps the connection open, unless the
+    answer ends with `CLOSED`.
+    """
+
+    CLOSED = b"<the server closes the connection>"
+
+    def __init__(self, *answers: bytes) -> None:
+        super().__init__()
+        self.requests: list[bytes] = []
+        self._answers = [*answers]
+        self._lock = threading.Lock()
+
+    def _serve(self, client: socket.socket) -> None:
+        with suppress(OSError):
+            while request := _one_request(client):
+                with self._lock:
+                    self.requests.append(request)
+                    answer = self._answers.pop(0)
+                client.sendall(answer.removesuffix(self.CLOSED))
+                if answer.endswith(self.CLOSED):
+                    client.shutdown(socket.SHUT_RDWR)
+                    return
+
+
+def _one_request(client: socket.socket) -> bytes:
+    got = b""
+    while b"\r\n\r\n" not in got:
+        data = client.recv(65536)
+        if not data:
+            return b""
+        got += data
+    length = re.search(rb"(?i)content-length: (\d+)", got)
+    missing = (int(length[1]) if length else 0) - len(got.partition(b"\r\n\r\n")[2])
+    while missing > 0:
+        data = client.recv(65536)
+        got, missing = got + data, missing - len(data)
+    return got
+
+
+def in_chunks(*parts: bytes, ended: bool = True, content_type: str = "text/event-stream") -> bytes:
+    """An answer with status 200 whose body comes in chunks; not *ended*: without the last, empty one."""
+    head = f"HTTP/1.1 200 OK\r\ncontent-type: {content_type}\r\ntransfer-encoding: chunked\r\n\r\n".encode()
+    body = b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in parts)
+    return head + body + (b"0\r\n\r\n" if ended else b"")
+
+
+def whole(body: bytes, *headers: str, status: str = "200 OK") -> bytes:
+    """An answer in one piece."""
+    lines = [f"HTTP/1.1 {status}", "content-type: application/json", f"content-length: {len(body)}", *headers]
+    return "\r\n".join([*lines, "", ""]).encode() + body

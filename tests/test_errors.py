@@ -145,7 +145,7 @@ def test_no_header_makes_a_spend_limit_worth_retrying(api):
 def test_an_error_that_echoes_the_key_does_not_show_it(api):
     failed = failure(api, error(401, "authentication_error", f"invalid x-api-key: {KEY}"))
     assert "[redacted]" in str(failed)
-    assert failed.__cause__ is None
+    assert isinstance(failed.__cause__, anthropic.AuthenticationError)
     assert failed.__context__ is None
     assert KEY not in "".join(traceback.format_exception(failed)) + repr(failed) + str(vars(failed))
 

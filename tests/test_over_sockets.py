@@ -55,7 +55,7 @@ BROKEN = {
     "error_event": ("overloaded", "overloaded"),
     "malformed": ("invalid_response", "invalid_response"),
     "html": ("invalid_response", "incomplete_stream"),
-    "not_a_message": ("invalid_response", "incomplete_stream"),
+    "not_a_message": ("invalid_response", "invalid_response"),
     "refusal": ("refusal", "refusal"),
 }
 BROKEN_AFTER_TEXT = {"cut", "early_end", "error_event", "malformed", "refusal"}

@@ -185,7 +185,6 @@ RICH = [
         {"type": "text_delta", "text": "It "},
         {"type": "citations_delta", "citation": CITATION},
         {"type": "text_delta", "text": "is"},
-        {"type": "from_the_future", "x": 1},
     ),
     *block(
         3,

@@ -17,8 +17,9 @@ Importing this imports no `anthropic`: that happens at the first call.
 
 from claude_client._gates.clients import share_limits
 from claude_client._sdk.client import has_credentials, set_default_client
-from claude_client._values.errors import ClaudeInvocationError, Kind
+from claude_client._values.errors import ClaudeInvocationError
 from claude_client._values.interrupt import InterruptToken
+from claude_client._values.kinds import Kind
 from claude_client._values.options import (
     ApiParams,
     CallOptions,

@@ -15,7 +15,8 @@ from claude_client._engine.flow import CallFlow, Done, Outcome, Send
 from claude_client._gates.gate import Gate, Wait, admit
 from claude_client._gates.holding import Holding
 from claude_client._values.attempt import Attempt
-from claude_client._values.errors import ClaudeInvocationError, Kind, aborted, for_unsent
+from claude_client._values.errors import ClaudeInvocationError, aborted, for_unsent
+from claude_client._values.kinds import Kind
 from claude_client._values.record import Cause
 
 _NOTHING: Mapping[Cause, float] = {}

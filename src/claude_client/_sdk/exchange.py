@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
-from contextlib import closing, suppress
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import dataclass, field
 from typing import Any
 
+from claude_client._sdk.answer import contents_of, message_from, refusal, unusable
 from claude_client._sdk.client import forget_credentials, no_credentials
-from claude_client._sdk.parameters import create_arguments
+from claude_client._sdk.events import events_of
+from claude_client._sdk.parameters import create_arguments, message_of
 from claude_client._sdk.stream import StreamedMessage
+from claude_client._sdk.tokens import current_token, renew
 from claude_client._values.attempt import Answer, Attempt
-from claude_client._values.content import to_json_value
 from claude_client._values.errors import ClaudeInvocationError, aborted, from_sdk
+from claude_client._values.redaction import without_secrets
 from claude_client._values.response import text_of
 from claude_client._values.usage import Usage
 
 _SECRET_ATTRIBUTES = ("api_key", "auth_token", "aws_secret_key", "aws_session_token", "access_token")
 # Parts of header names that hold a secret: gateways have names of their own for it.
-_SECRET_WORDS = ("auth", "key", "token", "secret", "cookie")
+_SECRET_WORDS = ("auth", "key", "token", "secret", "cookie", "password")
+# ... and of those that name a key which opens nothing.
+_PLAIN_WORDS = ("cache", "idempotency")
 
 
 def send(client: Any, attempt: Attempt) -> None:
@@ -36,7 +42,7 @@ def send(client: Any, attempt: Attempt) -> None:
             exchange = _Exchange(client, create_arguments(attempt.request), attempt)
             streamed = attempt.on_text or attempt.must_stream or attempt.request.must_stream
             answer = exchange.stream() if streamed else exchange.create()
-            attempt.usage = Usage.of(answer.message.usage)
+            attempt.usage = Usage.of(getattr(answer.message, "usage", None))
             attempt.answer = answer
     except BaseException as exc:  # noqa: BLE001 - every exception ends the attempt, and is kept there
         _end_with(attempt, exc)
@@ -50,7 +56,7 @@ def _end_with(attempt: Attempt, exc: BaseException) -> None:
     if isinstance(exc, ClaudeInvocationError) and not callback:
         attempt.error, attempt.usage = exc, exc.usage
         return
-    text, attempt.usage = _arrived(attempt)
+    text, attempt.usage = contents_of(attempt.streamed)
     attempt.raised = exc
     attempt.error = ClaudeInvocationError(
         f"{'The callback raised' if callback else 'The request could not be made:'} {_safe_repr(exc)}",
@@ -59,17 +65,6 @@ def _end_with(attempt: Attempt, exc: BaseException) -> None:
         usage=attempt.usage,
     )
     attempt.error.__cause__ = exc
-
-
-def _arrived(attempt: Attempt) -> tuple[str, Usage]:
-    """The text and usage that had arrived of a stream, as far as they can be read."""
-    text, usage = "", Usage()
-    if attempt.streamed:
-        with suppress(Exception):
-            text = attempt.streamed.text
-        with suppress(Exception):
-            usage = attempt.streamed.usage
-    return text, usage
 
 
 def _safe_repr(exc: BaseException) -> str:
@@ -85,7 +80,7 @@ class _Exchange:
     """The exchange of a request and its answer on a client."""
 
     client: Any
-    arguments: dict[str, Any]
+    arguments: dict[str, Any] = field(repr=False)  # may hold a key
     attempt: Attempt
 
     def create(self) -> Answer:
@@ -96,17 +91,33 @@ class _Exchange:
 
     def stream(self) -> Answer:
         """Send the request and return the answer, received as a stream."""
-        attempt = self.attempt
-        streamed = attempt.streamed = StreamedMessage()
         self.arguments["stream"] = True
         with closing(self._sent()) as stream:
             request_id = stream.response.headers.get("request-id")
+            if "application/json" in stream.response.headers.get("content-type", ""):
+                return self._unstreamed(stream.response, request_id)
+            streamed = self.attempt.streamed = StreamedMessage()
             for text in self._texts(stream, streamed, request_id):
                 if text:
                     self._call_back(text)
         if not streamed.complete:
             raise self._ended_early(streamed, request_id)
         return self._answer(streamed, request_id)
+
+    def _unstreamed(self, response: Any, request_id: str | None) -> Answer:
+        """The answer of a server that was asked for a stream, and sends it in one piece all the same."""
+        try:
+            message = message_of(json.loads(response.read()))
+        except Exception as exc:  # noqa: BLE001 - whatever reading raises, the answer cannot be read
+            error = self._failure(exc)
+        else:
+            self.attempt.tell("begun")
+            answer = self._answer(message, request_id)
+            if text := text_of(answer.message.content):
+                self._call_back(text)
+            return answer
+        error.request_id = error.request_id or request_id
+        raise error from error.__cause__
 
     def _call_back(self, text: str) -> None:
         """Give *text* to the callback and keep what it raises: an error of a nested call must not be taken for ours."""
@@ -124,12 +135,14 @@ class _Exchange:
         """The text of each event. Only errors of reading are translated: those of a callback stay what they are."""
         attempt = self.attempt
         try:
-            for event in stream:  # pings are not among them: the SDK takes them out
+            for event in events_of(stream, lambda: streamed.stopped):
                 attempt.last_event_at = time.monotonic()
                 yield streamed.add(event)
-                if event.type == "message_start":
+                if event["type"] == "message_start":
                     attempt.tell("begun")
         except Exception as exc:  # noqa: BLE001 - whatever reading raises, the answer cannot be read
+            if streamed.complete:  # and nothing of it is missing
+                return
             error = self._failure(exc, streamed)
             error.request_id = error.request_id or request_id
         else:
@@ -139,11 +152,14 @@ class _Exchange:
     def _sent(self) -> Any:
         """Send the request; return the SDK's message or stream. An error before both may be about the arguments."""
         try:
-            return self.client.messages.create(**self.arguments)
+            return self._sent_with_new_token()
         except TypeError as exc:
-            if "Could not resolve authentication method" not in str(exc):
+            if self.attempt.status is not None:
+                error: Exception = self._failure(exc)
+            elif "Could not resolve authentication method" in str(exc):
+                error = no_credentials(exc)
+            else:
                 raise
-            error: Exception = no_credentials(exc)
         except Exception as exc:
             if _is_missing_credentials(exc):
                 error = no_credentials(exc)
@@ -153,24 +169,42 @@ class _Exchange:
                 raise
         raise error from error.__cause__
 
-    def _answer(self, arrived: Any, request_id: str | None) -> Answer:
-        """The answer that has *arrived*, in one piece or streamed; any other error means that it cannot be read."""
+    def _sent_with_new_token(self) -> Any:
+        """Send the request; once more, with a new token, if it had one that was refused and can be renewed."""
         try:
-            return _checked_answer(arrived.message() if isinstance(arrived, StreamedMessage) else arrived, request_id)
-        except ClaudeInvocationError:
-            raise
-        except Exception as exc:  # noqa: BLE001
-            error = self._failure(exc)
-        raise error from error.__cause__
+            return self.client.messages.create(**self.arguments)
+        except Exception as exc:
+            if getattr(exc, "status_code", None) != 401 or not renew(self.client, exc):
+                raise
+        return self.client.messages.create(**self.arguments)
+
+    def _answer(self, arrived: Any, request_id: str | None) -> Answer:
+        """The answer that has *arrived*, in one piece or streamed."""
+        try:
+            message = message_from(arrived)
+        except Exception as exc:  # noqa: BLE001 - whatever it is, it is about what the server sent
+            problem = exc
+        else:
+            if message.stop_reason == "refusal":
+                raise refusal(message, request_id)
+            return Answer(message, request_id)
+        secrets = self._secrets(problem)
+        error = unusable(arrived, problem, secrets, request_id)
+        self._note_refused_credentials(error)
+        raise error from without_secrets(problem, secrets)
 
     def _failure(self, exc: Exception, streamed: StreamedMessage | None = None) -> ClaudeInvocationError:
-        arrived: dict[str, Any] = {"partial_text": streamed.text, "usage": streamed.usage} if streamed else {}
+        text, usage = contents_of(streamed)
         if self.attempt.aborted:
-            return aborted(self.attempt.aborted, **arrived)
-        error = from_sdk(exc, self._secrets(exc), **arrived)
+            return aborted(self.attempt.aborted, partial_text=text, usage=usage)
+        answered = self.attempt.status is not None
+        error = from_sdk(exc, self._secrets(exc), answered=answered, partial_text=text, usage=usage)
+        self._note_refused_credentials(error)
+        return error
+
+    def _note_refused_credentials(self, error: ClaudeInvocationError) -> None:
         if error.kind == "authentication":
             forget_credentials(self.client)
-        return error
 
     def _ended_early(self, streamed: StreamedMessage, request_id: str | None) -> ClaudeInvocationError:
         if self.attempt.aborted:
@@ -189,50 +223,16 @@ class _Exchange:
 
     def _secrets(self, exc: Exception) -> list[str]:
         """Every credential that the text of *exc* could show: the client's, and those of the request as it was sent."""
-        found = [getattr(self.client, name, None) for name in _SECRET_ATTRIBUTES]
+        found = [getattr(self.client, name, None) for name in _SECRET_ATTRIBUTES] + [current_token(self.client)]
         request = vars(exc).get("request") or vars(exc).get("_request")  # httpx's property raises where it is unset
         sent = getattr(request, "headers", {})
         for headers in (sent, getattr(self.client, "_custom_headers", {}), self.arguments.get("extra_headers", {})):
-            found += [value for name, value in headers.items() if any(word in name.lower() for word in _SECRET_WORDS)]
+            found += [value for name, value in headers.items() if _is_secret(name.lower())]
         return [secret.removeprefix("Bearer ") for secret in found if isinstance(secret, str) and secret]
 
 
-def _checked_answer(message: Any, request_id: str | None) -> Answer:
-    """*message* as an answer; an error if it is no message, a refusal, or without a stop reason."""
-    # The SDK checks nothing: a body that is no message comes as a str, or as a message without what makes it one.
-    if getattr(message, "type", None) != "message" or not all(map(_is_block, message.content)):
-        raise _unfit("The answer cannot be read: it is no message", request_id)
-    if message.stop_reason is None:
-        raise _unfit("The answer is not whole: it has no stop reason", request_id)
-    answer = Answer(message, request_id)
-    if message.stop_reason == "refusal":
-        details = getattr(message, "stop_details", None)
-        raise ClaudeInvocationError(
-            _refusal(details),
-            kind="refusal",
-            status_code=200,
-            details=to_json_value(details),
-            request_id=request_id,
-            partial_text=text_of(message.content),
-            usage=Usage.of(message.usage),
-        )
-    return answer
-
-
-def _is_block(block: Any) -> bool:
-    return isinstance(block.type, str) and (block.type != "text" or isinstance(block.text, str))
-
-
-def _unfit(problem: str, request_id: str | None) -> ClaudeInvocationError:
-    return ClaudeInvocationError(
-        problem, kind="invalid_response", status_code=200, request_id=request_id, retryable=True
-    )
-
-
-def _refusal(details: Any) -> str:
-    category = getattr(details, "category", None)
-    explanation = getattr(details, "explanation", None)
-    return "The model refused" + (f" ({category})" if category else "") + (f": {explanation}" if explanation else "")
+def _is_secret(header: str) -> bool:
+    return any(word in header for word in _SECRET_WORDS) and not any(word in header for word in _PLAIN_WORDS)
 
 
 def _is_about_the_exchange(exc: Exception) -> bool:

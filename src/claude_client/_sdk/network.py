@@ -8,11 +8,18 @@ import os
 import selectors
 import socket
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from functools import partial
+from itertools import islice
 from typing import Any
 
 from claude_client._values.attempt import Attempt
+from claude_client._values.errors import ClaudeInvocationError
 from claude_client._values.interrupt import current, interruptibly
+
+_MOMENT = 0.05  # seconds
+_MOST_CHUNKS_LEFT = 3
 
 
 def instrument(client: Any) -> None:
@@ -33,9 +40,24 @@ def instrument(client: Any) -> None:
             pool._network_backend = _Backend(backend)  # type: ignore[union-attr]  # noqa: SLF001 - no public way
 
 
+def read_end(response: Any, chunks: Iterator[bytes]) -> None:
+    """
+    Read the end of a body of which no more is wanted, so that its connection can be used again. It is not waited for
+    longer than a moment, nor at all where a read could not be ended.
+    """
+    attempt = current()
+    if attempt is not None and isinstance(response.extensions.get("network_stream"), _Stream):
+        attempt.patience = _MOMENT
+        with suppress(Exception):  # whatever it is, the answer is whole
+            for _ in islice(chunks, _MOST_CHUNKS_LEFT):
+                pass
+
+
 def _on_response(response: Any) -> None:
     attempt = current()
     if isinstance(attempt, Attempt):
+        _refuse_to_leave(response)
+        _check_for_leftovers(response)
         attempt.first_byte_at = time.monotonic()
         attempt.status, attempt.limits = response.status_code, _limits(response.headers)
         attempt.tell("head")
@@ -48,6 +70,41 @@ def _limits(headers: Any) -> dict[str, str]:
         for name, value in headers.raw
         if b"ratelimit" in name.lower()
     }
+
+
+def _refuse_to_leave(response: Any) -> None:
+    """Raise if *response* redirects to another host: prompt and credentials would go where nobody meant them to."""
+    if not response.has_redirect_location:
+        return
+    here, there = response.url, response.url.join(response.headers["location"])
+    if (here.scheme, here.host, here.port) != (there.scheme, there.host, there.port):
+        raise ClaudeInvocationError(
+            f"The server redirects to {there.scheme}://{there.netloc.decode('ascii').rpartition('@')[2]}, which is not "
+            "followed: prompt and credentials would go to a host that nobody named",
+            kind="invalid_response",
+            status_code=response.status_code,
+        )
+
+
+def _check_for_leftovers(response: Any) -> None:
+    """
+    Have the connection of *response* closed after it if it has brought more than the answer: whoever used it next would
+    take that for theirs. httpcore looks at the socket, but not at what it has read from it already.
+    """
+    stream = response.extensions.get("network_stream")
+    if not isinstance(stream, _Stream) or stream.is_checked:
+        return
+    stream.is_checked = True
+    with suppress(AttributeError):  # HTTP/2, which has no such leftovers
+        connection = response.stream._stream._httpcore_stream._stream._connection  # noqa: SLF001 - no public way
+        connection._response_closed = partial(_close_response, connection, connection._response_closed)  # noqa: SLF001
+
+
+def _close_response(connection: Any, closed: Callable[[], None]) -> None:
+    state = connection._h11_state  # noqa: SLF001
+    if state.trailing_data[0]:
+        state.send_failed()  # it is closed then, as after every failure
+    closed()
 
 
 class _Backend:
@@ -84,12 +141,17 @@ class _Stream:
     """A stream of httpcore that can be aborted."""
 
     def __init__(self, inner: Any) -> None:
+        #: Whether bytes after the end of an answer are looked for.
+        self.is_checked = False
         self._inner = inner
         self._socket: socket.socket = inner.get_extra_info("socket")
         self.close = inner.close
         self.get_extra_info = inner.get_extra_info
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        doing = current()
+        if doing is not None and doing.patience is not None:
+            timeout = doing.patience
         data: bytes = interruptibly(self._socket, self._inner.read, max_bytes, timeout)
         return data
 

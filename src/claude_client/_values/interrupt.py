@@ -80,13 +80,15 @@ class InterruptToken:
 class Abortable:
     """Something a thread does that others can end. Every method may be called from any thread."""
 
+    #: Seconds that a read may block from now on; None: for as long as its client lets it.
+    patience: float | None = None
     _blocked_on: socket.socket | None = None
     _aborted: AbortReason | None = None
     _around: Abortable | None = None  # of its own thread only
 
     def __init__(self) -> None:
-        # Guards the first two above, so that no socket is closed, and its number given away, while it is shut down.
-        # Reentrant, as a signal handler may abort what its own thread is about to block on.
+        # Guards `_blocked_on` and `_aborted`, so that no socket is closed, and its number given away, while it is shut
+        # down. Reentrant, as a signal handler may abort what its own thread is about to block on.
         self._lock = threading.RLock()
 
     @property

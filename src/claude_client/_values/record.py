@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
-from claude_client._values.errors import Kind
+from claude_client._values.kinds import Kind
 from claude_client._values.usage import Usage
 
 #: A thing that a request may wait for before it is sent.

@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable
 
 from claude_client._gates.rate.state import State
-from claude_client._values.errors import Kind
+from claude_client._values.kinds import Kind
 
 #: Failures that are no request's own fault.
 FAILURES: frozenset[Kind] = frozenset({"overloaded", "server_error", "connection"})

@@ -1,0 +1,52 @@
+"""Texts that can be written: an answer may hold halves of surrogate pairs, which no encoding has."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def is_whole(text: str) -> bool:
+    """Return whether *text* can be encoded."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def whole(text: str) -> str:
+    """*text* with halves that stand together made one character, and U+FFFD for each that stays alone."""
+    return text if is_whole(text) else text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+def all_whole(value: Any) -> Any:
+    """A copy of *value*, a JSON value, in which every text is `whole`."""
+    if isinstance(value, str):
+        return whole(value)
+    if isinstance(value, Mapping):
+        return {whole(name): all_whole(item) for name, item in value.items()}
+    return [all_whole(item) for item in value] if isinstance(value, list) else value
+
+
+class Chunks:
+    """Chunks of one text, each of which is whole: half a pair at the end of one waits for the next."""
+
+    __slots__ = ("_half",)
+
+    def __init__(self) -> None:
+        self._half = ""
+
+    def add(self, chunk: str) -> str:
+        """What can be told once *chunk* has come."""
+        if not self._half and chunk.isascii():
+            return chunk
+        chunk, self._half = self._half + chunk, ""
+        if chunk and "\ud800" <= chunk[-1] <= "\udbff":
+            chunk, self._half = chunk[:-1], chunk[-1]
+        return whole(chunk)
+
+    def end(self) -> str:
+        """What is left."""
+        half, self._half = self._half, ""
+        return whole(half)
