@@ -17,7 +17,7 @@ from claude_client._sdk.stream import StreamedMessage
 from claude_client._sdk.tokens import current_token, renew
 from claude_client._values.attempt import Answer, Attempt
 from claude_client._values.errors import ClaudeInvocationError, aborted, from_sdk
-from claude_client._values.redaction import without_secrets
+from claude_client._values.redaction import without, without_secrets
 from claude_client._values.response import text_of
 from claude_client._values.usage import Usage
 
@@ -54,7 +54,8 @@ def send(client: Any, attempt: Attempt) -> None:
 def _end_with(attempt: Attempt, exc: BaseException) -> None:
     callback = exc is attempt.raised
     if isinstance(exc, ClaudeInvocationError) and not callback:
-        attempt.error, attempt.usage = exc, exc.usage
+        # Without the frames in here, whose locals hold what the server sent and what it was sent.
+        attempt.error, attempt.usage = exc.with_traceback(None), exc.usage
         return
     text, attempt.usage = contents_of(attempt.streamed)
     attempt.raised = exc
@@ -87,13 +88,13 @@ class _Exchange:
         """Send the request and return the answer, received in one piece."""
         message = self._sent()
         self.attempt.tell("begun")
-        return self._answer(message, getattr(message, "_request_id", None))
+        return self._answer(message, self._clean_id(getattr(message, "_request_id", None)))
 
     def stream(self) -> Answer:
         """Send the request and return the answer, received as a stream."""
         self.arguments["stream"] = True
         with closing(self._sent()) as stream:
-            request_id = stream.response.headers.get("request-id")
+            request_id = self._clean_id(stream.response.headers.get("request-id"))
             if "application/json" in stream.response.headers.get("content-type", ""):
                 return self._unstreamed(stream.response, request_id)
             streamed = self.attempt.streamed = StreamedMessage()
@@ -221,10 +222,17 @@ class _Exchange:
             usage=streamed.usage,
         )
 
-    def _secrets(self, exc: Exception) -> list[str]:
+    def _clean_id(self, request_id: str | None) -> str | None:
+        """*request_id*, which a server may have made of anything."""
+        if request_id is None or request_id.startswith("req_"):
+            return request_id
+        return without(request_id, self._secrets())
+
+    def _secrets(self, exc: Exception | None = None) -> list[str]:
         """Every credential that the text of *exc* could show: the client's, and those of the request as it was sent."""
         found = [getattr(self.client, name, None) for name in _SECRET_ATTRIBUTES] + [current_token(self.client)]
-        request = vars(exc).get("request") or vars(exc).get("_request")  # httpx's property raises where it is unset
+        kept = {} if exc is None else vars(exc)
+        request = kept.get("request") or kept.get("_request")  # httpx's property raises where it is unset
         sent = getattr(request, "headers", {})
         for headers in (sent, getattr(self.client, "_custom_headers", {}), self.arguments.get("extra_headers", {})):
             found += [value for name, value in headers.items() if _is_secret(name.lower())]
