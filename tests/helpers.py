@@ -85,7 +85,8 @@ def message(text: str = "Hello", **fields: Any) -> dict[str, Any]:
 
 
 def reply(text: str = "Hello", *, headers: dict[str, str] | None = None, **fields: Any) -> httpx.Response:
-    return httpx.Response(200, json=message(text, **fields), headers={"request-id": "req_1", **(headers or {})})
+    said = {"content-type": "application/json", "request-id": "req_1", **(headers or {})}
+    return httpx.Response(200, content=json.dumps(message(text, **fields)), headers=said)
 
 
 def error(
