@@ -4,7 +4,10 @@ import gzip
 import json
 import logging
 import pickle
+import signal
+import threading
 import traceback
+from contextlib import contextmanager
 
 import anthropic
 import pytest
@@ -12,7 +15,7 @@ from anthropic.lib.credentials import AccessToken
 
 import claude_client
 from claude_client import ClaudeInvocationError, InterruptToken, invoke_claude, invoke_claude_streaming
-from helpers import KEY, end, event, message, start, text_block
+from helpers import KEY, end, event, message, start, text_block, until
 from servers import Scripted, in_chunks, whole
 
 PARTS = [start(), *text_block("all of it"), *end()]
@@ -241,3 +244,68 @@ def test_of_many_calls_with_a_token_that_is_refused_one_has_it_renewed(served, m
     results = claude_client.invoke_parallel([{"prompt": "hi"}] * 5, streaming=True, max_workers=1)
     assert [*results] == ["all of it"] * 5
     assert provider.tokens == 2
+
+
+class SoftTimeLimitError(Exception):
+    """As a task queue raises it in the handler of a signal."""
+
+
+@contextmanager
+def raising_in_a_signal_handler(exception, server):
+    """Raise *exception* on this thread, in the handler of a signal, once *server* has a request."""
+    raised = threading.Event()
+    here = threading.get_ident()
+
+    def handler(*_):
+        if not raised.is_set():
+            raised.set()
+            raise exception
+
+    def send():
+        until(lambda: server.requests)
+        while not raised.is_set():  # one that comes just before a call blocks does not wake it
+            signal.pthread_kill(here, signal.SIGALRM)
+            raised.wait(0.01)
+
+    before = signal.signal(signal.SIGALRM, handler)
+    sender = threading.Thread(target=send)
+    sender.start()
+    try:
+        yield
+    finally:
+        sender.join()
+        signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.parametrize("exception", [SoftTimeLimitError("time is up"), TimeoutError("time is up"), SystemExit(3)])
+@pytest.mark.parametrize("answer", [b"", in_chunks(*PARTS[:2], ended=False)], ids=["silent", "in a stream"])
+@pytest.mark.parametrize("streaming", [False, True])
+def test_what_a_signal_handler_raises_comes_out_as_itself(served, exception, answer, streaming):
+    server = served(answer)
+    with raising_in_a_signal_handler(exception, server), pytest.raises(type(exception)) as caught:
+        invoke_claude("hi", streaming=streaming)
+    assert caught.value is exception
+    assert len(server.requests) == 1
+
+
+def test_what_a_caller_was_handling_is_not_the_reason_of_a_failure(served):
+    server = served(whole(b"{no"))
+    try:
+        raise SoftTimeLimitError("handled here")  # noqa: TRY301 - to be handled
+    except SoftTimeLimitError:
+        with pytest.raises(ClaudeInvocationError) as caught:
+            invoke_claude("hi", streaming=True, max_retries=0)
+    assert caught.value.kind == "invalid_response"
+    assert len(server.requests) == 1
+
+
+def test_a_provider_that_has_no_token_is_about_authentication(served, monkeypatch):
+    monkeypatch.delenv("ANTHROPIC_API_KEY")
+
+    def provider(**_):
+        raise RuntimeError("the vault is shut")
+
+    claude_client.set_default_client(anthropic.Anthropic(credentials=provider, base_url=served().url, api_key=None))
+    with pytest.raises(ClaudeInvocationError, match="the vault is shut") as caught:
+        invoke_claude("hi")
+    assert (caught.value.kind, caught.value.retryable) == ("authentication", False)

@@ -325,7 +325,7 @@ def test_without_the_extra_the_import_says_what_to_install(module):
     code = f"import sys; sys.modules[{module!r}] = None; import claude_client.simulator"
     _, error = run("-c", code).communicate(timeout=60)
     assert error.splitlines()[-1] == (
-        f'ImportError: the simulator needs {module}: pip install "orchestrating-agents[simulator]"'
+        f"ImportError: the simulator needs {module}: pip install starlette uvicorn trustme"
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -12,11 +13,13 @@ from typing import Any
 from claude_client._sdk.answer import contents_of, message_from, refusal, unusable
 from claude_client._sdk.client import forget_credentials, no_credentials
 from claude_client._sdk.events import events_of
+from claude_client._sdk.foreign import detach, foreign, is_of_provider
 from claude_client._sdk.parameters import create_arguments, message_of
 from claude_client._sdk.stream import StreamedMessage
 from claude_client._sdk.tokens import current_token, renew
 from claude_client._values.attempt import Answer, Attempt
 from claude_client._values.errors import ClaudeInvocationError, aborted, from_sdk
+from claude_client._values.kinds import class_names
 from claude_client._values.redaction import without, without_secrets
 from claude_client._values.response import text_of
 from claude_client._values.usage import Usage
@@ -83,6 +86,8 @@ class _Exchange:
     client: Any
     arguments: dict[str, Any] = field(repr=False)  # may hold a key
     attempt: Attempt
+    #: The exception that was being handled when it began, which no failure of it is about.
+    before: BaseException | None = field(default_factory=sys.exception, repr=False)
 
     def create(self) -> Answer:
         """Send the request and return the answer, received in one piece."""
@@ -110,14 +115,13 @@ class _Exchange:
         try:
             message = message_of(json.loads(response.read()))
         except Exception as exc:  # noqa: BLE001 - whatever reading raises, the answer cannot be read
-            error = self._failure(exc)
+            error = self._failure(exc, request_id=request_id)
         else:
             self.attempt.tell("begun")
             answer = self._answer(message, request_id)
             if text := text_of(answer.message.content):
                 self._call_back(text)
             return answer
-        error.request_id = error.request_id or request_id
         raise error from error.__cause__
 
     def _call_back(self, text: str) -> None:
@@ -142,10 +146,9 @@ class _Exchange:
                 if event["type"] == "message_start":
                     attempt.tell("begun")
         except Exception as exc:  # noqa: BLE001 - whatever reading raises, the answer cannot be read
-            if streamed.complete:  # and nothing of it is missing
+            error = self._failure(exc, streamed, request_id)
+            if streamed.complete and isinstance(error, ClaudeInvocationError):  # so that nothing of it is missing
                 return
-            error = self._failure(exc, streamed)
-            error.request_id = error.request_id or request_id
         else:
             return
         raise error from error.__cause__
@@ -154,20 +157,10 @@ class _Exchange:
         """Send the request; return the SDK's message or stream. An error before both may be about the arguments."""
         try:
             return self._sent_with_new_token()
-        except TypeError as exc:
-            if self.attempt.status is not None:
-                error: Exception = self._failure(exc)
-            elif "Could not resolve authentication method" in str(exc):
-                error = no_credentials(exc)
-            else:
-                raise
         except Exception as exc:
-            if _is_missing_credentials(exc):
-                error = no_credentials(exc)
-            elif self.attempt.status is not None or _is_about_the_exchange(exc):
-                error = self._failure(exc)
-            else:
+            if self.attempt.status is None and not _is_about_the_exchange(exc):
                 raise
+            error = no_credentials(exc) if _is_missing_credentials(exc) else self._failure(exc)
         raise error from error.__cause__
 
     def _sent_with_new_token(self) -> Any:
@@ -194,12 +187,21 @@ class _Exchange:
         self._note_refused_credentials(error)
         raise error from without_secrets(problem, secrets)
 
-    def _failure(self, exc: Exception, streamed: StreamedMessage | None = None) -> ClaudeInvocationError:
+    def _failure(
+        self, exc: Exception, streamed: StreamedMessage | None = None, request_id: str | None = None
+    ) -> BaseException:
+        """What to raise for *exc*: our error, or the exception of a signal handler that it stands for."""
         text, usage = contents_of(streamed)
         if self.attempt.aborted:
             return aborted(self.attempt.aborted, partial_text=text, usage=usage)
+        detach(exc, self.before)
+        if (raised := foreign(exc)) is not None:
+            return raised
         answered = self.attempt.status is not None
-        error = from_sdk(exc, self._secrets(exc), answered=answered, partial_text=text, usage=usage)
+        error = from_sdk(
+            exc, self._secrets(exc), answered=answered, of_provider=is_of_provider(exc), partial_text=text, usage=usage
+        )
+        error.request_id = error.request_id or request_id
         self._note_refused_credentials(error)
         return error
 
@@ -244,10 +246,11 @@ def _is_secret(header: str) -> bool:
 
 
 def _is_about_the_exchange(exc: Exception) -> bool:
-    """Return whether the SDK, its httpx or an abort raised *exc*, rather than a check of the arguments."""
-    names = {cls.__name__ for cls in type(exc).__mro__}
-    return bool(names & {"AnthropicError", "HTTPError", "StreamError", "AbortedError", "UnicodeError"})
+    """Return whether the SDK, its httpx, an abort or a credential provider raised *exc*, not a check of arguments."""
+    about = {"AnthropicError", "HTTPError", "StreamError", "AbortedError", "UnicodeError"}
+    return bool(about & class_names(exc)) or _is_missing_credentials(exc) or is_of_provider(exc)
 
 
 def _is_missing_credentials(exc: Exception) -> bool:
-    return any(cls.__name__ == "CredentialsError" for cls in type(exc).__mro__)
+    unresolved = isinstance(exc, TypeError) and "Could not resolve authentication method" in str(exc)
+    return unresolved or "CredentialsError" in (cls.__name__ for cls in type(exc).__mro__)

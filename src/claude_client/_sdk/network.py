@@ -14,6 +14,7 @@ from functools import partial
 from itertools import islice
 from typing import Any
 
+from claude_client._sdk.foreign import foreign
 from claude_client._values.attempt import Attempt
 from claude_client._values.errors import ClaudeInvocationError
 from claude_client._values.interrupt import current, interruptibly
@@ -48,9 +49,12 @@ def read_end(response: Any, chunks: Iterator[bytes]) -> None:
     attempt = current()
     if attempt is not None and isinstance(response.extensions.get("network_stream"), _Stream):
         attempt.patience = _MOMENT
-        with suppress(Exception):  # whatever it is, the answer is whole
+        try:
             for _ in islice(chunks, _MOST_CHUNKS_LEFT):
                 pass
+        except Exception as exc:
+            if foreign(exc) is not None:  # else the answer is whole, whatever it is
+                raise
 
 
 def _on_response(response: Any) -> None:

@@ -111,6 +111,7 @@ def from_sdk(
     secrets: Sequence[str],
     *,
     answered: bool = False,
+    of_provider: bool = False,
     partial_text: str = "",
     usage: Usage | None = None,
 ) -> ClaudeInvocationError:
@@ -121,6 +122,8 @@ def from_sdk(
         secrets: What may not be seen anywhere. *exc*, which becomes the cause, is changed so that it shows none.
 
         answered: Whether the head of an answer had come: an error that is not the network's is then about the answer.
+
+        of_provider: Whether it was raised by what gives out credentials.
     """
     for link in chain(exc):
         if isinstance(link, ClaudeInvocationError):
@@ -129,7 +132,7 @@ def from_sdk(
     status = getattr(exc, "status_code", None)
     error = _error(
         lambda kind: _message(exc, kind, status, body, answered=answered),
-        kind_without_status(exc, answered=answered) if status is None else None,
+        kind_without_status(exc, answered=answered, of_provider=of_provider) if status is None else None,
         body,
         secrets,
         status_code=status,

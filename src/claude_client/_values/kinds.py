@@ -128,7 +128,7 @@ def _plain_name(name: str) -> str:
     return plain.removesuffix("exception").removesuffix("error")
 
 
-def kind_without_status(exc: Exception, *, answered: bool) -> Kind:
+def kind_without_status(exc: Exception, *, answered: bool, of_provider: bool) -> Kind:
     """
     The kind of an exception that came without a status, before or after the head of an answer. By class name, as httpx
     or httpx2 may be under the SDK and neither is imported for this.
@@ -140,10 +140,10 @@ def kind_without_status(exc: Exception, *, answered: bool) -> Kind:
         return "timeout"
     if names & {"TransportError", "OSError", "RetryableError"}:
         return "connection"
+    if of_provider or (not answered and "AnthropicError" in names and "APIError" not in names):
+        return "authentication"
     if not answered and "APIConnectionError" in names:
         return "invalid_request"
-    if not answered and "AnthropicError" in names and "APIError" not in names:  # a token could not be had
-        return "authentication"
     return "invalid_response"
 
 
@@ -152,14 +152,14 @@ def class_names(exc: BaseException) -> set[str]:
     return {cls.__name__ for link in chain(exc) for cls in type(link).__mro__}
 
 
-def chain(exc: BaseException) -> Iterator[BaseException]:
-    """*exc*, and the errors behind it."""
+def chain(exc: BaseException, *, hidden: bool = False) -> Iterator[BaseException]:
+    """*exc*, and the errors behind it; with *hidden*, those too that a traceback leaves out."""
     link: BaseException | None = exc
     seen: set[int] = set()
     while link is not None and id(link) not in seen:
         seen.add(id(link))
         yield link
-        link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
+        link = link.__cause__ or (link.__context__ if hidden or not link.__suppress_context__ else None)
 
 
 def field(body: Any, *path: str) -> Any:

@@ -55,7 +55,7 @@ class Usage:
         try:
             from genai_prices import extract_usage
         except ImportError as missing:
-            raise ImportError('Costs need an extra: pip install "orchestrating-agents[cost]"') from missing
+            raise ImportError("costs need genai-prices: pip install genai-prices") from missing
         try:
             extracted = extract_usage({"model": model, "usage": self._as_api_usage()}, provider_id="anthropic")
             return float(extracted.calc_price().total_price)

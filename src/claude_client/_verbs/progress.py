@@ -32,7 +32,7 @@ class Bar:
                 warnings.filterwarnings("ignore", message="IProgress not found")
                 from tqdm.auto import tqdm
         except ImportError as missing:
-            raise ImportError('progress=True needs an extra: pip install "orchestrating-agents[progress]"') from missing
+            raise ImportError("progress=True needs tqdm: pip install tqdm") from missing
         self._bar: Any = tqdm(total=prompts, unit="prompt")
         self._failed = 0
         self._used = Usage()

@@ -28,7 +28,7 @@ except ModuleNotFoundError as exc:  # no coverage: a program of its own tries it
     missing = (exc.name or "").partition(".")[0]
     if missing not in ("starlette", "uvicorn", "h11"):
         raise
-    raise ImportError(f'the simulator needs {missing}: pip install "orchestrating-agents[simulator]"') from exc
+    raise ImportError(f"the simulator needs {missing}: pip install starlette uvicorn trustme") from exc
 
 from ._limits import Limits
 from ._record import Outcome, SeenRequest

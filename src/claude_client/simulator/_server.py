@@ -120,7 +120,7 @@ def _certificate(resources: ExitStack) -> tuple[ssl.SSLContext, str]:
     try:
         import trustme
     except ModuleNotFoundError as exc:
-        raise ImportError('tls needs trustme: pip install "orchestrating-agents[simulator]"') from exc
+        raise ImportError("tls needs trustme: pip install trustme") from exc
     authority = trustme.CA()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("127.0.0.1", "localhost").configure_cert(context)
