@@ -6,7 +6,7 @@ import anthropic
 import pytest
 
 import claude_client
-from claude_client import ClaudeInvocationError, invoke_claude
+from claude_client import ClaudeInvocationError, has_credentials, invoke_claude, invoke_parallel
 from claude_client._sdk.credentials import find_credentials
 from helpers import KEY, reply
 
@@ -263,3 +263,40 @@ def shown(error: BaseException) -> str:
         chain.append(link)
         link = link.__cause__ or link.__context__
     return "".join(traceback.format_exception(error)) + "".join(f"{e!r} {e.args} {vars(e)}" for e in chain)
+
+
+def shown_of_ours(error):
+    """All that a report of *error* shows with the locals of the library's frames, and of those below."""
+    shown = []
+    for link in filter(None, (error, error.__cause__)):
+        report = traceback.TracebackException.from_exception(link, capture_locals=True)
+        shown += [str(link), *(str(frame.locals) for frame in report.stack if frame.filename != __file__)]
+    return "\n".join(shown)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "problem"),
+    [
+        ("ANTHROPIC_BASE_URL", "", "must be a URL such as https://host, or not set; it is ''"),
+        ("ANTHROPIC_BASE_URL", "localhost:8080", "it is 'localhost:8080'"),
+        ("ANTHROPIC_BASE_URL", "ftp://me:secret@host", "it is 'host'"),
+        ("ANTHROPIC_BASE_URL", "http://host:0x", "it is 'http://host:0x'"),
+        ("SSL_CERT_FILE", "gone.pem", "SSL_CERT_FILE names 'gone.pem', which is not there"),
+        ("HTTPS_PROXY", "gopher://me:secret@host", "environment variables HTTPS_PROXY"),
+        ("all_proxy", "socks9://me:secret@host", "environment variables all_proxy"),
+    ],
+)
+def test_a_client_that_cannot_be_made_names_the_variable(monkeypatch, name, value, problem):
+    monkeypatch.setenv(name, value)
+    for call in (has_credentials, lambda: invoke_claude("hi"), lambda: invoke_parallel([{"prompt": "hi"}])):
+        with pytest.raises(ValueError, match=name) as caught:
+            call()
+        assert problem in str(caught.value)
+        assert not [secret for secret in ("me:secret", KEY) if secret in shown_of_ours(caught.value)]
+
+
+def test_a_malformed_key_is_in_no_frame_of_the_error(no_key, monkeypatch):
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-ant-\u00e4-malformed")
+    with pytest.raises(ValueError, match="non-ASCII character") as caught:
+        invoke_claude("hi")
+    assert "malformed" not in shown_of_ours(caught.value)

@@ -5,12 +5,14 @@ import types
 from email.utils import formatdate
 
 import anthropic
+import httpx
 import pytest
 
 import claude_client
 from claude_client import ClaudeInvocationError, ParallelInvocationError, Results, Usage, invoke_claude, invoke_parallel
-from claude_client._values.errors import TRANSIENT, from_sdk
-from helpers import KEY, core, error, reply
+from claude_client._values.errors import from_sdk
+from claude_client._values.kinds import TRANSIENT
+from helpers import KEY, core, error, event, reply, start, stream
 
 
 def failure(api, response) -> ClaudeInvocationError:
@@ -59,9 +61,59 @@ def test_a_spend_limit_that_the_customer_set_is_told_by_its_words(api):
     assert (failed.kind, failed.retryable) == ("spend_limit", False)
 
 
-def test_a_status_without_a_readable_body_has_the_kind_of_its_status(api):
-    import httpx
+def test_an_account_without_credit_is_about_billing_and_ends_a_run(api):
+    said = "Your credit balance is too low to access the Anthropic API. Please go to Plans & Billing to upgrade."
+    failed = failure(api, error(400, "invalid_request_error", said))
+    assert (failed.kind, failed.retryable) == ("billing", False)
+    api.always(lambda _: error(400, "invalid_request_error", said))
+    before = len(api.requests)
+    results = invoke_parallel([{"prompt": "hi"}] * 100, return_exceptions=True, max_workers=2)
+    assert {failed.kind for failed in results} == {"billing"}
+    assert len(api.requests) - before <= 2
 
+
+@pytest.mark.parametrize(
+    ("status", "headers", "body", "kind"),
+    [
+        (429, {"x-amzn-errortype": "ThrottlingException:http://internal/"}, {"message": "Slow down"}, "rate_limit"),
+        (400, {"x-amzn-errortype": "ServiceQuotaExceededException"}, {"message": "Slow down"}, "rate_limit"),
+        (400, {"x-amzn-errortype": "ValidationException"}, {"message": "Slow down"}, "invalid_request"),
+        (403, {"x-amzn-errortype": "UnrecognizedClientException"}, {"message": "Slow down"}, "authentication"),
+        (403, {"x-amzn-errortype": "AccessDeniedException"}, {"message": "Slow down"}, "permission"),
+        (424, {"x-amzn-errortype": "ModelErrorException"}, {"message": "Slow down"}, "server_error"),
+        (429, {"x-amzn-errortype": "ModelNotReadyException"}, {"message": "Slow down"}, "overloaded"),
+        (408, {"x-amzn-errortype": "ModelTimeoutException"}, {"message": "Slow down"}, "timeout"),
+        (400, {}, {"__type": "com.amazon#ExpiredTokenException", "message": "Slow down"}, "authentication"),
+        (503, {}, {"error": {"code": 503, "message": "Slow down", "status": "UNAVAILABLE"}}, "overloaded"),
+        (429, {}, [{"error": {"code": 429, "message": "Slow down", "status": "RESOURCE_EXHAUSTED"}}], "rate_limit"),
+        (400, {}, {"error": {"code": 400, "message": "Slow down", "status": "FAILED_PRECONDITION"}}, "invalid_request"),
+        (404, {}, {"error": {"code": "DeploymentNotFound", "message": "Slow down"}}, "not_found"),
+        (429, {}, {"error": {"code": "RateLimitReached", "message": "Slow down"}}, "rate_limit"),
+    ],
+)
+def test_clouds_have_names_of_their_own_for_their_errors(api, status, headers, body, kind):
+    failed = failure(api, httpx.Response(status, json=body, headers=headers))
+    assert (failed.kind, failed.retryable) == (kind, kind in TRANSIENT)
+    assert "Slow down" in str(failed)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("throttlingException", "rate_limit"),
+        ("modelStreamErrorException", "server_error"),
+        ("serviceUnavailableException", "overloaded"),
+        ("modelTimeoutException", "timeout"),
+    ],
+)
+def test_an_exception_in_a_stream_of_bedrock_has_its_kind(api, name, kind):
+    api.answers(stream(start(), event("error", error={"type": name, "message": "No"})))
+    with pytest.raises(ClaudeInvocationError) as caught:
+        invoke_claude("hi", streaming=True, max_retries=0)
+    assert (caught.value.kind, caught.value.retryable) == (kind, True)
+
+
+def test_a_status_without_a_readable_body_has_the_kind_of_its_status(api):
     failed = failure(api, httpx.Response(529, html="<html>Busy</html>"))
     assert (failed.kind, failed.status_code, failed.retryable) == ("overloaded", 529, True)
 

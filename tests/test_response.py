@@ -126,7 +126,7 @@ def test_an_unknown_model_has_no_cost(api):
 
 def test_without_the_extra_a_cost_says_how_to_get_it(answer, monkeypatch):
     monkeypatch.setitem(sys.modules, "genai_prices", None)
-    with pytest.raises(ImportError, match=r'pip install "orchestrating-agents\[cost\]"'):
+    with pytest.raises(ImportError, match=r"pip install genai-prices"):
         answer.cost_usd  # noqa: B018
 
 

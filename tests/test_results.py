@@ -186,7 +186,7 @@ def test_progress_shows_what_is_done_failed_used_and_cached(api, monkeypatch):
 
 def test_progress_without_its_extra_says_how_to_get_it_and_asks_nothing(api, monkeypatch):
     monkeypatch.setitem(sys.modules, "tqdm.auto", None)
-    with pytest.raises(ImportError, match=r'pip install "orchestrating-agents\[progress\]"'):
+    with pytest.raises(ImportError, match=r"pip install tqdm"):
         invoke_parallel([{"prompt": "a"}], progress=True)
     assert not api.requests
 

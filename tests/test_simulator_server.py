@@ -305,7 +305,7 @@ class TestTls:
 
     def test_says_what_to_install(self, monkeypatch):
         monkeypatch.setitem(sys.modules, "trustme", None)
-        with pytest.raises(ImportError, match=r'pip install "orchestrating-agents\[simulator\]"'):
+        with pytest.raises(ImportError, match=r"pip install trustme"):
             Simulator(tls=True).start()
 
 
@@ -333,7 +333,7 @@ class TestCommandLine:
     def test_prints_what_to_export_and_serves(self):
         with run("-m", "claude_client.simulator", "--port", "0", "--tokens-per-second", "1e6") as process:
             exported = process.stdout.readline()
-            url = exported.removeprefix("export ANTHROPIC_BASE_URL=").strip()
+            url = exported.removeprefix("export ANTHROPIC_API_KEY=simulated ANTHROPIC_BASE_URL=").strip()
             connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=10)
             connection.request("POST", "/v1/messages", json.dumps(BODY), HEADERS)
             assert answer(connection)["type"] == "message"

@@ -175,16 +175,31 @@ def _rebuilt(outdated: _Shared | None) -> _Shared:
 
 
 def _build() -> _Shared:
+    built = _built()
+    if isinstance(built, Exception):
+        raise built
+    return built
+
+
+def _built() -> _Shared | Exception:
+    """A client of our own; or the error to raise, without its frames and not in here, where locals hold the key."""
     import anthropic
 
     environment = credentials.environment()
     try:
-        client = parameters.new_client(**credentials.find_credentials())
+        static = credentials.find_credentials()
+    except ValueError as exc:
+        return exc.with_traceback(None)
+    if problem := credentials.base_url_problem():
+        return ValueError(problem)
+    try:
+        return _Shared(_observed(parameters.new_client(**static)), environment, ours=True)
     except anthropic.AnthropicError as exc:
-        refused = exc
-    else:
-        return _Shared(_observed(client), environment, ours=True)
-    raise no_credentials(refused)
+        return no_credentials(exc.with_traceback(None))
+    except Exception as exc:  # noqa: BLE001 - whatever httpx makes of the environment
+        error = ValueError(credentials.network_problem(exc))
+        error.__cause__ = exc.with_traceback(None)
+        return error
 
 
 def _in_this_process(brought: _Shared) -> _Shared:  # no coverage: in a forked child

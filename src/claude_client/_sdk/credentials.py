@@ -20,6 +20,12 @@ FOLDERS = ("/mnt/project", ".")
 _STATIC = {"ANTHROPIC_API_KEY": "api_key", "ANTHROPIC_AUTH_TOKEN": "auth_token"}
 _IDENTITY = ("ANTHROPIC_IDENTITY_TOKEN", "ANTHROPIC_IDENTITY_TOKEN_FILE")
 _FEDERATION = ("ANTHROPIC_FEDERATION_RULE_ID", "ANTHROPIC_ORGANIZATION_ID")
+#: The variables that the network of a client is built from.
+NETWORK = (
+    *(name for upper in ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "NO_PROXY") for name in (upper, upper.lower())),
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+)
 # The variables that a client is built from: another value means another client.
 _READ = (
     *_STATIC,
@@ -29,9 +35,7 @@ _READ = (
     "ANTHROPIC_BASE_URL",
     "ANTHROPIC_CONFIG_DIR",
     "ANTHROPIC_CUSTOM_HEADERS",
-    "HTTPS_PROXY",
-    "HTTP_PROXY",
-    "SSL_CERT_FILE",
+    *NETWORK,
 )
 _ENCODED = tuple(map(os.environ.encodekey, _READ))
 
@@ -65,6 +69,38 @@ def find_credentials(folders: Sequence[str | os.PathLike[str]] = FOLDERS) -> dic
             if key := _read(_path(folder, name), read):
                 return {"api_key": key}
     return {}
+
+
+def base_url_problem() -> str | None:
+    """What is wrong with the environment's address of the API; None for nothing."""
+    from urllib.parse import urlsplit
+
+    url = os.environ.get("ANTHROPIC_BASE_URL")
+    if url is None:
+        return None
+    try:
+        parts = urlsplit(url.strip())
+        if parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0:
+            return None
+    except ValueError:  # a port that is none, brackets that do not match
+        pass
+    shown = url.rpartition("@")[2]  # before it may stand a password
+    return (
+        f"The environment variable ANTHROPIC_BASE_URL must be a URL such as https://host, or not set; it is {shown!r}"
+    )
+
+
+def network_problem(exc: Exception) -> str:
+    """What to say when the network of a client cannot be built, because of *exc*: by the variables that it reads."""
+    from pathlib import Path
+
+    for name in ("SSL_CERT_FILE", "SSL_CERT_DIR"):
+        path = os.environ.get(name)
+        if path and not Path(path).exists():
+            return f"The environment variable {name} names {path!r}, which is not there"
+    named = [name for name in NETWORK if os.environ.get(name)]
+    about = f" Look at the environment variables {', '.join(named)}." if named else ""
+    return f"The HTTP client cannot be made: {type(exc).__name__}: {exc}.{about}"
 
 
 def nothing_found(folders: Sequence[str | os.PathLike[str]] = FOLDERS) -> str:

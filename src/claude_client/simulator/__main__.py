@@ -75,7 +75,7 @@ def _simulator(options: argparse.Namespace) -> Simulator:
 
 def _exports(sim: Simulator) -> str:
     authority = f" SSL_CERT_FILE={sim.ca_file}" if sim.ca_file else ""
-    return f"export ANTHROPIC_BASE_URL={sim.base_url}{authority}"
+    return f"export ANTHROPIC_API_KEY=simulated ANTHROPIC_BASE_URL={sim.base_url}{authority}"
 
 
 if __name__ == "__main__":
