@@ -384,7 +384,7 @@ def test_a_continuation_says_the_guidance_or_the_prompt_of_the_conversation(api)
         ({"messages": [{"role": "user"}]}, "messages[0] has no 'content'"),
         ({"messages": ""}, "messages must be a list"),
         ({"messages": {}}, "messages must be a list"),
-        ({"messages": [{"role": "user", "content": ""}]}, "messages[0] says nothing"),
+        ({"messages": [{"role": "user", "content": ""}]}, "messages[0]['content'] is blank"),
         (
             {
                 "messages": [

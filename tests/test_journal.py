@@ -291,22 +291,20 @@ def test_a_date_is_told_by_its_day():
     assert fingerprint(request) == fingerprint(build_request(prompt="q", metadata={"day": "2026-01-02"}))
 
 
-@pytest.mark.parametrize(
-    ("value", "problem"),
-    [
-        (object(), "it holds a object"),
-        ({"x"}, "it holds a set"),
-        (b"x", "it holds a bytes"),
-        (float("nan"), "Out of range float values are not JSON compliant"),
-        ({1: 1, "a": 1}, "not supported between"),
-        (int, "it holds a type"),
-    ],
-)
-def test_what_cannot_be_told_from_others_is_refused_by_name(value, problem):
-    requests = build_requests([{"prompt": "q"}, {"prompt": "q", "metadata": {"x": value}}])
-    with pytest.raises(ValueError, match=rf"^prompts\[1\]: .*'metadata' .*{problem}"):
+def test_a_file_that_is_gone_is_refused_by_name(tmp_path):
+    path = tmp_path / "notes.txt"
+    path.write_text("x")
+    requests = build_requests([{"prompt": "q"}, {"prompt": [{"type": "text", "text": path}]}])
+    path.unlink()
+    with pytest.raises(ValueError, match=r"^prompts\[1\]: the file .*notes.txt' cannot be read"):
         Journal("run.sqlite", requests)
-    assert not everything_here()
+
+
+def test_a_request_with_a_file_is_the_one_with_its_content(tmp_path):
+    path = tmp_path / "notes.txt"
+    path.write_text("x")
+    by_path, by_text = ([{"prompt": [{"type": "text", "text": text}]}] for text in (path, "x"))
+    assert fingerprint(*build_requests(by_path)) == fingerprint(*build_requests(by_text))
 
 
 def test_a_second_run_is_refused_at_once():

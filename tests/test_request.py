@@ -1,10 +1,12 @@
+import base64
 import copy
+import re
 
 import anthropic
 import pytest
 
-from claude_client import invoke_claude, invoke_claude_streaming, invoke_parallel
-from claude_client._sdk.parameters import create_parameters
+from claude_client import ConversationThread, invoke_claude, invoke_claude_streaming, invoke_parallel
+from claude_client._sdk.parameters import create_arguments, create_parameters
 from claude_client._verbs.requests import build_request, build_requests
 from helpers import SDK_MAJOR, error, reply, streamed
 
@@ -231,7 +233,138 @@ def test_a_callers_own_cache_control_stays_as_it_is():
 
 def test_a_mark_never_falls_on_an_empty_text():
     request = build_request(prompt=[text("a"), text("")], cache_prompt=True)
-    assert request.messages[0]["content"] == [text("a", cache_control=CACHED), text("")]
+    assert request.messages[0]["content"] == [text("a", cache_control=CACHED)]
+
+
+RESULT = {"type": "tool_result", "tool_use_id": "t"}
+
+
+@pytest.mark.parametrize(
+    ("said", "sent"),
+    [
+        ({"system": " \n"}, {}),
+        ({"system": [text(" ")]}, {}),
+        ({"system": [text("a"), text(" ", cache_control=CACHED)]}, {"system": [text("a", cache_control=CACHED)]}),
+        ({"prompt": [text("a"), text("")]}, {"messages": [{"role": "user", "content": [text("a")]}]}),
+        (
+            {"messages": [{"role": "user", "content": [text(" "), text("a")]}]},
+            {"messages": [{"role": "user", "content": [text("a")]}]},
+        ),
+        (
+            {"prompt": [{**RESULT, "content": [text("a"), text(" ")]}]},
+            {"messages": [{"role": "user", "content": [{**RESULT, "content": [text("a")]}]}]},
+        ),
+        (
+            {"prompt": [{"type": "thinking", "thinking": "x"}, text(" ", cache_control=CACHED)]},
+            {"messages": [{"role": "user", "content": [{"type": "thinking", "thinking": "x"}]}]},
+        ),
+        (
+            {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": ""}]},
+            {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": ""}]},
+        ),
+    ],
+)
+def test_blank_texts_are_not_sent(api, said, sent):
+    api.answers(reply())
+    invoke_claude(**{"prompt": "hi", **said})
+    assert {name: api.body.get(name) for name in ("system", *sent)} == {"system": None, **sent}
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [{"role": "user", "content": " "}],
+        [{"role": "user", "content": [text("")]}],
+        [{"role": "user", "content": []}],
+        [{"role": "user", "content": "a"}, {"role": "assistant", "content": ""}, {"role": "user", "content": "b"}],
+    ],
+)
+def test_a_message_that_is_blank_is_refused_by_place(api, messages):
+    with pytest.raises(ValueError, match=r"^messages\[[01]\]\['content'\] is blank"):
+        invoke_claude(None, messages=messages)
+    assert not api.requests
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"tools": [print]}, "tools: <built-in function print> cannot be sent: it is no JSON value"),
+        ({"output_config": {"format": dict}}, "output_config: the class dict cannot be sent"),
+        ({"metadata": {"x": {1, 2}}}, "metadata: {1, 2} cannot be sent"),
+        ({"metadata": {"x": b"x"}}, "metadata: b'x' cannot be sent"),
+        ({"top_p": float("nan")}, "top_p: nan cannot be sent"),
+        ({"metadata": {1: "x"}}, "metadata: a dict with the key 1 cannot be sent"),
+        ({"extra_body": {"x": object}}, "extra_body: x: the class object cannot be sent"),
+        ({"extra_query": {"x": "\udce9"}}, "extra_query: x: a text has a lone surrogate"),
+        ({"thinking": {"x": "\udce9"}}, "thinking: a text has a lone surrogate"),
+    ],
+)
+def test_a_parameter_that_is_no_json_is_refused_by_name_before_any_request(api, options, problem):
+    with pytest.raises(ValueError, match=f"^{re.escape(problem)}"):
+        invoke_claude("hi", **options)
+    with pytest.raises(ValueError, match=re.escape(f"prompts[1]: {problem}")):
+        invoke_parallel([{"prompt": "a"}, {"prompt": "b", **options}])
+    assert not api.requests
+
+
+def test_a_file_is_sent_as_its_block_needs_it(api, tmp_path):
+    path = tmp_path / "notes.txt"
+    path.write_text("caf\u00e9")
+    source = {"type": "text", "media_type": "text/plain", "data": path}
+    encoded = {"type": "base64", "media_type": "application/pdf", "data": path}
+    api.answers(reply())
+    documents = [{"type": "document", "source": source}, {"type": "document", "source": encoded}]
+    invoke_claude([text(path), *documents], system=[text(path)])
+    sent = api.body["messages"][0]["content"]
+    assert [sent[0]["text"], sent[1]["source"]["data"], sent[2]["source"]["data"]] == [
+        "caf\u00e9",
+        "caf\u00e9",
+        base64.b64encode(path.read_bytes()).decode(),
+    ]
+    assert api.body["system"] == [text("caf\u00e9")]
+
+
+def test_a_file_that_is_to_be_text_and_is_none_is_refused_by_name(api, tmp_path):
+    path = tmp_path / "photo.png"
+    path.write_bytes(b"\x89PNG\xff")
+    with pytest.raises(ValueError, match=r"photo.png' is not UTF-8 text: invalid start byte at byte 0"):
+        invoke_claude([text(path)])
+    assert not api.requests
+
+
+def test_a_file_is_read_when_its_prompt_is_sent_and_not_before(api, tmp_path):
+    path = tmp_path / "notes.txt"
+    path.write_text("at first")
+    (request,) = build_requests([{"prompt": [text(path)]}])
+    path.write_text("when it is sent")
+    assert request.messages[0]["content"] == [text(path)]
+    assert create_arguments(request)["messages"][0]["content"] == [text("when it is sent")]
+
+
+def test_a_file_that_is_gone_when_its_prompt_is_sent_fails_that_prompt_alone(api, tmp_path):
+    path = tmp_path / "notes.txt"
+    path.write_text("x")
+
+    def answer(_):
+        path.unlink(missing_ok=True)
+        return reply()
+
+    api.always(answer)
+    prompts = [{"prompt": "a"}, {"prompt": [text(path)]}, {"prompt": "c"}]
+    results = invoke_parallel(prompts, max_workers=1, return_exceptions=True)
+    assert [results[0], results[2]] == ["Hello", "Hello"]
+    assert (results[1].kind, "cannot be read" in str(results[1])) == ("invalid_request", True)
+
+
+def test_a_conversation_keeps_the_content_of_a_file(api, tmp_path):
+    path = tmp_path / "notes.txt"
+    path.write_text("as it was")
+    thread = ConversationThread()
+    api.answers(reply(), reply())
+    thread.send([text(path)])
+    path.unlink()
+    thread.send("again")
+    assert api.bodies[1]["messages"][0]["content"][0]["text"] == "as it was"
 
 
 def test_no_system_prompt_with_cache_system_sends_none(api):

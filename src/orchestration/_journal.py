@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from claude_client import ClaudeResponse
 from claude_client._values.breakpoints import unmarked
-from claude_client._values.content import as_blocks
+from claude_client._values.content import as_blocks, loaded
 from claude_client._verbs.stored import from_stored, to_stored
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class Journal:
     very same moment both may be refused.
 
     Raises:
-        ValueError: For a blank *path*, or a request that cannot be told from others.
+        ValueError: For a blank *path*, or a request with a file that can no longer be read.
     """
 
     def __init__(self, path: str | os.PathLike[str], requests: Sequence[Request]) -> None:
@@ -152,7 +152,7 @@ def fingerprint(request: Request) -> str:
     SDK, Python and machine.
 
     Raises:
-        ValueError: Naming the parameter that holds what cannot be compared, as it is no JSON.
+        ValueError: If a file in it can no longer be read.
     """
     import hashlib
 
@@ -165,9 +165,11 @@ def fingerprint(request: Request) -> str:
         **request.extra_body,
         "extra_query": request.extra_query,
     }
+    if request.has_files:
+        said = loaded(said)
     said["tools"] = unmarked(said.get("tools"))
     said.pop("cache_control", None)
-    lines = [f"{name}={_json(name, value)}\n" for name, value in sorted(said.items()) if not _is_omitted(value)]
+    lines = [f"{name}={_encoder().encode(value)}\n" for name, value in sorted(said.items()) if not _is_omitted(value)]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
@@ -183,13 +185,6 @@ def _keys(requests: Sequence[Request]) -> list[tuple[str, str | None, int]]:
         keys.append((*same, before[same]))
         before[same] += 1
     return keys
-
-
-def _json(name: str, value: Any) -> str:
-    try:
-        return _encoder().encode(value)
-    except (TypeError, ValueError) as unknown:
-        raise ValueError(f"a journal cannot compare {name!r} with that of an earlier run: {unknown}") from unknown
 
 
 @cache

@@ -6,6 +6,8 @@ import inspect
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from claude_client._values.content import loaded
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -32,9 +34,12 @@ def create_parameters() -> frozenset[str]:
 
 def create_arguments(request: Request) -> dict[str, Any]:
     """The keyword arguments for the installed SDK's `create`: parameters that it does not know go into the body."""
-    sent: dict[str, Any] = {"model": request.model, "max_tokens": request.max_tokens, "messages": request.messages}
-    if request.system:
-        sent["system"] = request.system
+    messages, system = request.messages, request.system
+    if request.has_files:
+        messages, system = loaded(messages), loaded(system)
+    sent: dict[str, Any] = {"model": request.model, "max_tokens": request.max_tokens, "messages": messages}
+    if system:
+        sent["system"] = system
     if request.timeout is not None:
         sent["timeout"] = request.timeout
     if request.extra_query:

@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from claude_client._values.content import Block
+from claude_client._values.content import THINKING, Block
 
 EPHEMERAL = {"type": "ephemeral"}
 
 #: Most breakpoints that the API allows in a request.
 MOST_BREAKPOINTS = 4
-
-_NEVER_MARKED = ("thinking", "redacted_thinking")
 
 
 def marked(blocks: Sequence[Block]) -> list[Block]:
@@ -52,6 +50,6 @@ def count_breakpoints(part: Any) -> int:
 
 
 def _may_be_marked(block: Block) -> bool:
-    if block.get("type") in _NEVER_MARKED:
+    if block.get("type") in THINKING:
         return False
     return block.get("type") != "text" or bool(block.get("text"))

@@ -7,14 +7,20 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from claude_client._values.breakpoints import EPHEMERAL, MOST_BREAKPOINTS, last_markable, unmarked
-from claude_client._values.content import Block, as_blocks, message_list, to_json_value, without_blank_text
+from claude_client._values.content import (
+    THINKING,
+    Block,
+    as_blocks,
+    loaded,
+    message_list,
+    to_json_value,
+    without_blank_text,
+)
 from claude_client._values.request import Request, check_breakpoints
 from claude_client._values.response import TRUNCATING, ClaudeResponse
 
 # A breakpoint finds a cache entry that ends at most so many blocks before it, its own block counted.
 _LOOK_BACK = 20
-
-_THINKING = ("thinking", "redacted_thinking")
 
 
 class Place(NamedTuple):
@@ -42,7 +48,7 @@ def history_of(messages: Any) -> History:
     """
     if messages is None or (isinstance(messages, (list, tuple)) and not messages):
         return History()
-    turns = message_list(messages)
+    turns: list[Block] = loaded(message_list(messages))
     for i, turn in enumerate(turns):
         expected = "assistant" if i % 2 else "user"
         if turn["role"] != expected:
@@ -155,6 +161,6 @@ def answer_turns(response: ClaudeResponse) -> list[Block]:
     if response.stop_reason != "tool_use":  # else their results are still to come
         results = {block.get("tool_use_id") for block in content}
         content = [block for block in content if block["type"] != "server_tool_use" or block.get("id") in results]
-    while content and content[-1]["type"] in _THINKING:
+    while content and content[-1]["type"] in THINKING:
         content.pop()
     return [{"role": "assistant", "content": content}] if content else []

@@ -9,7 +9,17 @@ from typing import Any
 
 from claude_client._values.breakpoints import MOST_BREAKPOINTS, count_breakpoints, marked
 from claude_client._values.checks import number, seconds, text, type_name, whole_number
-from claude_client._values.content import Block, as_blocks, content_blocks, message_list, size, to_json_value, user_turn
+from claude_client._values.content import (
+    Block,
+    as_blocks,
+    content_blocks,
+    has_files,
+    json_values,
+    message_list,
+    size,
+    to_json_value,
+    user_turn,
+)
 from claude_client._values.options import Content
 from claude_client._values.retry import PLAIN, RetryPolicy
 
@@ -51,6 +61,8 @@ class Request:
     timeout: Any = None
     retry: RetryPolicy = PLAIN
     streaming: bool = False
+    #: Whether there are paths of files in its messages or system prompt, which are read when it is sent.
+    has_files: bool = False
     #: How many of the first blocks of `system` are shared with other requests.
     shared_blocks: int = 0
     #: The prefix that it shares with other requests of its fan-out, if waiting until one has written it pays.
@@ -124,12 +136,14 @@ def build(
     """
     if temperature != 1.0 or isinstance(temperature, bool):  # the API's default; newer models refuse the parameter
         params["temperature"] = number("temperature", temperature, 0, 1)
+    turns, blocks = _messages(prompt, messages, mark=cache_prompt), system_blocks(system, mark=cache_system)
     request = Request(
         model=text("model", model),
         max_tokens=whole_number("max_tokens", max_tokens, 1),
-        messages=_messages(prompt, messages, mark=cache_prompt),
-        system=system_blocks(system, mark=cache_system),
-        params=to_json_value(params) if params else _NONE,
+        messages=turns,
+        system=blocks,
+        has_files=has_files(turns) or has_files(blocks),
+        params=json_values(params) if params else _NONE,
         extra_headers=_NONE if extra_headers is None else _headers(extra_headers),
         extra_query=_NONE if extra_query is None else _mapping("extra_query", extra_query),
         extra_body=_NONE if extra_body is None else _extra_body(extra_body),
@@ -152,7 +166,7 @@ def system_blocks(system: Content | None, *, mark: bool, name: str = "system") -
     """*system* copied and, with *mark*, ending in a cache breakpoint."""
     if system is None or isinstance(system, str):
         plain: str | None = to_json_value(system)
-        return marked(as_blocks(plain)) if mark else plain
+        return marked(as_blocks(plain)) if mark else plain if plain and plain.strip() else None
     blocks = content_blocks(name, system)
     return marked(blocks) if mark else blocks
 
@@ -181,11 +195,10 @@ def _messages(prompt: Any, messages: Any, *, mark: bool) -> list[Block]:
 
 
 def _headers(value: Any) -> Mapping[str, Any]:
-    headers = _mapping("extra_headers", value)
-    for name, item in headers.items():
+    for name, item in _checked_mapping("extra_headers", value).items():
         if not isinstance(name, str) or not (isinstance(item, str) or type(item).__name__ == "Omit"):
             raise ValueError(f"extra_headers must have texts as names and values, got {type_name(item)} for {name!r}")
-    return headers
+    return _mapping("extra_headers", value)
 
 
 def _extra_body(value: Any) -> Mapping[str, Any]:
@@ -213,7 +226,14 @@ def _category(value: Any) -> str | None:
 
 def _mapping(name: str, value: Any) -> Mapping[str, Any]:
     """A copy of *value*."""
+    mapping = _checked_mapping(name, value)
+    try:
+        return json_values(mapping)
+    except ValueError as bad:
+        raise ValueError(f"{name}: {bad}") from bad.__cause__
+
+
+def _checked_mapping(name: str, value: Any) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
         raise ValueError(f"{name} must be a dict, got {type_name(value)}")
-    copy: Mapping[str, Any] = to_json_value(value)
-    return copy
+    return value

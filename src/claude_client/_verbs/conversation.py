@@ -12,7 +12,7 @@ from claude_client._engine.flow import CallFlow
 from claude_client._engine.inline import run
 from claude_client._values.breakpoints import unmarked
 from claude_client._values.checks import check_callback, whole_number
-from claude_client._values.content import Block, as_blocks, to_json_value, user_turn
+from claude_client._values.content import Block, as_blocks, json_values, loaded, to_json_value, user_turn
 from claude_client._values.errors import aborted
 from claude_client._values.history import Breakpoints, History, answer_turns, history_of, with_message
 from claude_client._values.interrupt import InterruptToken
@@ -75,10 +75,10 @@ class ConversationThread:
         _check_names(options, _NOT_OF_A_CONVERSATION)
         self._cache_system = cache_system
         named = {"system": system, "model": model, "max_tokens": max_tokens, "temperature": temperature}
-        self._options: dict[str, Any] = to_json_value({**named, **options})
+        self._options: dict[str, Any] = json_values({**named, **options})
         build_request(prompt="to check the options", **self._options)
         self._max_turns = max_turns if max_turns is None else whole_number("max_turns", max_turns, 1)
-        self._continuation_prompt = user_turn(continuation_prompt, "continuation_prompt")["content"]
+        self._continuation_prompt = loaded(user_turn(continuation_prompt, "continuation_prompt"))["content"]
         self._history = history_of(messages)
         self._attempts: tuple[AttemptRecord, ...] = ()
         self._turn_lock = threading.Lock()  # held for the length of a turn; guards changes of the two above
@@ -120,7 +120,7 @@ class ConversationThread:
             RuntimeError: If `max_turns` have been taken, or if called from *callback*. Nothing is sent.
             ClaudeInvocationError: If there is no whole answer. The conversation is as it was.
         """
-        message = user_turn(user_message, "user_message")
+        message = loaded(user_turn(user_message, "user_message"))
         return self._take_turn(message, cache_history, callback, interrupt_token, max_tokens, options)
 
     def send_continuation(
@@ -139,7 +139,7 @@ class ConversationThread:
         Raises:
             RuntimeError: Also before any turn: there is nothing to go on with.
         """
-        message = user_turn(self._continuation_prompt if guidance is None else guidance, "guidance")
+        message = loaded(user_turn(self._continuation_prompt if guidance is None else guidance, "guidance"))
         return self._take_turn(message, cache_history, callback, interrupt_token, max_tokens, options, goes_on=True)
 
     def fork(self) -> ConversationThread:

@@ -7,7 +7,7 @@ from typing import Any
 
 from claude_client._sdk.parameters import create_parameters
 from claude_client._values.checks import type_name
-from claude_client._values.content import Block, as_blocks
+from claude_client._values.content import Block, as_blocks, loaded
 from claude_client._values.options import Content, PromptSpec
 from claude_client._values.request import Request, build, system_blocks
 from claude_client._values.retry import PLAIN, RetryPolicy
@@ -65,7 +65,7 @@ def request_builder(
     check_names(defaults)
     for name in defaults.keys() & _OF_ONE_PROMPT:
         raise TypeError(f"{name!r} is for one prompt alone: say it in the prompt's own dict")
-    shared = as_blocks(system_blocks(shared_system, mark=cache_shared_system, name="shared_system"))
+    shared = loaded(as_blocks(system_blocks(shared_system, mark=cache_shared_system, name="shared_system")))
     return lambda index, spec: _build_one(index, spec, shared, {**defaults, "retry": retry})
 
 
