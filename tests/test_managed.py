@@ -5,6 +5,7 @@ import os
 import pickle
 import signal
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -629,6 +630,32 @@ def test_a_failure_that_all_share_stops_what_has_not_started(sim):
     assert len(sim.requests) == 2
 
 
+def test_a_prompt_that_cannot_be_sent_is_a_failed_task_and_costs_nothing(sim):
+    told = []
+    given = [{"prompt": "a"}, {"prompt": " "}, {"prompt": "c", "tools": [print]}]
+    results = invoke_parallel_managed(given, on_result=lambda index, _: told.append(index))
+    assert (results[0] is None, [*results.errors], sorted(told)) == (False, [1, 2], [0, 1, 2])
+    assert {error.kind for error in results.errors.values()} == {"invalid_request"}
+    assert "prompts[1]: prompt is blank" in str(results.errors[1])
+    assert results.tracker.summary() == {"completed": 1, "failed": 2}
+    assert len(sim.requests) == 1
+
+
+def test_a_run_of_which_nothing_can_be_sent_needs_no_server(monkeypatch):
+    monkeypatch.delenv("ANTHROPIC_API_KEY")
+    results = invoke_parallel_managed([{"prompt": " "}])
+    assert results.tracker.summary() == {"failed": 1}
+
+
+@pytest.mark.parametrize("text", ["\udce9", Path("gone.txt"), b"x"])
+def test_a_prompt_that_cannot_be_copied_is_a_failed_task_too(sim, text):
+    bad = {"prompt": [{"type": "text", "text": text}]}
+    for reconcile in (None, lambda given, _: [{**prompt, **bad} for prompt in given]):
+        results = invoke_parallel_managed([bad], reconcile=reconcile)
+        assert str(results.errors[0]).startswith("prompts[0]: ")
+    assert not sim.requests
+
+
 def test_a_long_pause_is_waited_for_with_one_line_in_the_log(sim, caplog):
     sim.script(*[Reply(fault="rate_limit", retry_after=3600.0)] * 4)
     token = InterruptToken()
@@ -660,7 +687,6 @@ def test_progress_counts_every_task(sim, capsys):
         ({"prompts": ["a"]}, r"prompts\[0\] is a str"),
         ({"prompts": [{"prompt": "a", "task_id": 7}]}, r"prompts\[0\]: task_id must be a non-empty str, got 7"),
         ({"prompts": [{"prompt": "a", "task_id": "x"}] * 2}, r"prompts\[1\]: the task_id 'x' is there twice"),
-        ({"prompts": [{"prompt": ""}]}, r"prompts\[0\]: prompt is blank"),
         ({"prompts": [{"prompt": "a", "category": 7}]}, r"prompts\[0\]: category must be"),
         ({"max_retries": -1}, "max_retries"),
         ({"max_workers": 0}, "max_workers"),

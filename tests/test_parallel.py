@@ -144,3 +144,31 @@ def test_a_shared_system_goes_before_one_that_is_said_for_all(api):
     api.always(reply())
     invoke_parallel([{"prompt": "a"}], shared_system="shared", system="own")
     assert [block["text"] for block in api.body["system"]] == ["shared", "own"]
+
+
+BAD = [{"prompt": "a"}, {"prompt": " "}, {"prompt": "c"}, {"prompt": "d", "max_tokens": 0}]
+
+
+def test_all_bad_prompts_are_named_at_once(api):
+    with pytest.raises(ValueError, match=r"^prompts\[1\]: prompt is blank: ' '; prompts\[3\]: max_tokens must be"):
+        invoke_parallel(BAD)
+    with pytest.raises(ValueError, match=r"prompts\[9\]: prompt is blank: ''; and 290 more$"):
+        invoke_parallel([{"prompt": ""}] * 300)
+    assert not api.requests
+
+
+def test_a_bad_prompt_may_be_an_error_in_its_place_and_costs_nothing(api):
+    api.always(lambda _: reply())
+    told = []
+    results = invoke_parallel(BAD, return_exceptions=True, on_result=lambda index, _: told.append(index))
+    assert [results[0], results[2]] == ["Hello", "Hello"]
+    assert [results[1].kind, results[3].kind] == ["invalid_request"] * 2
+    assert isinstance(results[1].__cause__, ValueError)
+    assert sorted(told) == [0, 1, 2, 3]
+    assert len(api.requests) == 2
+
+
+def test_bad_prompts_alone_need_no_credentials(monkeypatch):
+    monkeypatch.delenv("ANTHROPIC_API_KEY")
+    (failed,) = invoke_parallel([{"prompt": ""}], return_exceptions=True)
+    assert "prompts[0]: prompt is blank" in str(failed)

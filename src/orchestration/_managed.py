@@ -10,7 +10,14 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Unpack
 
-from claude_client import Content, InterruptToken, ParallelInterrupt, ParallelInvocationError, PromptOptions
+from claude_client import (
+    ClaudeInvocationError,
+    Content,
+    InterruptToken,
+    ParallelInterrupt,
+    ParallelInvocationError,
+    PromptOptions,
+)
 from claude_client._values.checks import check_callback, seconds, whole_number
 from claude_client._values.options import ResultCallback
 from claude_client._values.request import DEFAULT_MODEL, Request
@@ -23,7 +30,7 @@ from claude_client._verbs.fan_out import (
     workers_of,
 )
 from claude_client._verbs.progress import progress_of
-from claude_client._verbs.requests import for_all, request_builder
+from claude_client._verbs.requests import for_all, request_builder, request_or_error
 from claude_client._verbs.stall import StallCallback
 from task_state import TaskInfo, TaskState, TaskTracker
 
@@ -71,7 +78,8 @@ def invoke_parallel_managed(
     """
     Ask all *prompts* as tasks that are tracked, retried, limited by category, watched and, with a journal, resumed.
 
-    A task that fails is None in the results, with its error in `.errors`; nothing is raised for it. One that waits,
+    A task that fails is None in the results, with its error in `.errors`; nothing is raised for it, nor for one that
+    cannot be sent, which fails with an error of kind "invalid_request". One that waits,
     for its category or for its next attempt, holds no thread and no slot. All callbacks come on this thread; one that
     raises is logged and loses no answer, and one that takes long delays no request, only the callbacks after it, and
     the states in *tracker* with them.
@@ -199,14 +207,15 @@ def _managed(
     tasks = identified(prompts)
     tracker = _tracked(tasks, tracker, max_retries, said.get("category"))
     kept = wanted(reconcile, tasks, tracker) if reconcile else tasks
-    requests = _requests(tasks, kept, build, tracker, watched=stall_timeout is not None)
+    requests, refused = _requests(tasks, kept, build, tracker, watched=stall_timeout is not None)
     with ExitStack() as stack:
         bar = stack.enter_context(progress_of(len(tasks), shown=progress))
         opened = stack.enter_context(Journal(journal, [*requests.values()])) if journal is not None else None
         places = {index: place for place, index in enumerate(requests)}
         recorder = TaskRecorder([*tasks], tracker, places, bar, on_result)
         with _closing(recorder):
-            recorder.drop(index for index in range(len(tasks)) if index not in requests)
+            recorder.drop(index for index, task_id in enumerate(tasks) if task_id not in kept)
+            recorder.refuse(refused)
             if opened:
                 recorder.restore(opened)
         asked = {index: request for index, request in requests.items() if index not in recorder.outcomes}
@@ -298,18 +307,24 @@ def _requests(
     tracker: TaskTracker,
     *,
     watched: bool,
-) -> dict[int, Request]:
-    """The request of each task that is kept, by its index; streamed, where its activity is *watched*."""
-    requests = {}
+) -> tuple[dict[int, Request], dict[int, ClaudeInvocationError]]:
+    """
+    The request of each task that is kept, by its index; streamed, where its activity is *watched*. And the errors of
+    those that cannot be sent.
+    """
+    requests, refused = {}, {}
     for index, task_id in enumerate(tasks):
         if task_id in kept:
             prompt = {**kept[task_id]}
             if task_id == generated_id(index):  # generated, and different in another list of prompts
                 del prompt["task_id"]
-            request = build(index, prompt)
+            request = request_or_error(build, index, prompt)
+            if isinstance(request, ClaudeInvocationError):
+                refused[index] = request
+                continue
             retry = replace(request.retry, max_retries=min(request.retry.max_retries, tracker.max_retries))
             requests[index] = replace(request, retry=retry, streaming=watched or request.streaming)
-    return requests
+    return requests, refused
 
 
 @contextmanager

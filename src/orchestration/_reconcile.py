@@ -42,7 +42,7 @@ def identified(prompts: Sequence[Mapping[str, Any]]) -> dict[str, Prompt]:
             raise ValueError(f"prompts[{i}]: category must be a str or None, got {category!r}")
         if task_id in found:
             raise ValueError(f"prompts[{i}]: the task_id {task_id!r} is there twice")
-        found[task_id] = {**_copied(f"prompts[{i}]", prompt), "task_id": task_id}
+        found[task_id] = {**_copied(prompt), "task_id": task_id}
     return found
 
 
@@ -63,15 +63,15 @@ def wanted(reconcile: Reconcile, prompts: Mapping[str, Prompt], tracker: TaskTra
             raise ValueError(f"reconcile returned, at {i}, a prompt with an unknown task_id: {task_id!r}")
         if task_id in kept:
             raise ValueError(f"reconcile returned the task_id {task_id!r} twice")
-        kept[task_id] = _copied(f"reconcile returned, at {i}, a prompt", prompt)
+        kept[task_id] = _copied(prompt)
     return kept
 
 
-def _copied(where: str, prompt: Mapping[str, Any]) -> Prompt:
+def _copied(prompt: Mapping[str, Any]) -> Prompt:
     try:
         copy: Prompt = to_json_value(prompt)
-    except ValueError as bad:
-        raise ValueError(f"{where}: {bad}") from bad.__cause__
+    except ValueError:  # it cannot be sent, and its request will say why
+        return {**prompt}
     return copy
 
 

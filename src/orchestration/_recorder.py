@@ -80,6 +80,12 @@ class TaskRecorder:
             self.outcomes[index] = aborted("cancelled")
             report_outcome(index, self.outcomes[index], self._move_bar, None)
 
+    def refuse(self, refused: Mapping[int, ClaudeInvocationError]) -> None:
+        """Fail the tasks whose prompts cannot be sent."""
+        for index, error in refused.items():
+            self.started(index)
+            self.ended(index, error)
+
     def restore(self, journal: Journal) -> None:
         """Complete the prompts that are answered in *journal*, in prompt order."""
         for index, place in self._places.items():

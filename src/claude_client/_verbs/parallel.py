@@ -9,9 +9,9 @@ from typing import Any, Unpack
 from claude_client._values.checks import check_callback
 from claude_client._values.interrupt import InterruptToken
 from claude_client._values.options import Content, FanOutOptions, ResultCallback, TextCallback
-from claude_client._values.request import DEFAULT_MODEL
+from claude_client._values.request import DEFAULT_MODEL, Request
 from claude_client._values.results import ParallelInterrupt, ParallelInvocationError, Results
-from claude_client._verbs.fan_out import report_outcome, run_of, workers_of
+from claude_client._verbs.fan_out import Outcome, report_outcome, run_of, workers_of
 from claude_client._verbs.progress import progress_of
 from claude_client._verbs.requests import build_requests, for_all
 
@@ -55,15 +55,16 @@ def invoke_parallel(
         options:
             Any parameter of `invoke_claude` for all prompts that do not set their own: `system`, `temperature`,
             `max_retries=2`, `timeout`, `tools` ...
-            `return_exceptions=False`: put errors into the list, in their prompts' places, instead of raising.
+            `return_exceptions=False`: put errors into the list, in their prompts' places, instead of raising. A prompt
+            that cannot be sent is then an error of kind "invalid_request", and the others are asked.
             `on_result=None`: called with index and answer (or error) of each prompt as it arrives, on this thread. It
             delays no request; what it raises is logged.
             `progress=False`: show a bar, with failures, tokens and the share read from the cache. Needs the `progress`
             extra.
 
     Raises:
-        ValueError: For bad input, before any request, naming the prompt (`prompts[2]: ...`) and what was got; or if
-            there are no credentials, naming every place looked at.
+        ValueError: For bad input, before any request, naming each bad prompt (`prompts[2]: ...`) and what was got; or
+            if there are no credentials, naming every place looked at.
         TypeError: For an unknown option.
         ImportError: For *progress* without its extra, before any request.
         ParallelInvocationError: Once all have ended and at least one failed, with `.results` and `.errors`.
@@ -142,20 +143,27 @@ def _fan_out(
     progress: bool = False,
     **said: Any,
 ) -> Results:
-    requests = build_requests(prompts, **said)
-    callbacks = _checked_callbacks(callbacks, len(requests))
+    built = build_requests(prompts, return_exceptions=return_exceptions, **said)
+    callbacks = _checked_callbacks(callbacks, len(built))
     check_callback("on_result", on_result)
     workers = workers_of(max_workers)
-    with progress_of(len(requests), shown=progress) as bar:
+    asked = {index: request for index, request in enumerate(built) if isinstance(request, Request)}
+    outcomes: dict[int, Outcome] = {index: bad for index, bad in enumerate(built) if not isinstance(bad, Request)}
+    interrupted = False
+    with progress_of(len(built), shown=progress) as bar:
         show = partial(report_outcome, move_bar=bar, on_result=on_result) if bar or on_result else None
         hold = bar.hold if bar else None
-        asked = dict(enumerate(requests))
-        with run_of(asked, callbacks=callbacks, max_workers=workers, on_outcome=show, on_hold=hold) as run:
-            try:
-                run.run(token)
-            except KeyboardInterrupt as interrupt:
-                raise ParallelInterrupt(*interrupt.args, results=Results.of(run.outcomes, interrupted=True)) from None
-    results = Results.of(run.outcomes, interrupted=run.interrupted)
+        for index, bad in outcomes.items():
+            report_outcome(index, bad, bar, on_result)
+        if asked:
+            with run_of(asked, callbacks=callbacks, max_workers=workers, on_outcome=show, on_hold=hold) as run:
+                try:
+                    run.run(token)
+                except KeyboardInterrupt as interrupt:
+                    kept = Results.of({**outcomes, **run.outcomes}, interrupted=True)
+                    raise ParallelInterrupt(*interrupt.args, results=kept) from None
+            outcomes, interrupted = {**outcomes, **run.outcomes}, run.interrupted
+    results = Results.of(outcomes, interrupted=interrupted)
     if return_exceptions:
         return results.with_errors()
     if results.errors and not results.interrupted:

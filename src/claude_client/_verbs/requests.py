@@ -8,9 +8,12 @@ from typing import Any
 from claude_client._sdk.parameters import create_parameters
 from claude_client._values.checks import type_name
 from claude_client._values.content import Block, as_blocks, loaded
+from claude_client._values.errors import ClaudeInvocationError
 from claude_client._values.options import Content, PromptSpec
 from claude_client._values.request import Request, build, system_blocks
 from claude_client._values.retry import PLAIN, RetryPolicy
+
+_MOST_NAMED = 10  # bad prompts in one message
 
 _PROMPT_KEYS = frozenset(PromptSpec.__annotations__)
 # The keys of one prompt alone.
@@ -32,17 +35,37 @@ def build_request(retry: RetryPolicy = PLAIN, /, **options: Any) -> Request:
     return build(retry=retry, **options)
 
 
-def build_requests(prompts: Sequence[Mapping[str, Any]], **options: Any) -> tuple[Request, ...]:
+def build_requests(
+    prompts: Sequence[Mapping[str, Any]], *, return_exceptions: bool = False, **options: Any
+) -> tuple[Request | ClaudeInvocationError, ...]:
     """
-    A `Request` for each of *prompts*; *options* are as in `request_builder`.
+    A `Request` for each of *prompts*; with *return_exceptions*, an error for one that cannot be sent. *options* are as
+    in `request_builder`.
 
     Raises:
-        ValueError: Naming the prompt (`prompts[2]: ...`) and what was got; for anything but a non-empty sequence of
-            mappings too.
+        ValueError: Naming all prompts that cannot be sent (`prompts[2]: ...`), and what was got; for anything but a
+            non-empty sequence too.
         TypeError: For an option that neither we nor the SDK know.
     """
     builder = request_builder(**options)
-    return tuple(builder(index, spec) for index, spec in enumerate(prompt_list(prompts)))
+    built = tuple(request_or_error(builder, index, spec) for index, spec in enumerate(prompt_list(prompts)))
+    bad = [str(error) for error in built if isinstance(error, ClaudeInvocationError)]
+    if bad and not return_exceptions:
+        more = f"; and {len(bad) - _MOST_NAMED} more" if len(bad) > _MOST_NAMED else ""
+        raise ValueError("; ".join(bad[:_MOST_NAMED]) + more)
+    return built
+
+
+def request_or_error(
+    builder: Callable[[int, Mapping[str, Any]], Request], index: int, spec: Mapping[str, Any]
+) -> Request | ClaudeInvocationError:
+    """What *builder* makes of the prompt *spec*; the error, of kind "invalid_request", if it cannot be sent."""
+    try:
+        return builder(index, spec)
+    except ValueError as bad:
+        error = ClaudeInvocationError(str(bad), kind="invalid_request")
+        error.__cause__ = bad
+        return error
 
 
 def request_builder(
