@@ -33,7 +33,7 @@ def failed(step, kind="overloaded", *, retryable=True, **fields):
 
 def test_an_answer_is_the_end():
     flow = flow_of()
-    step = flow.advance(answered(flow.start()))
+    step = flow.advance(answered(flow.begin(0.0)))
     assert isinstance(step, Done)
     assert step.outcome == "Hello"
     assert step.outcome.usage == Usage(10, 5)
@@ -41,8 +41,8 @@ def test_an_answer_is_the_end():
 
 def test_a_failure_that_may_pass_is_sent_again_after_a_delay_and_counted():
     flow = flow_of(max_retries=2)
-    step = flow.advance(failed(flow.start(), retry_after=7.0, usage=Usage(1)))
-    assert (step.request, step.after, step.failed.kind) == (flow.start().request, 7.0, "overloaded")
+    step = flow.advance(failed(flow.begin(0.0), retry_after=7.0, usage=Usage(1)))
+    assert (step.request, step.after, step.failed.kind) == (flow.begin(0.0).request, 7.0, "overloaded")
     done = flow.advance(answered(step))
     assert done.outcome.usage == Usage(11, 5)
     assert [attempt.error for attempt in flow.attempts] == ["overloaded", None]
@@ -50,44 +50,44 @@ def test_a_failure_that_may_pass_is_sent_again_after_a_delay_and_counted():
 
 def test_after_the_last_retry_the_error_has_all_that_was_used():
     flow = flow_of(max_retries=1)
-    step = flow.advance(failed(flow.start(), usage=Usage(1)))
+    step = flow.advance(failed(flow.begin(0.0), usage=Usage(1)))
     done = flow.advance(failed(step, usage=Usage(2), partial_text="half"))
     assert (done.outcome.usage, done.outcome.partial_text) == (Usage(3), "half")
 
 
 def test_what_cannot_succeed_is_not_sent_again():
     flow = flow_of()
-    attempt = failed(flow.start(), "invalid_request", retryable=False)
+    attempt = failed(flow.begin(0.0), "invalid_request", retryable=False)
     assert flow.advance(attempt) == Done(attempt.error)
 
 
 def test_a_callback_is_never_told_the_same_text_twice():
     told, silent = flow_of(print), flow_of(print)
-    assert isinstance(told.advance(failed(told.start(), partial_text="half")), Done)
-    assert isinstance(silent.advance(failed(silent.start())), Send)
+    assert isinstance(told.advance(failed(told.begin(0.0), partial_text="half")), Done)
+    assert isinstance(silent.advance(failed(silent.begin(0.0))), Send)
 
 
 @pytest.mark.parametrize("kind", ["rate_limit", "overloaded"])
 def test_a_failure_that_is_not_its_own_costs_no_retry(kind):
     flow = flow_of(max_retries=1)
     for _ in range(5):
-        attempt = failed(flow.start(), kind)
+        attempt = failed(flow.begin(0.0), kind)
         attempt.costs_retry = False
         assert flow.advance(attempt).costs_retry is False
-    assert isinstance(flow.advance(failed(flow.start(), kind)), Send)
-    assert isinstance(flow.advance(failed(flow.start(), kind)), Done)
+    assert isinstance(flow.advance(failed(flow.begin(0.0), kind)), Send)
+    assert isinstance(flow.advance(failed(flow.begin(0.0), kind)), Done)
 
 
 def test_without_retries_even_such_a_failure_is_final():
     flow = flow_of(max_retries=0)
-    attempt = failed(flow.start())
+    attempt = failed(flow.begin(0.0))
     attempt.costs_retry = False
     assert isinstance(flow.advance(attempt), Done)
 
 
 def test_a_request_knows_how_often_it_was_rejected():
     flow = flow_of()
-    step = flow.advance(failed(flow.start(), "rate_limit"))
+    step = flow.advance(failed(flow.begin(0.0), "rate_limit"))
     assert step.request.refused == 1
     step = flow.advance(failed(step, "overloaded"))
     assert step.request.refused == 1
@@ -95,7 +95,7 @@ def test_a_request_knows_how_often_it_was_rejected():
 
 def test_an_answer_that_pauses_goes_on_with_what_it_has_said():
     flow = flow_of()
-    step = flow.advance(answered(flow.start(), "one ", stop_reason="pause_turn"))
+    step = flow.advance(answered(flow.begin(0.0), "one ", stop_reason="pause_turn"))
     assert (step.after, step.failed) == (0.0, None)
     assert step.request.messages[-1] == {"role": "assistant", "content": [{"type": "text", "text": "one "}]}
     done = flow.advance(answered(step, "two"))
@@ -106,14 +106,14 @@ def test_an_answer_that_pauses_goes_on_with_what_it_has_said():
 @pytest.mark.parametrize(("per_turn", "then"), [(True, Send), (False, Done)])
 def test_each_turn_of_an_answer_may_have_retries_of_its_own(per_turn, then):
     flow = flow_of(max_retries=1, retry=RetryPolicy(retries_per_turn=per_turn))
-    step = flow.advance(failed(flow.start()))
+    step = flow.advance(failed(flow.begin(0.0)))
     step = flow.advance(answered(step, stop_reason="pause_turn"))
     assert isinstance(flow.advance(failed(step)), then)
 
 
 def test_an_answer_that_pauses_for_ever_is_an_error_that_counts_each_turn_once():
     flow = flow_of()
-    step = flow.start()
+    step = flow.begin(0.0)
     for _ in range(MOST_PAUSES):
         step = flow.advance(answered(step, "a", stop_reason="pause_turn"))
         assert isinstance(step, Send)
@@ -125,7 +125,7 @@ def test_an_answer_that_pauses_for_ever_is_an_error_that_counts_each_turn_once()
 
 def test_a_failure_between_turns_has_what_all_turns_said_and_used():
     flow = flow_of(max_retries=0)
-    step = flow.advance(answered(flow.start(), "one ", stop_reason="pause_turn"))
+    step = flow.advance(answered(flow.begin(0.0), "one ", stop_reason="pause_turn"))
     done = flow.advance(failed(step, partial_text="tw", usage=Usage(1)))
     assert (done.outcome.partial_text, done.outcome.usage) == ("one tw", Usage(11, 5))
 
@@ -138,7 +138,7 @@ def test_an_answer_that_cannot_be_used_is_an_error_that_counts_it_once():
             raise LookupError("what is this")
 
     flow = flow_of()
-    attempt = answered(flow.start(), stop_reason="pause_turn")
+    attempt = answered(flow.begin(0.0), stop_reason="pause_turn")
     attempt.answer.message.content.append(Odd())
     outcome = flow.advance(attempt).outcome
     assert outcome.kind == "invalid_response"
@@ -149,18 +149,18 @@ def test_an_answer_that_cannot_be_used_is_an_error_that_counts_it_once():
 def test_the_end_from_outside_has_what_there_was_and_stays_the_same_error_where_there_was_nothing():
     stopped, flow = ClaudeInvocationError("stopped", kind="interrupted"), flow_of()
     assert flow.end(stopped) is stopped
-    flow.advance(failed(flow.start(), usage=Usage(3)))
+    flow.advance(failed(flow.begin(0.0), usage=Usage(3)))
     assert flow.end(stopped).usage == Usage(3)
     assert stopped.usage == Usage()
 
 
 def test_a_record_tells_times_and_the_model_that_answered():
     flow = flow_of(model="claude-opus-5")
-    attempt = answered(flow.start())
+    attempt = answered(flow.begin(0.0))
     attempt.queued_at, attempt.sent_at, attempt.first_byte_at, attempt.ended_at = 1.0, 2.0, 3.0, 4.0
     attempt.status, attempt.waited = 200, {"worker": 1.0}
     flow.advance(attempt)
-    flow.advance(failed(flow.start()))
+    flow.advance(failed(flow.begin(0.0)))
     first, second = flow.attempts
     assert (first.model, second.model) == ("claude-sonnet-4-6", "claude-opus-5")
     assert (first.queued_at, first.sent_at, first.first_byte_at, first.ended_at) == (1.0, 2.0, 3.0, 4.0)

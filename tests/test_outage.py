@@ -279,7 +279,7 @@ def test_single_calls_of_many_threads_wait_for_each_others_probes(sim):
 
     threads = [threading.Thread(target=ask) for _ in range(12)]
     for thread in threads:
-        thread.start()
+        thread.begin(0.0)
     sim.wait_for(lambda s: len(s.requests) >= 12)
     up.set()
     for thread in threads:

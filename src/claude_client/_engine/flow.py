@@ -8,6 +8,7 @@ no clock, so any driver can run it: on the caller's thread, on many threads, or 
 from __future__ import annotations
 
 import logging
+import math
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -57,10 +58,12 @@ class CallFlow:
             text twice.
     """
 
-    __slots__ = ("_asked", "_attempts", "_failures", "_request", "_turns", "on_text")
+    __slots__ = ("_asked", "_attempts", "_failures", "_request", "_turns", "ends_at", "on_text")
 
     def __init__(self, request: Request, on_text: TextCallback | None = None) -> None:
         self.on_text = on_text
+        #: When it ends at the latest, by the clock of `begin`.
+        self.ends_at = math.inf
         self._request = self._asked = request
         self._failures = 0  # that count against the retries
         self._turns: list[Answer] = []
@@ -75,8 +78,10 @@ class CallFlow:
         """Seconds that its attempts so far have waited for *cause*."""
         return sum(attempt.waited.get(cause, 0.0) for attempt in self._attempts)
 
-    def start(self) -> Send:
-        """The first step."""
+    def begin(self, now: float) -> Send:
+        """The first step. The deadline of the request counts from *now*."""
+        if self._request.deadline is not None:
+            self.ends_at = now + self._request.deadline
         return Send(self._request)
 
     def advance(self, attempt: Attempt) -> Send | Done:
@@ -114,6 +119,10 @@ class CallFlow:
         delay = None if text_given or attempt.raised else next_delay(error, max(1, self._failures), self._asked.retry)
         if delay is None:
             return Done(self.end(error))
+        if (attempt.ended_at or 0.0) + delay >= self.ends_at:
+            late = aborted("deadline", partial_text=error.partial_text)
+            late.__cause__ = error
+            return Done(self.end(late))
         return Send(self._request, delay, error, self._failures, attempt.costs_retry)
 
     def _after_pause(self, answer: Answer) -> Send | Done:

@@ -32,7 +32,7 @@ def run(flow: CallFlow, token: InterruptToken | None = None) -> ClaudeResponse:
     pauses = PauseLog()
     with shared_client() as client:
         gates = gates_of(client)
-        step: Send | Done = flow.start()
+        step: Send | Done = flow.begin(time.monotonic())
         while isinstance(step, Send):
             attempt = _admitted(gates, step, flow, token, pauses)
             if token is None:
@@ -68,7 +68,7 @@ def _admitted(
         except ClaudeInvocationError as refused:
             raise flow.end(refused) from refused.__cause__
         if isinstance(got, Attempt):
-            got.on_text, got.waited = flow.on_text, waited
+            got.on_text, got.waited, got.ends_at = flow.on_text, waited, flow.ends_at
             return got
         wait = got
         if wait.refusal:
@@ -79,8 +79,10 @@ def _admitted(
 
 
 def _wait(seconds: float, flow: CallFlow, token: InterruptToken | None) -> None:
-    seconds = min(seconds, threading.TIMEOUT_MAX)
+    seconds = min(seconds, max(0.0, flow.ends_at - time.monotonic()), threading.TIMEOUT_MAX)
     if token is None:
         time.sleep(seconds)
     elif token.wait(seconds):
         raise flow.end(aborted("interrupted"))
+    if time.monotonic() >= flow.ends_at:
+        raise flow.end(aborted("deadline"))

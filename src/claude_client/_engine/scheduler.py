@@ -36,7 +36,8 @@ class Job:
     def __init__(self, index: int, flow: CallFlow) -> None:
         self.index = index
         self.flow = flow
-        self.step = flow.start()
+        #: What to do next; set by the scheduler, when the job begins.
+        self.step: Send
         #: When `step` became its next step.
         self.queued_at = 0.0
         #: Seconds waited since then: its own before it joined its group, and those of the group before it joined.
@@ -126,8 +127,11 @@ class Scheduler:
         self._cancelled: set[int] = set()
         self._stopped: ClaudeInvocationError | None = None
         self._ended: list[int] = []
+        self._deadlines: list[tuple[float, Job]] = []
         for job in jobs:
-            job.queued_at = now
+            job.step, job.queued_at = job.flow.begin(now), now
+            if job.flow.ends_at < math.inf:
+                heapq.heappush(self._deadlines, (job.flow.ends_at, job))
             self._waiting[job.index] = job
             self._make_ready(job, now)
 
@@ -148,6 +152,7 @@ class Scheduler:
 
         Anything a gate raises other than a `ClaudeInvocationError` comes out, with nothing changed.
         """
+        self.expire(now)
         while self._due and self._due[0][0] <= now:
             due, job = heapq.heappop(self._due)
             job.waited = {"retry": due - job.queued_at, "worker": now - due}
@@ -208,6 +213,17 @@ class Scheduler:
         if job := self._waiting.get(index):
             self._end(job, job.flow.end(aborted("cancelled")))
 
+    def expire(self, now: float) -> float:
+        """
+        End the jobs that wait and whose deadline has passed; those under way end by themselves. Return the time of the
+        next deadline.
+        """
+        while self._deadlines and self._deadlines[0][0] <= now:
+            _, job = heapq.heappop(self._deadlines)
+            if job.index in self._waiting:
+                self._end(job, job.flow.end(aborted("deadline")))
+        return self._deadlines[0][0] if self._deadlines else math.inf
+
     def abandon(self) -> None:
         """End every job that has no outcome as interrupted, those under way included."""
         self.stop(aborted("interrupted"))
@@ -256,7 +272,7 @@ class Scheduler:
                 self._end(job, job.flow.end(for_unsent(refusal)))
 
     def _start(self, job: Job, attempt: Attempt, group: _Group, now: float) -> None:
-        attempt.on_text = job.flow.on_text
+        attempt.on_text, attempt.ends_at = job.flow.on_text, job.flow.ends_at
         attempt.waited = group.waited(job, now)
         del self._waiting[job.index]
         self._under_way[attempt] = job

@@ -17,7 +17,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from contextvars import copy_context
 from functools import partial
 from queue import Empty, SimpleQueue
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from claude_client._engine.flow import Outcome, Send, log_step
 from claude_client._engine.pauses import PauseLog
@@ -28,6 +28,8 @@ from claude_client._values.attempt import Attempt
 from claude_client._values.errors import ClaudeInvocationError, aborted
 from claude_client._values.interrupt import InterruptToken
 from claude_client._values.response import ClaudeResponse
+
+T = TypeVar("T")
 
 _GRACE = 0.05  # seconds that a thread takes at the most to begin
 
@@ -205,11 +207,14 @@ class Run:
 
     def _do_events(self, periodic: Periodic | None) -> None:
         due = time.monotonic() + periodic.seconds if periodic else math.inf
+        next_deadline = -math.inf
         while True:
             if periodic and time.monotonic() >= due:
                 due = self._do(periodic)
+            if time.monotonic() >= next_deadline:
+                next_deadline = self._change(lambda: self._scheduler.expire(time.monotonic()))
             try:
-                event = self._events.get(timeout=_within(due - time.monotonic()))
+                event = self._events.get(timeout=_within(min(due, next_deadline) - time.monotonic()))
             except Empty:
                 continue
             if event is None:
@@ -355,13 +360,14 @@ class Run:
         self._pauses.log()
         self._report(ended)
 
-    def _change(self, change: Callable[[], None]) -> None:
-        """Apply *change* to the scheduler under the lock, and report the jobs that it ended."""
+    def _change(self, change: Callable[[], T]) -> T:
+        """Apply *change* to the scheduler under the lock, report the jobs that it ended, and return what it returns."""
         with self._lock:
-            change()
+            result = change()
             ended = self._scheduler.take_ended()
         self._report(ended)
         self.wake()
+        return result
 
     def _report(self, ended: Iterable[int]) -> None:
         """Keep the answers of the jobs that have *ended*, and post their outcomes to the caller's thread."""

@@ -142,6 +142,7 @@ class _Exchange:
         try:
             for event in events_of(stream, lambda: streamed.stopped):
                 attempt.last_event_at = time.monotonic()
+                attempt.check_deadline(attempt.last_event_at)
                 yield streamed.add(event)
                 if event["type"] == "message_start":
                     attempt.tell("begun")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import importlib
+import math
 import os
 import selectors
 import socket
@@ -48,7 +49,7 @@ def read_end(response: Any, chunks: Iterator[bytes]) -> None:
     """
     attempt = current()
     if attempt is not None and isinstance(response.extensions.get("network_stream"), _Stream):
-        attempt.patience = _MOMENT
+        attempt.ends_at = min(attempt.ends_at, time.monotonic() + _MOMENT)
         try:
             for _ in islice(chunks, _MOST_CHUNKS_LEFT):
                 pass
@@ -153,20 +154,28 @@ class _Stream:
         self.get_extra_info = inner.get_extra_info
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        doing = current()
-        if doing is not None and doing.patience is not None:
-            timeout = doing.patience
-        data: bytes = interruptibly(self._socket, self._inner.read, max_bytes, timeout)
+        data: bytes = interruptibly(self._socket, self._inner.read, max_bytes, _until_end(timeout))
         return data
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
         if buffer:  # httpcore ends each request with nothing
-            interruptibly(self._socket, self._inner.write, buffer, timeout)
+            interruptibly(self._socket, self._inner.write, buffer, _until_end(timeout))
 
     def start_tls(self, ssl_context: Any, server_hostname: str | None = None, timeout: float | None = None) -> _Stream:
         # The handshake takes the socket away from its object; a duplicate still reaches the connection.
         with socket.socket(fileno=os.dup(self._socket.fileno())) as duplicate:
-            return _Stream(interruptibly(duplicate, self._inner.start_tls, ssl_context, server_hostname, timeout))
+            return _Stream(
+                interruptibly(duplicate, self._inner.start_tls, ssl_context, server_hostname, _until_end(timeout))
+            )
+
+
+def _until_end(timeout: float | None) -> float | None:
+    """*timeout*, but no longer than what this thread does may still take."""
+    doing = current()
+    if doing is None or doing.ends_at == math.inf:
+        return timeout
+    left = max(doing.ends_at - time.monotonic(), 0.001)
+    return left if timeout is None else min(timeout, left)
 
 
 def _connect(host: str, port: int, timeout: float | None, local_address: str | None) -> socket.socket:
@@ -178,7 +187,7 @@ def _connect(host: str, port: int, timeout: float | None, local_address: str | N
             if local_address is not None:
                 sock.bind((local_address, 0))
             _begin(sock, address)
-            interruptibly(sock, _await_connection, sock, timeout)
+            interruptibly(sock, _await_connection, sock, _until_end(timeout))
             sock.settimeout(timeout)
         except OSError as exc:
             sock.close()

@@ -91,19 +91,21 @@ def _copy(error: ClaudeInvocationError, other: Mapping[str, Any]) -> ClaudeInvoc
     return copy
 
 
-#: Why an attempt was ended from outside.
-AbortReason = Literal["interrupted", "stalled", "cancelled"]
+#: Why an attempt was ended before its time.
+AbortReason = Literal["interrupted", "stalled", "cancelled", "deadline"]
 
 _ABORTED: Mapping[AbortReason, str] = {
     "interrupted": "The call was interrupted",
     "stalled": "The call was ended, as it showed no activity",
     "cancelled": "The call was cancelled",
+    "deadline": "The call had not ended by its deadline",
 }
 
 
 def aborted(reason: AbortReason, **arrived: Any) -> ClaudeInvocationError:
     """The error for a call that was ended from outside, with what had *arrived* by then."""
-    return ClaudeInvocationError(_ABORTED[reason], kind=reason, retryable=reason == "stalled", **arrived)
+    kind: Kind = "timeout" if reason == "deadline" else reason
+    return ClaudeInvocationError(_ABORTED[reason], kind=kind, retryable=reason == "stalled", **arrived)
 
 
 def from_sdk(

@@ -11,7 +11,9 @@ Tried on Linux only. A call on a client with a transport of the caller's ends at
 
 from __future__ import annotations
 
+import math
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from queue import Empty, SimpleQueue
@@ -80,8 +82,8 @@ class InterruptToken:
 class Abortable:
     """Something a thread does that others can end. Every method may be called from any thread."""
 
-    #: Seconds that a read may block from now on; None: for as long as its client lets it.
-    patience: float | None = None
+    #: When it ends by itself, by `time.monotonic`.
+    ends_at: float = math.inf
     _blocked_on: socket.socket | None = None
     _aborted: AbortReason | None = None
     _around: Abortable | None = None  # of its own thread only
@@ -93,7 +95,9 @@ class Abortable:
 
     @property
     def aborted(self) -> AbortReason | None:
-        """The reason it was ended from outside; None if it was not."""
+        """The reason it was ended from outside, or by its deadline; None if it was not."""
+        if self._aborted is None and time.monotonic() >= self.ends_at:
+            return "deadline"
         return self._aborted
 
     def abort(self, reason: AbortReason = "interrupted") -> None:
@@ -102,6 +106,11 @@ class Abortable:
             self._aborted = self._aborted or reason
             if self._blocked_on is not None:
                 _shut_down(self._blocked_on)
+
+    def check_deadline(self, now: float) -> None:
+        """Raise if it should have ended *now*."""
+        if now >= self.ends_at:
+            raise AbortedError("the deadline has passed")
 
     def __enter__(self) -> None:
         """Become the current abortable of this thread for the `with` block; the one before comes back afterwards."""
@@ -114,8 +123,8 @@ class Abortable:
     def block_on(self, sock: socket.socket) -> None:
         """Note that this thread may block on *sock*, until `unblock`. Data that arrived before an abort counts."""
         with self._lock:
-            if self._aborted:
-                raise AbortedError(f"the call was {self._aborted}")
+            if reason := self.aborted:
+                raise AbortedError(f"the call was ended: {reason}")
             self._blocked_on = sock
 
     def unblock(self) -> None:
@@ -125,7 +134,7 @@ class Abortable:
 
 
 class AbortedError(Exception):
-    """The current abortable of this thread was ended from outside; it does not begin to block."""
+    """The current abortable of this thread has ended; it does not begin to block."""
 
 
 class _Thread(threading.local):

@@ -53,6 +53,9 @@ class CallOptions(ApiParams, total=False):
     max_retries: int
     #: Seconds without a byte from the server until an attempt counts as failed. None, or left out: the SDK's 600.
     timeout: float | None
+    #: Seconds that all of a call may take, counted from the start of the verb: waits, retries, and whatever a server
+    #: sends to keep it alive. It then fails with kind "timeout". None, or left out: any time.
+    deadline: float | None
     #: Seconds to wait in all, without using up retries, while the server answers nobody: overloaded, failing or not to
     #: be reached. If left out: 60, and 600 in `orchestration`. 0: not at all.
     outage_patience: float | None

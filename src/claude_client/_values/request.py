@@ -69,6 +69,8 @@ class Request:
     prefix: Prefix | None = None
     #: Seconds without a sign of life of the call that writes it, after which another may.
     cache_patience: float = CACHE_PATIENCE
+    #: Seconds that all of it may take, waits and retries included; None: any time.
+    deadline: float | None = None
     #: How often the API has rejected it with a 429 so far.
     refused: int = 0
     task_id: str | None = None
@@ -118,6 +120,7 @@ def build(
     cache_patience: float = CACHE_PATIENCE,
     retry: RetryPolicy = PLAIN,
     timeout: Any = None,
+    deadline: float | None = None,
     task_id: str | None = None,
     category: str | None = None,
     extra_headers: Mapping[str, Any] | None = None,
@@ -153,6 +156,7 @@ def build(
             outage_patience=outage_patience if outage_patience is None else _patience(outage_patience),
         ),
         cache_patience=seconds("cache_patience", cache_patience),
+        deadline=deadline if deadline is None else seconds("deadline", deadline),
         streaming=bool(streaming),
         task_id=task_id,
         category=_category(category),
