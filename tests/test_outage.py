@@ -279,7 +279,7 @@ def test_single_calls_of_many_threads_wait_for_each_others_probes(sim):
 
     threads = [threading.Thread(target=ask) for _ in range(12)]
     for thread in threads:
-        thread.begin(0.0)
+        thread.start()
     sim.wait_for(lambda s: len(s.requests) >= 12)
     up.set()
     for thread in threads:
@@ -298,7 +298,7 @@ def test_a_call_that_waits_out_an_outage_ends_when_its_patience_does(sim):
 
 def test_patience_counts_all_waiting_of_a_prompt():
     flow = CallFlow(request_of())
-    attempt = Attempt(flow.start().request, 0.0)
+    attempt = Attempt(flow.begin(0.0).request, 0.0)
     attempt.waited = {"outage": 40.0, "worker": 3.0}
     attempt.error, attempt.costs_retry = DOWN, False
     scheduler = Scheduler([Job(0, flow)], [NeverOpen()], 0.0)
