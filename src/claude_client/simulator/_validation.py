@@ -70,7 +70,7 @@ def parsed_body(raw: bytes) -> dict[str, Any]:
     return body
 
 
-# What most requests are made of: what else there may be is checked only where it is.
+# What most requests are made of. They are spared the checks of everything else.
 _USUAL = frozenset({"model", "messages", "max_tokens", "system", "stream"})
 
 
