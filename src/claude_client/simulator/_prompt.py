@@ -41,8 +41,10 @@ class Block:
         return self.value.get("type") not in NOT_CACHEABLE and self.value.get("text") != ""
 
     def canonical(self) -> str:
-        """Its JSON, the same for the same content, whether marked or not."""
-        return _canonical(self.value)
+        """Its JSON, the same for the same content, whether marked or not. A text stands behind it, as it is."""
+        if self.value.get("type") != "text":
+            return _canonical(self.value)
+        return f"{_canonical({**self.value, 'text': ''})}\n{self.value['text']}"
 
 
 def count_tokens(text: str) -> int:

@@ -51,7 +51,7 @@ def _check_format(where: str, wanted: Mapping[str, Any]) -> None:
     for key in ("type", "schema"):
         if wanted.get(key) is None:
             raise invalid(f"{where}.{key}: Field required")
-        check_choice(f"{where}.type", wanted["type"], ("json_schema",))
+    check_choice(f"{where}.type", wanted["type"], ("json_schema",))
     check_fields(where, wanted, {"type", "schema"})
     check_type(f"{where}.schema", wanted["schema"], dict)
     check_complexity(checked_parts(f"{where}.schema", wanted["schema"]))
