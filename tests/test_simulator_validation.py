@@ -84,7 +84,7 @@ def result(call):
         ({"messages": [{"role": "user", "content": " \n"}]}, "text content blocks must be non-empty"),
         ({"messages": user(text("x"), text(""))}, "messages.0.content.1: text content blocks must be non-empty"),
         ({"messages": user("x")}, "messages.0.content.0.type: Field required"),
-        ({"system": [{"type": "image"}]}, "system.0.type: Input should be 'text'"),
+        ({"system": [{"type": "document"}]}, "system.0.type: Input should be 'text'"),
         ({"system": [text("")]}, "system.0: text content blocks must be non-empty"),
         ({"messages": [{"role": "assistant", "content": "x"}, HELLO]}, 'first message must use the "user" role'),
         ({"messages": [HELLO, {"role": "assistant", "content": "x"}]}, "does not support assistant message prefill"),
@@ -142,6 +142,29 @@ def test_refuses_a_value_that_means_nothing(post, fields, complaint):
     ("messages", "complaint"),
     [
         (user({"type": "nonsense"}), f"messages.0.content.0: Input tag 'nonsense' {TAGS}'compaction', "),
+        ([{**HELLO, "name": "x"}], "messages.0.name: Extra inputs are not permitted"),
+        (
+            [HELLO, assistant(text(parsed_output=None)), HELLO],
+            "messages.1.content.0.text.parsed_output: Extra inputs are not permitted",
+        ),
+        (user({"type": "tool_result"}), "messages.0.content.0.tool_result.tool_use_id: Field required"),
+        (
+            [HELLO, assistant({**CALL, "input": "{}"})],
+            "messages.1.content.0.tool_use.input: Input should be a valid dictionary",
+        ),
+        (user({"type": "image"}), "messages.0.content.0.image.source: Field required"),
+        (
+            user({"type": "image", "source": {"type": "path"}}),
+            f"messages.0.content.0.image.source: Input tag 'path' {TAGS}'base64', 'file', 'url'",
+        ),
+        (
+            user({"type": "image", "source": {"type": "base64", "media_type": "image/tiff", "data": "x"}}),
+            "messages.0.content.0.image.source.base64.media_type: Input should be 'image/jpeg', 'image/png', ",
+        ),
+        (
+            user({"type": "image", "source": {"type": "base64", "media_type": "image/png"}}),
+            "messages.0.content.0.image.source.base64.data: Input should be a valid string",
+        ),
         (user(CALL), "messages.0.content.0: `tool_use` blocks can only be in `assistant` messages"),
         (
             [HELLO, assistant(result("1")), HELLO],
@@ -290,6 +313,8 @@ def test_refuses_a_bad_cache_mark(post, fields, complaint):
         {"system": [text(**MARK)] * 3, **MARK},
         {"messages": user(text(**MARK)), **MARK},
         {"system": None, "tools": [], "stream": None},
+        {"messages": user({"type": "image", "source": {"type": "url", "url": "https://example.com/x.png"}})},
+        {"messages": user({"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "x"}})},
         {"messages": [HELLO, assistant({"type": "web_search_tool_result", "tool_use_id": "9", "content": []}), HELLO]},
         {"messages": [HELLO, {"role": "system", "content": "Be brief."}, HELLO]},
         {"model": "claude-haiku-4-5", "messages": [HELLO, {"role": "assistant", "content": "Well"}]},
@@ -392,7 +417,7 @@ class TestModels:
 
     def test_data_of_images_and_documents_counts_for_less_than_its_bytes(self, post):
         source = {"type": "base64", "media_type": "application/pdf", "data": "a" * 10_000_000}
-        result = {"type": "tool_result", "tool_use_id": "1", "content": [{"type": "image", "source": source}]}
+        result = {"type": "tool_result", "tool_use_id": "1", "content": [{"type": "document", "source": source}]}
         called = [HELLO, {"role": "assistant", "content": [CALL]}, *user(result)]
         for messages in (user({"type": "document", "source": source}), called):
             assert post(asking(messages=messages)) == (200, None)

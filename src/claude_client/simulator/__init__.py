@@ -14,7 +14,8 @@ The modules, bottom up:
 - ``_numbers``, ``_errors``, ``_models``: checks, error answers, the differences of models
 - ``_prompt``: a request as the list of its blocks; ``_record``: `SeenRequest`
 - ``_script``: `Reply`, its faults, and the queues; ``_pace``: how fast
-- ``_checks``, ``_patterns``, ``_schemas``, ``_tools``, ``_parameters``, ``_contents``, ``_validation``: what is refused
+- ``_checks``, ``_patterns``, ``_schemas``, ``_tools``, ``_parameters``, ``_blocks``, ``_contents``,
+  ``_validation``: what is refused
 - ``_cache``, ``_limits``: what is cached, and how often one may ask
 - ``_instances``, ``_answer``, ``_wire``: the content of an answer, and its bytes
 - ``_state``: everything that changes, under one lock

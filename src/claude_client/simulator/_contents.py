@@ -6,33 +6,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
-from ._checks import check_choice, check_tag, check_type
+from ._blocks import check_block, check_text
+from ._checks import check_choice, check_fields
 from ._errors import RejectedError, invalid
 from ._prompt import LIFETIMES, Block, Body, breakpoints, content_blocks, prompt_blocks, ttl_of
 
 MOST_BREAKPOINTS = 4  # facts 2
 MOST_MESSAGES = 100_000  # facts 3
-
-# Facts 5: the types of blocks that can be sent, besides the results of tools that the API runs.
-BLOCK_TYPES = (
-    "compaction",
-    "connector_text",
-    "container_upload",
-    "document",
-    "fallback",
-    "image",
-    "mcp_tool_use",
-    "redacted_thinking",
-    "search_result",
-    "server_tool_use",
-    "text",
-    "thinking",
-    "tool_addition",
-    "tool_removal",
-    "tool_result",
-    "tool_use",
-)
-_ONLY_IN = {"tool_use": "assistant", "tool_result": "user"}
+_MESSAGE_FIELDS = frozenset({"role", "content"})
 
 
 def check_messages(messages: Sequence[Any], *, prefill: bool) -> None:
@@ -94,17 +75,15 @@ def _check_matching(called: Mapping[str, int], results: Mapping[str, tuple[int, 
 def _check_message(where: str, message: Any) -> None:
     if not isinstance(message, dict) or message.get("role") not in ("user", "assistant", "system"):
         raise invalid(f"{where}.role: Input should be 'user', 'assistant' or 'system'")
+    check_fields(where, message, _MESSAGE_FIELDS)
     content = message.get("content")
     if not isinstance(content, str | list) or not content:
         raise invalid(f"{where}: all messages must have non-empty content")
     if isinstance(content, str):
-        _check_text(where, content)
+        check_text(where, content)
         return
     for number, block in enumerate(content):
-        _check_block(f"{where}.content.{number}", block)
-        if message["role"] != _ONLY_IN.get(block["type"], message["role"]):
-            only = _ONLY_IN[block["type"]]
-            raise invalid(f"{where}.content.{number}: `{block['type']}` blocks can only be in `{only}` messages")
+        check_block(f"{where}.content.{number}", block, message["role"])
 
 
 def check_freedom(where: str, messages: Sequence[Any]) -> None:
@@ -119,23 +98,8 @@ def check_freedom(where: str, messages: Sequence[Any]) -> None:
 def check_system(system: Any) -> None:
     """Check that *system* is a text, or made of texts."""
     for number, block in enumerate(content_blocks(system)):
-        _check_block(f"system.{number}", block)
+        check_block(f"system.{number}", block, "system")
         check_choice(f"system.{number}.type", block["type"], ("text",))
-
-
-def _check_block(where: str, block: Any) -> None:
-    if not isinstance(block, dict) or not isinstance(block.get("type"), str):
-        raise invalid(f"{where}.type: Field required")
-    if block["type"] == "text":
-        check_type(f"{where}.text", block.get("text"), str)
-        _check_text(where, block["text"])
-    elif not block["type"].endswith("_tool_result"):
-        check_tag(where, block, BLOCK_TYPES)
-
-
-def _check_text(where: str, text: str) -> None:
-    if not text or text.isspace():
-        raise invalid(f"{where}: text content blocks must be non-empty")
 
 
 def check_new_shapes(messages: Sequence[Any]) -> None:
