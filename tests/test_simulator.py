@@ -339,6 +339,7 @@ class TestOtherProcess:
         ("value", "complaint"),
         [
             ({"replies": [{"until": True}]}, b"unknown reply fields"),
+            ({"replies": [{"text": 5}]}, b"text must be a text, got 5"),
             ({"replies": [{"fault": "bad luck"}]}, b"unknown fault"),
             ({"replies": ["text"]}, b"a reply is an object"),
             ({}, b"replies"),

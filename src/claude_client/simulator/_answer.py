@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ._cache import CacheUse
+from ._instances import instance_of
 from ._prompt import LIFETIMES, Body, count_tokens, last_user_text, prompt_text
+from ._schemas import format_of
 from ._script import Reply
 
 ECHOED_WORDS = 12
@@ -82,10 +84,14 @@ def usage_of(answer: Answer, use: CacheUse, overrides: Mapping[str, Any] | None)
 
 
 def default_text(body: Body) -> str:
-    """The simulated answer: the same for the same prompt, recognisable, and not taken for Claude's."""
+    """The simulated answer: the same for the same prompt, recognisable, in the form that is asked for."""
     digest = hashlib.sha256(f"{body['model']}\n{prompt_text(body)}".encode()).hexdigest()[:8]
+    mark = f"[simulated {digest}]"
+    _, wanted = format_of(body)
+    if wanted is not None:
+        return json.dumps(instance_of(wanted["schema"], mark), ensure_ascii=False)
     echo = " ".join(last_user_text(body).split()[:ECHOED_WORDS])
-    return f"[simulated {digest}] {body['model']} was asked: {echo}"
+    return f"{mark} {body['model']} was asked: {echo}"
 
 
 def chunks_of(text: str) -> list[str]:

@@ -14,9 +14,9 @@ from starlette.routing import Route, Router
 from ._answering import answer
 from ._errors import RejectedError, Rejection
 from ._exchange import Exchange
-from ._models import model_info
+from ._models import check_model, model_info
 from ._script import Reply
-from ._validation import check_caller, check_count, check_create, parsed_body
+from ._validation import check_caller, check_count, check_create, check_size, parsed_body
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
@@ -72,18 +72,21 @@ class MessagesApi:
                 exchange.end("faulted")  # only where nothing above has ended the record
 
     async def _answer(self, exchange: Exchange, request: Request, body: Body, raw: bytes) -> None:
+        check_size(raw)
         check_caller(request.headers)
         path, api_version = request.url.path, request.headers["anthropic-version"]
         if request.method == "GET" and path.startswith(MODELS):
-            await exchange.give(model_info(path.removeprefix(MODELS)))
+            model = path.removeprefix(MODELS)
+            check_model(model, self._state.models)
+            await exchange.give(model_info(model))
         elif request.method != "POST" or path not in ("/v1/messages", "/v1/messages/count_tokens"):
             raise RejectedError(Rejection(type="not_found_error", message=f"Not found: {path}"))
         elif path == "/v1/messages":
-            blocks = check_create(body or parsed_body(raw), api_version)
+            blocks = check_create(body or parsed_body(raw), api_version, self._state.models)
             turn = self._state.decide(exchange.arrival, body, blocks)
             await answer(exchange, turn, stream=body.get("stream") is True)
         else:
-            blocks = check_count(body or parsed_body(raw), api_version)
+            blocks = check_count(body or parsed_body(raw), api_version, self._state.models)
             await exchange.give({"input_tokens": sum(block.tokens for block in blocks)})
 
 

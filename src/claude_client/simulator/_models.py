@@ -3,7 +3,23 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from typing import Any
+
+from ._errors import RejectedError, Rejection
+
+# Facts 8: the models that are served, in any dated snapshot.
+KNOWN = frozenset(
+    f"claude-{family}-{generation}"
+    for family, generations in {
+        "fable": ("5", "5-1", "5-2"),
+        "mythos": ("preview", "5", "5-1", "5-2"),
+        "opus": ("4-5", "4-6", "4-7", "4-8", "5", "5-5"),
+        "sonnet": ("4-5", "4-6", "5", "5-5"),
+        "haiku": ("4-5", "5-5"),
+    }.items()
+    for generation in generations
+)
 
 # Facts 2: minimum cacheable prefix, in tokens. A model that is not found here has DEFAULT_MINIMUM.
 MINIMUM_PREFIX = {
@@ -20,10 +36,22 @@ MINIMUM_PREFIX = {
 DEFAULT_MINIMUM = 1024
 
 # Facts 5: models that refuse a forced tool, and those that refuse to do without thinking.
-NO_FORCED_TOOL = frozenset({"claude-fable-5-1", "claude-mythos-5-1", "claude-opus-5-5", "claude-sonnet-5-5"})
+NO_FORCED_TOOL = frozenset(
+    {
+        "claude-fable-5-1",
+        "claude-fable-5-2",
+        "claude-mythos-5-1",
+        "claude-mythos-5-2",
+        "claude-opus-5-5",
+        "claude-sonnet-5-5",
+    }
+)
 ALWAYS_THINKS = frozenset(
     {"claude-opus-5-5", "claude-sonnet-5-5", "claude-fable-5", "claude-fable-5-1", "claude-fable-5-2"}
 )
+
+# Facts 5: models with a fast mode.
+FAST = frozenset({"claude-opus-5-5", "claude-opus-5", "claude-opus-4-8"})
 
 _DATE = re.compile(r"-\d{8}$")
 _VERSION = re.compile(r"claude-(?:opus|sonnet|haiku)-(\d)(?:-(\d))?")
@@ -34,6 +62,12 @@ _NEWEST = (99, 0)
 def undated(model: str) -> str:
     """The model's id without the date of a snapshot."""
     return _DATE.sub("", model)
+
+
+def check_model(model: str, told: Collection[str]) -> None:
+    """Check that *model* is served, or one of the names that the simulator was *told*."""
+    if model not in told and undated(model) not in KNOWN:
+        raise RejectedError(Rejection(type="not_found_error", message=f"model: {model}"))
 
 
 def minimum_prefix(model: str) -> int:
@@ -59,15 +93,24 @@ def takes_prefill(model: str) -> bool:
     return version(model) < (4, 6)
 
 
+def context_window(model: str) -> int:
+    """Most tokens of a prompt that *model* takes (facts 8)."""
+    return 200_000 if version(model) <= (4, 5) else 1_000_000
+
+
+def most_output(model: str) -> int:
+    """Most tokens that *model* answers with (facts 8)."""
+    return 64_000 if version(model) <= (4, 5) else 128_000
+
+
 def model_info(model: str) -> dict[str, Any]:
-    """The answer of GET /v1/models/{id} for *model* (facts 8)."""
-    small = version(model) == (4, 5)
+    """The answer of GET /v1/models/{id} for *model*."""
     return {
         "type": "model",
         "id": model,
         "display_name": model,
         "created_at": "1970-01-01T00:00:00Z",
         "lifecycle": "active",
-        "max_input_tokens": 200_000 if small else 1_000_000,
-        "max_tokens": 64_000 if small else 128_000,
+        "max_input_tokens": context_window(model),
+        "max_tokens": most_output(model),
     }

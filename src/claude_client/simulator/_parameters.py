@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ._errors import RejectedError, Rejection, invalid
-from ._models import ALWAYS_THINKS, NO_FORCED_TOOL, takes_sampling, undated, version
+from ._checks import JsonTypes, check_choice, check_fields, check_tag, check_type
+from ._errors import invalid
+from ._models import ALWAYS_THINKS, FAST, NO_FORCED_TOOL, most_output, takes_sampling, undated, version
 from ._prompt import Body
-
-JsonTypes = type | tuple[type, ...]
+from ._tools import forces_a_tool
 
 # The parameters of the SDKs, and of the beta client, which posts to the same path.
 COUNTED: Mapping[str, JsonTypes] = {
@@ -41,8 +41,9 @@ CREATED: Mapping[str, JsonTypes] = {
     "stream": bool,
     "thread": dict,
 }
-SAMPLING: Mapping[str, JsonTypes] = {"temperature": (int, float), "top_p": (int, float), "top_k": int}
+SAMPLING: Mapping[str, JsonTypes] = {"temperature": (float, int), "top_p": (float, int), "top_k": int}
 SAMPLING_DEFAULTS = {"temperature": 1, "top_p": 0.99}  # facts 1
+LEAST_BUDGET = 1024  # tokens
 
 
 def check_keys(body: Body, known: Mapping[str, JsonTypes], required: Sequence[str], *, sampling: bool) -> None:
@@ -59,25 +60,20 @@ def check_keys(body: Body, known: Mapping[str, JsonTypes], required: Sequence[st
     for key, value in body.items():
         if key not in allowed:
             raise invalid(f"{key}: Extra inputs are not permitted")
-        if value is not None and not _is_a(value, allowed[key]):
-            raise invalid(f"{key}: Input has the wrong type")
-
-
-def _is_a(value: Any, types: JsonTypes) -> bool:
-    return isinstance(value, types) and (types is bool or not isinstance(value, bool))
-
-
-def check_model(model: str) -> None:
-    """Check that the name is that of a Claude model; there is no list of them."""
-    if not model.startswith("claude-"):
-        raise RejectedError(Rejection(type="not_found_error", message=f"model: {model}"))
+        if value is not None:
+            check_type(key, value, allowed[key])
 
 
 def check_max_tokens(body: Body) -> None:
-    """Check that max_tokens is not negative, and that a request with 0 only warms the cache."""
-    if body["max_tokens"] < 0:
+    """Check that max_tokens is one the model has, and that a request with 0 only warms the cache."""
+    wanted, most = body["max_tokens"], most_output(body["model"])
+    if wanted < 0:
         raise invalid("max_tokens: Input should be greater than or equal to 0")
-    if body["max_tokens"] == 0 and (reason := _not_for_warming(body)):
+    if wanted > most:
+        raise invalid(
+            f"max_tokens: {wanted} > {most}, which is the maximum allowed number of output tokens for {body['model']}"
+        )
+    if wanted == 0 and (reason := _not_for_warming(body)):
         raise invalid(f"max_tokens: 0 cannot be combined with {reason}")
 
 
@@ -89,7 +85,7 @@ def _not_for_warming(body: Body) -> str | None:
         return "thinking.type enabled"
     if (body.get("output_config") or {}).get("format"):
         return "output_config.format"
-    return "a forced tool_choice" if _forces_a_tool(body) else None
+    return "a forced tool_choice" if forces_a_tool(body) else None
 
 
 def check_sampling(body: Body) -> None:
@@ -97,6 +93,8 @@ def check_sampling(body: Body) -> None:
     given = {key: body[key] for key in SAMPLING if body.get(key) is not None}
     if outside := [key for key in ("temperature", "top_p") if not 0 <= given.get(key, 0) <= 1]:
         raise invalid(f"{outside[0]}: Input should be between 0 and 1")
+    if given.get("top_k", 0) < 0:
+        raise invalid("top_k: Input should be greater than or equal to 0")
     if takes_sampling(body["model"]):
         _check_while_thinking(given, body)
     elif refused := [key for key, value in given.items() if value != SAMPLING_DEFAULTS.get(key)]:
@@ -118,14 +116,56 @@ def _check_while_thinking(given: Mapping[str, Any], body: Body) -> None:
 def check_model_limits(body: Body) -> None:
     """Refuse tool choices and thinking that some models do not support (facts 5)."""
     model = undated(body["model"])
-    if model in NO_FORCED_TOOL and _forces_a_tool(body):
+    if model in NO_FORCED_TOOL and forces_a_tool(body):
         raise invalid("tool_choice: this model does not support forced tool use")
     if model in ALWAYS_THINKS and _type_of(body, "thinking") == "disabled":
         raise invalid("thinking.type: disabled is not supported for this model")
+    if _type_of(body, "thinking") == "enabled" and version(model) > (4, 6):
+        raise invalid('"thinking.type.enabled" is not supported for this model. Use "thinking.type.adaptive".')
+    if _type_of(body, "thinking") == "adaptive" and version(model) < (4, 6):
+        raise invalid("adaptive thinking is not supported on this model")
+    if body.get("speed") == "fast" and model not in FAST:
+        raise invalid(f"{body['model']!r} does not support the `speed` parameter")
+    if body.get("inference_geo") == "us" and version(model) < (4, 6):
+        raise invalid(f"{body['model']!r} does not support the `inference_geo` parameter")
 
 
-def _forces_a_tool(body: Body) -> bool:
-    return _type_of(body, "tool_choice") in ("any", "tool")
+def check_thinking(body: Body) -> None:
+    """Check the kind of thinking, its budget, and that it leaves the choice of a tool to the model."""
+    thinking = body.get("thinking")
+    if thinking is None:
+        return
+    check_tag("thinking", thinking, ("adaptive", "between_tools", "disabled", "enabled"))
+    if thinking["type"] == "enabled":
+        _check_budget(thinking, body)
+    if thinking["type"] in ("adaptive", "enabled") and forces_a_tool(body):
+        raise invalid("Thinking may not be enabled when tool_choice forces tool use.")
+
+
+def _check_budget(thinking: Mapping[str, Any], body: Body) -> None:
+    if "budget_tokens" not in thinking:
+        raise invalid("thinking.enabled.budget_tokens: Field required")
+    budget = thinking["budget_tokens"]
+    check_type("thinking.enabled.budget_tokens", budget, int)
+    if budget < LEAST_BUDGET:
+        raise invalid(f"thinking.enabled.budget_tokens: Input should be greater than or equal to {LEAST_BUDGET}")
+    if body.get("max_tokens", budget + 1) <= budget:
+        raise invalid("`max_tokens` must be greater than `thinking.budget_tokens`.")
+
+
+def check_other_values(body: Body) -> None:
+    """Check the parameters that mean the same to every model."""
+    check_choice("service_tier", body.get("service_tier"), ("auto", "standard_only"))
+    check_choice("speed", body.get("speed"), ("standard", "fast"))
+    metadata = body.get("metadata") or {}
+    check_fields("metadata", metadata, {"user_id"})
+    if metadata.get("user_id") is not None:
+        check_type("metadata.user_id", metadata["user_id"], str)
+    for number, sequence in enumerate(body.get("stop_sequences") or ()):
+        check_type(f"stop_sequences.{number}", sequence, str)
+        if not sequence.strip():
+            missing = "contain non-whitespace" if sequence else "be non-empty"
+            raise invalid(f"stop_sequences: each stop sequence must {missing}")
 
 
 def _type_of(body: Body, key: str) -> str | None:

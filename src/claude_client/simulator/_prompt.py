@@ -12,6 +12,7 @@ Body = Mapping[str, Any]
 
 NOT_TEXT = frozenset({"type", "role", "cache_control", "id", "tool_use_id", "media_type", "signature", "data"})
 LIFETIMES = {"5m": 300.0, "1h": 3600.0}  # facts 2: seconds that a cache entry lives
+BYTES_PER_TOKEN = 100  # of images and PDFs, which the API counts by pixels and pages
 NOT_CACHEABLE = frozenset({"thinking", "redacted_thinking"})  # facts 2: not directly cacheable
 
 
@@ -24,17 +25,15 @@ class Block:
         place: Its message's number and role, which tell it from the same block elsewhere.
 
         cache_control: The mark that makes it a cache breakpoint, or None.
+
+        tokens: Number of them: those of its text, or for other blocks than text of its JSON.
     """
 
     level: Level
     place: str
     value: Mapping[str, Any]
     cache_control: Mapping[str, Any] | None
-
-    @property
-    def tokens(self) -> int:
-        """Number of tokens: those of its text, or for other blocks than text of its JSON."""
-        return count_tokens(self.value["text"] if self.value.get("type") == "text" else self.canonical())
+    tokens: int
 
     @property
     def cacheable(self) -> bool:
@@ -42,13 +41,16 @@ class Block:
         return self.value.get("type") not in NOT_CACHEABLE and self.value.get("text") != ""
 
     def canonical(self) -> str:
-        """Its JSON, the same for the same content, whether marked or not."""
-        return json.dumps(self.value, sort_keys=True, ensure_ascii=False)
+        """Its JSON, the same for the same content, whether marked or not. A text stands behind it, as it is."""
+        if self.value.get("type") != "text":
+            return _canonical(self.value)
+        return f"{_canonical({**self.value, 'text': ''})}\n{self.value['text']}"
 
 
 def count_tokens(text: str) -> int:
     """The simulator's tokens: a quarter of the UTF-8 bytes, rounded up, and at least one."""
-    return max(1, -(-len(text.encode()) // 4))
+    size = len(text) if text.isascii() else len(text.encode())
+    return max(1, -(-size // 4))
 
 
 def prompt_blocks(body: Body) -> list[Block]:
@@ -88,8 +90,31 @@ def last_user_text(body: Body) -> str:
 
 
 def _block(level: Level, place: str, value: Mapping[str, Any]) -> Block:
-    unmarked = {key: item for key, item in value.items() if key != "cache_control"}
-    return Block(level, place, unmarked, value.get("cache_control"))
+    mark = value.get("cache_control")
+    if "cache_control" in value:
+        value = {key: item for key, item in value.items() if key != "cache_control"}
+    return Block(level, place, value, mark, _tokens_of(value))
+
+
+def _tokens_of(value: Mapping[str, Any]) -> int:
+    if value.get("type") == "text":
+        return count_tokens(value["text"])
+    json_text = _canonical(value)
+    encoded = sum(_encoded_sizes(value)) if '"base64"' in json_text else 0
+    return count_tokens(json_text) - encoded // 4 + encoded // BYTES_PER_TOKEN
+
+
+def _canonical(value: Mapping[str, Any]) -> str:
+    return json.dumps(value, sort_keys=True, ensure_ascii=False)
+
+
+def _encoded_sizes(value: Any) -> Iterator[int]:
+    """The sizes of the base64 data in *value*."""
+    if isinstance(value, dict) and value.get("type") == "base64":
+        yield len(value.get("data") or "")
+    elif isinstance(value, dict | list):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _encoded_sizes(item)
 
 
 def _automatically_marked(blocks: list[Block], cache_control: Mapping[str, Any] | None) -> list[Block]:

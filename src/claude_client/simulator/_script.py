@@ -48,6 +48,17 @@ Fault = RejectionFault | BreakFault | EndingFault
 
 FAULTS: tuple[str, ...] = get_args(RejectionFault) + get_args(BreakFault) + get_args(EndingFault)
 
+_TEXTS = (
+    "text",
+    "thinking",
+    "redacted_thinking",
+    "stop_reason",
+    "stop_sequence",
+    "error_type",
+    "error_code",
+    "message",
+)
+
 # Facts 3: the kinds of limit, and which of them say when to come back.
 REJECTIONS: Mapping[str, Rejection] = {
     "rate_limit": Rejection(
@@ -138,6 +149,8 @@ class Reply:
         should_retry: The x-should-retry header of a rejection.
 
     Raises:
+        TypeError: If what has to be a text is none.
+
         ValueError: If a value cannot mean anything, or two contradict each other.
     """
 
@@ -165,6 +178,9 @@ class Reply:
     should_retry: bool | None = None
 
     def __post_init__(self) -> None:
+        for name in _TEXTS:
+            if not isinstance(getattr(self, name), str | None):
+                raise TypeError(f"{name} must be a text, got {getattr(self, name)!r}")
         if self.fault is not None and self.fault not in FAULTS:
             raise ValueError(f"unknown fault {self.fault!r}; known are {', '.join(FAULTS)}")
         if self.content is not None and self._described():
@@ -211,7 +227,7 @@ class Reply:
         The reply that a JSON object describes, field by field.
 
         Raises:
-            ValueError: If it is no object or has a field that JSON cannot give.
+            TypeError, ValueError: If it is no object, has a field that JSON cannot give, or one that `Reply` refuses.
         """
         if not isinstance(value, dict):
             raise ValueError(f"a reply is an object, got {value!r}")

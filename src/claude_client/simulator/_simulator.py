@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Any, Self
 
@@ -37,10 +37,14 @@ class Simulator:
 
         limits: Rate limits; None has none.
 
+        models: Names of models to serve besides the API's, each as large as the newest. Others are not found.
+
         clock: The time in seconds for cache lifetimes, rate limits and records. Latency and pace are real.
 
     Raises:
         ValueError: If a number makes no sense.
+
+        TypeError: If *models* is one text instead of several.
 
         ImportError: If *tls* is asked for and trustme is not installed.
     """
@@ -54,10 +58,13 @@ class Simulator:
         tokens_per_second: float | None = None,
         ping_interval: float | None = None,
         limits: Limits | None = None,
+        models: Iterable[str] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        if isinstance(models, str):
+            raise TypeError(f"models are several names, got {models!r}")
         pace = Pace(latency=latency, tokens_per_second=tokens_per_second, ping_interval=ping_interval)
-        self._state = State(limits or Limits(), pace, clock)
+        self._state = State(limits or Limits(), pace, clock, frozenset(models))
         self._port = port
         self._tls = tls
         self._running: Server | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -58,10 +58,15 @@ class State:
 
     Args:
         clock: Seconds from any origin; cache lifetimes, buckets and records go by it.
+
+        models: Names of models besides the API's.
     """
 
-    def __init__(self, limits: Limits, pace: Pace, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, limits: Limits, pace: Pace, clock: Callable[[], float], models: Collection[str] = frozenset()
+    ) -> None:
         self.changed = threading.Condition()
+        self.models = models
         self._pace = pace
         self._limits = limits
         self._clock = clock

@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from typing import Any
+import re
+from collections.abc import Collection, Mapping
+from typing import Any, NoReturn
 
-from ._contents import check_automatic_mark, check_blocks, check_marks, check_messages, check_new_shapes
+from ._contents import check_automatic_mark, check_freedom, check_marks, check_messages, check_new_shapes, check_system
 from ._errors import RejectedError, Rejection, invalid
-from ._models import takes_prefill
+from ._models import check_model, context_window, takes_prefill
 from ._parameters import (
     COUNTED,
     CREATED,
     check_keys,
     check_max_tokens,
-    check_model,
     check_model_limits,
+    check_other_values,
     check_sampling,
+    check_thinking,
 )
-from ._prompt import Block, Body, content_blocks, prompt_blocks
+from ._prompt import Block, Body, prompt_blocks
+from ._schemas import check_output, format_of
+from ._tools import check_tools
 
 LARGEST_BODY = 32 * 1024 * 1024  # bytes; facts 3: Messages and count_tokens
+_SURROGATE = re.compile(rb"\\u[dD]")  # how an escape begins that stands for half a character
 OLD_VERSION, NEW_VERSION = VERSIONS = ("2023-06-01", "2026-10-21")
 
 
@@ -37,12 +42,27 @@ def check_caller(headers: Mapping[str, str]) -> None:
         raise RejectedError(Rejection(type="authentication_error", message="x-api-key header is required"))
 
 
-def parsed_body(raw: bytes) -> dict[str, Any]:
-    """The JSON object in *raw*."""
+def check_size(raw: bytes) -> None:
+    """Check that the body is not too large."""
     if len(raw) > LARGEST_BODY:
         raise RejectedError(Rejection(type="request_too_large", message="Request exceeds the maximum size"))
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(name)
+
+
+_JSON = json.JSONDecoder(parse_constant=_refuse_constant)
+
+
+def parsed_body(raw: bytes) -> dict[str, Any]:
+    """The JSON object in *raw*."""
     try:
-        body = json.loads(raw)
+        body = _JSON.decode(raw.decode())
+        if b"\\" in raw and _SURROGATE.search(raw):
+            json.dumps(body, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise invalid("The request body is not valid JSON: no low surrogate in string") from None
     except (ValueError, RecursionError):
         raise invalid("The request body is not valid JSON") from None
     if not isinstance(body, dict):
@@ -50,19 +70,28 @@ def parsed_body(raw: bytes) -> dict[str, Any]:
     return body
 
 
-def check_count(body: Body, api_version: str) -> list[Block]:
-    """Check a request to count tokens, and return its blocks."""
+# What most requests are made of. They are spared the checks of everything else.
+_USUAL = frozenset({"model", "messages", "max_tokens", "system", "stream"})
+
+
+def check_count(body: Body, api_version: str, told: Collection[str]) -> list[Block]:
+    """Check a request to count tokens, and return its blocks. *told* are the names of models besides the API's."""
     check_keys(body, COUNTED, ("model", "messages"), sampling=api_version == OLD_VERSION)
+    check_model(body["model"], told)
     return _checked_blocks(body, api_version)
 
 
-def check_create(body: Body, api_version: str) -> list[Block]:
-    """Check a request for a message, and return its blocks."""
+def check_create(body: Body, api_version: str, told: Collection[str]) -> list[Block]:
+    """Check a request for a message, and return its blocks. *told* are the names of models besides the API's."""
     check_keys(body, CREATED, ("model", "max_tokens", "messages"), sampling=api_version == OLD_VERSION)
+    check_model(body["model"], told)
     check_max_tokens(body)
     check_sampling(body)
-    check_model_limits(body)
-    return _checked_blocks(body, api_version)
+    blocks = _checked_blocks(body, api_version)
+    tokens, most = sum(block.tokens for block in blocks), context_window(body["model"])
+    if tokens > most:
+        raise invalid(f"prompt is too long: {tokens} tokens > {most} maximum")
+    return blocks
 
 
 def _checked_blocks(body: Body, api_version: str) -> list[Block]:
@@ -73,9 +102,17 @@ def _checked_blocks(body: Body, api_version: str) -> list[Block]:
 
 
 def _blocks(body: Body, api_version: str) -> list[Block]:
-    check_model(body["model"])
+    if not body.keys() <= _USUAL:
+        check_other_values(body)
+        check_tools(body)
+        check_thinking(body)
+        check_output(body)
+        check_model_limits(body)
     check_messages(body["messages"], prefill=takes_prefill(body["model"]))
-    check_blocks("system", content_blocks(body.get("system") or ()))
+    where, wanted = format_of(body)
+    if wanted is not None:
+        check_freedom(where, body["messages"])
+    check_system(body.get("system") or ())
     if api_version == NEW_VERSION:
         check_new_shapes(body["messages"])
     check_automatic_mark(body)
