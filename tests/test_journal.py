@@ -17,7 +17,9 @@ from claude_client import ClaudeResponse, Usage
 from claude_client._values.response import text_of
 from claude_client._verbs.requests import build_request, build_requests
 from helpers import KEY, message
-from orchestration._journal import APPLICATION_ID, FORMAT, Journal, JournalError, fingerprint
+from orchestration._fingerprint import fingerprint
+from orchestration._journal import Journal
+from orchestration._journal_file import APPLICATION_ID, FORMAT, JournalError
 
 SOURCE = str(Path(orchestration.__file__).parent.parent)
 CACHED = {"type": "ephemeral"}
@@ -29,7 +31,8 @@ import os, sys
 from types import SimpleNamespace
 from claude_client import ClaudeResponse
 from claude_client._verbs.requests import build_requests
-from orchestration._journal import Journal, JournalError
+from orchestration._journal import Journal
+from orchestration._journal_file import JournalError
 
 def answer(text):
     fields = {"model": "m", "content": [{"type": "text", "text": text}], "stop_reason": "end_turn"}
@@ -521,7 +524,7 @@ def test_a_full_disk_costs_only_the_answer_that_does_not_fit():
     requests = prompts("a", "b", "c")
     with Journal("run.sqlite", requests) as journal:
         journal.keep(0, answer("A"))
-        journal._db.execute("PRAGMA max_page_count = 1")  # SQLite makes that as many as there are
+        journal._file._db.execute("PRAGMA max_page_count = 1")  # SQLite makes that as many as there are
         with pytest.raises(JournalError, match=r"prompts\[1\] could not be stored .* full") as failed:
             journal.keep(1, answer("B" * 10_000))
         assert isinstance(failed.value.__cause__, sqlite3.OperationalError)

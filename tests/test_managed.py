@@ -16,7 +16,7 @@ from orchestration import (
     ConcurrencyLimiter,
     JournalError,
     ManagedResults,
-    _journal,
+    _journal_file,
     invoke_parallel_managed,
     invoke_parallel_with_reconciliation,
 )
@@ -822,7 +822,7 @@ def test_a_journal_that_is_full_stops_the_run_and_loses_no_answer(sim, tmp_path)
 
     def on_result(index, _):
         if index == 1:  # as on a full disk
-            _journal._open[str(journal)]._db.execute("PRAGMA max_page_count = 1")
+            _journal_file._open[str(journal)]._db.execute("PRAGMA max_page_count = 1")
             full.set()
 
     for i in (2, 3):
@@ -938,7 +938,7 @@ def test_answers_are_in_the_journal_while_a_callback_takes_its_time(sim, tmp_pat
     path = tmp_path / "run.sqlite"
 
     def kept():
-        ((count,),) = _journal._open[str(path)]._db.execute("SELECT count(*) FROM answers")
+        ((count,),) = _journal_file._open[str(path)]._db.execute("SELECT count(*) FROM answers")
         return count
 
     seen = []

@@ -1,0 +1,202 @@
+"""What becomes of a journal whose file is damaged: whole right answers or a `JournalError`, and what is whole is saved."""
+
+import random
+import sqlite3
+from pathlib import Path
+
+import anthropic
+import pytest
+
+from claude_client import ClaudeResponse, Usage
+from claude_client._verbs.requests import build_requests
+from helpers import message
+from orchestration import JournalError, read_journal, salvage_journal
+from orchestration._journal import Journal
+
+COUNT = 40
+PAGE = 4096
+JOURNAL = Path("run.sqlite")
+SAVED = Path("saved.sqlite")
+REQUESTS = build_requests(
+    [{"prompt": str(i), **({"task_id": f"task-{i}"} if i % 2 else {})} for i in range(COUNT)], max_tokens=10
+)
+# Some take many pages, most share one.
+ANSWERS = {i: f"answer {i} " * (900 if i % 9 == 0 else 20) for i in range(COUNT)}
+
+
+def whole_journal():
+    with Journal(JOURNAL, REQUESTS) as journal:
+        for i, text in ANSWERS.items():
+            said = anthropic.types.Message.construct(**message(text))
+            journal.keep(i, ClaudeResponse(text, said, f"req_{i}", (Usage(i, 2),)))
+    return JOURNAL.read_bytes()
+
+
+def first_format():
+    """The same answers as versions before checksums wrote them."""
+    whole_journal()
+    db = sqlite3.connect(JOURNAL, isolation_level=None)
+    db.execute("PRAGMA journal_mode = DELETE")
+    db.execute("ALTER TABLE answers DROP COLUMN checksum")
+    db.execute("PRAGMA user_version = 1")
+    db.execute("PRAGMA journal_mode = WAL")
+    db.close()
+    return JOURNAL.read_bytes()
+
+
+def opened(content):
+    """The answers in a journal with that *content*; None if it is refused."""
+    JOURNAL.write_bytes(content)
+    try:
+        with Journal(JOURNAL, REQUESTS) as journal:
+            return journal.answered
+    except JournalError:
+        return None
+
+
+def saved(content):
+    """The texts that can be saved of a journal with that *content*; None if it cannot be told to be one."""
+    SAVED.unlink(missing_ok=True)
+    JOURNAL.write_bytes(content)
+    try:
+        count = salvage_journal(JOURNAL, SAVED)
+    except JournalError as refused:
+        assert "not a journal" in str(refused) or "is newer" in str(refused)  # noqa: PT017 - it is one of many
+        return None
+    entries = read_journal(SAVED)
+    assert len(entries) == count
+    return {str(entry.outcome) for entry in entries}
+
+
+def flipped(content, bit):
+    return content[: bit // 8] + bytes([content[bit // 8] ^ 1 << bit % 8]) + content[bit // 8 + 1 :]
+
+
+def flips(content, count, seed):
+    draw = random.Random(seed)
+    return [flipped(content, draw.randrange(8 * len(content))) for _ in range(count)]
+
+
+def cuts(content, step):
+    return [content[:size] for size in range(step, len(content), step)]
+
+
+def garbage(content, count, seed):
+    """A stretch of each is overwritten by random bytes, wherever it is."""
+    draw = random.Random(seed)
+    for _ in range(count):
+        start, length = draw.randrange(len(content)), draw.choice([1, 16, 100, 512, PAGE, 3 * PAGE])
+        yield (content[:start] + draw.randbytes(length) + content[start + length :])[: len(content)]
+
+
+def test_a_whole_journal_has_all_answers():
+    content = whole_journal()
+    assert len(content) > 20 * PAGE
+    assert opened(content) == ANSWERS
+    assert saved(content) == {*ANSWERS.values()}
+
+
+def check(damaged):
+    answered = opened(damaged)
+    assert answered in (None, ANSWERS)
+    if answered is None:
+        assert (saved(damaged) or set()) <= {*ANSWERS.values()}
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_a_flipped_bit_alters_nothing_and_loses_nothing_unseen(seed):
+    check(*flips(whole_journal(), 1, seed))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_bytes_that_are_overwritten_alter_nothing_and_lose_nothing_unseen(seed):
+    check(*garbage(whole_journal(), 1, seed))
+
+
+def test_a_cut_at_any_page_and_within_is_seen():
+    content = whole_journal()
+    for damaged in cuts(content, PAGE // 2):
+        check(damaged)
+        assert opened(damaged) is None, len(damaged)
+
+
+@pytest.mark.long
+def test_whatever_is_damaged_ends_in_whole_right_answers_or_a_journal_error():
+    content = whole_journal()
+    for damaged in [*flips(content, 2000, 1), *garbage(content, 1000, 2), *cuts(content, 100)]:
+        check(damaged)
+    for bit in range(8 * 200):  # all of the head, and of the first page's
+        check(flipped(content, bit))
+
+
+@pytest.mark.long
+def test_a_damaged_journal_of_the_first_format_is_whole_or_refused():
+    """Without a checksum a text may be altered, but nothing else is raised, and nothing is lost unseen by a cut."""
+    content = first_format()
+    for damaged in [*flips(content, 500, 3), *garbage(content, 200, 4)]:
+        answered = opened(damaged)
+        assert answered is None or len(answered) >= COUNT - 1
+    for damaged in cuts(content, PAGE):
+        assert opened(damaged) is None
+
+
+def damaged_answer(index):
+    """A journal in which a letter of that answer is another."""
+    content = whole_journal()
+    at = content.index(f"answer {index} ".encode())
+    return content[:at] + b"A" + content[at + 1 :]
+
+
+def test_one_damaged_answer_is_told_and_the_others_are_saved():
+    content = damaged_answer(7)
+    JOURNAL.write_bytes(content)
+    told = (
+        f"run.sqlite cannot be used: 1 of its answers are damaged. {COUNT - 1} of its answers are whole: "
+        "orchestration.salvage_journal"
+    )
+    with pytest.raises(JournalError, match=told), Journal(JOURNAL, REQUESTS):
+        pass
+    with pytest.raises(JournalError, match=told):
+        read_journal(JOURNAL)
+    assert JOURNAL.read_bytes() == content
+    assert salvage_journal(JOURNAL, SAVED) == COUNT - 1
+    assert JOURNAL.read_bytes() == content
+    with Journal(SAVED, REQUESTS) as journal:
+        assert journal.answered == {i: text for i, text in ANSWERS.items() if i != 7}
+        assert journal.answered[8].usage == Usage(8, 2)
+
+
+def test_of_a_journal_that_lost_its_last_pages_all_others_are_saved():
+    content = whole_journal()
+    texts = saved(content[: -2 * PAGE])
+    assert COUNT - 25 <= len(texts) < COUNT
+    assert texts < {*ANSWERS.values()}
+
+
+def test_of_a_journal_that_lost_its_first_page_nothing_is_saved():
+    content = whole_journal()
+    assert saved(content[:100] + b"\xff" * (PAGE - 100) + content[PAGE:]) == set()
+
+
+def test_a_journal_of_the_first_format_is_read_and_gets_checksums():
+    content = first_format()
+    assert opened(content) == ANSWERS
+    assert [str(entry.outcome) for entry in read_journal(JOURNAL)] == [*ANSWERS.values()]
+    db = sqlite3.connect(JOURNAL)
+    assert db.execute("SELECT count(*) FROM answers WHERE length(checksum) = 16").fetchall() == [(COUNT,)]
+    db.close()
+
+
+def test_an_answer_of_the_first_format_that_cannot_be_read_is_damaged():
+    content = first_format()
+    damaged = content.replace(b'"req_7"', b'"req_7 ')
+    assert opened(damaged) is None
+    assert JOURNAL.read_bytes() == damaged
+    assert saved(damaged) == {*ANSWERS.values()} - {ANSWERS[7]}
+
+
+def test_a_salvage_adds_to_no_file_that_is_there():
+    whole_journal()
+    SAVED.touch()
+    with pytest.raises(JournalError, match=r"saved\.sqlite is there already"):
+        salvage_journal(JOURNAL, SAVED)
