@@ -1,4 +1,4 @@
-"""What becomes of a journal whose file is damaged: whole right answers or a `JournalError`, and what is whole is saved."""
+"""A journal whose file is damaged gives whole right answers or a `JournalError`, and what is whole can be saved."""
 
 import random
 import sqlite3
@@ -17,6 +17,7 @@ COUNT = 40
 PAGE = 4096
 JOURNAL = Path("run.sqlite")
 SAVED = Path("saved.sqlite")
+LOG = Path("run.sqlite-wal")
 REQUESTS = build_requests(
     [{"prompt": str(i), **({"task_id": f"task-{i}"} if i % 2 else {})} for i in range(COUNT)], max_tokens=10
 )
@@ -24,11 +25,15 @@ REQUESTS = build_requests(
 ANSWERS = {i: f"answer {i} " * (900 if i % 9 == 0 else 20) for i in range(COUNT)}
 
 
+def keep_all(journal):
+    for i, text in ANSWERS.items():
+        said = anthropic.types.Message.construct(**message(text))
+        journal.keep(i, ClaudeResponse(text, said, f"req_{i}", (Usage(i, 2),)))
+
+
 def whole_journal():
     with Journal(JOURNAL, REQUESTS) as journal:
-        for i, text in ANSWERS.items():
-            said = anthropic.types.Message.construct(**message(text))
-            journal.keep(i, ClaudeResponse(text, said, f"req_{i}", (Usage(i, 2),)))
+        keep_all(journal)
     return JOURNAL.read_bytes()
 
 
@@ -200,3 +205,54 @@ def test_a_salvage_adds_to_no_file_that_is_there():
     SAVED.touch()
     with pytest.raises(JournalError, match=r"saved\.sqlite is there already"):
         salvage_journal(JOURNAL, SAVED)
+
+
+@pytest.fixture
+def killed():
+    """A journal as a process leaves it that is killed: answers are in its `-wal` only."""
+    with Journal(JOURNAL, REQUESTS) as journal:
+        keep_all(journal)
+        files = JOURNAL.read_bytes(), LOG.read_bytes()
+    assert len(files[0]) < 3 * PAGE
+    return files
+
+
+def reopened(content, log):
+    LOG.write_bytes(log)
+    return opened(content)
+
+
+def test_the_log_of_a_killed_process_is_read(killed):
+    assert reopened(*killed) == ANSWERS
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_a_flipped_bit_in_the_log_of_a_killed_process_is_told_once(seed, killed):
+    content, log = killed
+    answered = reopened(content, *flips(log, 1, seed))
+    if answered is None:
+        rest = opened(JOURNAL.read_bytes())
+        assert len(rest) < COUNT - 1
+        assert rest.items() <= ANSWERS.items()
+    else:  # the last commit may have been under way, and is asked again
+        assert len(answered) >= COUNT - 1
+        assert answered.items() <= ANSWERS.items()
+
+
+def test_a_damaged_log_says_how_much_is_lost(killed):
+    content, log = killed
+    JOURNAL.write_bytes(content)
+    LOG.write_bytes(log.replace(b"answer 30 ", b"answer 31 "))
+    with pytest.raises(JournalError, match=r"run\.sqlite was damaged at its end: its last 10 commits are lost"):
+        read_journal(JOURNAL)
+    assert [str(entry.outcome) for entry in read_journal(JOURNAL)] == [ANSWERS[i] for i in range(30)]
+
+
+def test_a_commit_under_way_when_the_process_was_killed_is_no_damage(killed):
+    content, log = killed
+    assert reopened(content, log[:-1] + b"?") == {i: text for i, text in ANSWERS.items() if i < COUNT - 1}
+
+
+def test_a_file_that_lost_all_but_its_log_is_refused(killed):
+    assert reopened(b"", killed[1]) is None
+    assert LOG.read_bytes() == killed[1]

@@ -7,6 +7,7 @@ import stat
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 from claude_client._verbs.stored import from_stored, to_stored
@@ -112,9 +113,11 @@ class JournalFile:
         with ExitStack() as opening:
             opening.callback(_open.pop, self.path)
             _check_head(self.path, make=self._make)
+            commits = _commits(self.path)
             self._db = sqlite3.connect(self.path, timeout=0, isolation_level=None, check_same_thread=False)
             opening.callback(self._db.close)
             _lock(self._db)
+            _check_end(self._db, commits, self.path)
             _check(self._db)
             if not _has_checksums(self._db):
                 self._write_anew()
@@ -202,7 +205,6 @@ class JournalFile:
 def whole_rows(path: str | os.PathLike[str]) -> Iterator[Row]:
     """The rows that are whole in a damaged journal, which is left as it is."""
     import sqlite3
-    from pathlib import Path
 
     with closing(sqlite3.connect(f"{Path(path).resolve().as_uri()}?mode=ro&immutable=1", uri=True)) as db:
         db.execute("PRAGMA writable_schema = ON")  # else SQLite reads nothing of a file that was cut
@@ -256,13 +258,41 @@ def _check_head(path: str, *, make: bool) -> None:
         head = os.pread(descriptor, 100, 0) if stat.S_ISREG(os.fstat(descriptor).st_mode) else b"a device"
     finally:
         os.close(descriptor)
-    if not head:
+    if not head and not Path(f"{path}-wal").exists():
         return
     if not head.startswith(_MAGIC) or int.from_bytes(head[_APPLICATION_ID]) != APPLICATION_ID:
         raise JournalError(f"{path} is not a journal, and was left as it is")
     if (found := int.from_bytes(head[_USER_VERSION])) > FORMAT:
         raise JournalError(
             f"The journal {path} has format {found}, which is newer than {FORMAT}, the newest known here"
+        )
+
+
+def _commits(path: str) -> list[int]:
+    """The numbers of the frames that end a transaction in the `-wal` of a process that was killed."""
+    log = Path(f"{path}-wal")
+    if not log.exists():
+        return []
+    with Path(path).open("rb") as file:
+        page_size = int.from_bytes(file.read(18)[16:])
+    content = log.read_bytes()
+    frames = [content[start : start + 16] for start in range(32, len(content) - page_size, 24 + page_size)]
+    # Each has the salts of the head, unless it was left there by an earlier round, and the size after a commit.
+    return [number for number, frame in enumerate(frames, 1) if frame[8:] == content[16:24] and any(frame[4:8])]
+
+
+def _check_end(db: sqlite3.Connection, commits: Sequence[int], path: str) -> None:
+    """
+    Raise unless SQLite has recovered these *commits*. It stops at the first that is damaged, and says nothing.
+
+    The last may well be one that was under way when the process was killed.
+    """
+    ((_, recovered, _),) = db.execute("PRAGMA wal_checkpoint")
+    lost = sum(number > recovered for number in commits)
+    if lost > 1:
+        raise JournalError(
+            f"The journal {path} was damaged at its end: its last {lost} commits are lost, and will be asked again. "
+            "Everything before is whole: to go on with it, open it again"
         )
 
 
