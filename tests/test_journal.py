@@ -20,7 +20,8 @@ from helpers import KEY, message, until
 from orchestration import drop_from_journal, read_journal, salvage_journal
 from orchestration._fingerprint import fingerprint
 from orchestration._journal import Journal
-from orchestration._journal_file import APPLICATION_ID, FORMAT, JournalError
+from orchestration._journal_file import APPLICATION_ID, JournalError
+from orchestration._journal_rows import FORMAT
 
 SOURCE = str(Path(orchestration.__file__).parent.parent)
 CACHED = {"type": "ephemeral"}

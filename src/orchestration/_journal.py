@@ -8,7 +8,8 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Self
 
 from ._fingerprint import keys_of
-from ._journal_file import JournalError, JournalFile, Row, refusing
+from ._journal_file import JournalError, JournalFile, refusing
+from ._journal_rows import Row
 
 if TYPE_CHECKING:
     from claude_client._values.request import Request

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from claude_client import ClaudeInvocationError, ClaudeResponse
 
-from ._journal_file import DamagedJournalError, JournalError, JournalFile, refusing, whole_rows
+from ._journal_file import DamagedJournalError, JournalError, JournalFile, refusing
+from ._journal_rows import whole_rows
 
 
 @dataclass(frozen=True, slots=True)

@@ -124,6 +124,7 @@ def invoke_parallel_managed(
         journal:
             A file, made where there is none, that each answer is committed to before its task counts as completed.
             The same call with the same journal, after whatever ended the first, asks only for what has no answer.
+            A refusal is kept as well, and recalled as its error until it is dropped with `drop_from_journal`.
             A prompt is recognised by all that decides its answer and its `task_id`, wherever it stands; an edited one
             is asked again. The file holds answers, not prompts, for its owner alone. One run at a time can use it.
 
