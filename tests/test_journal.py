@@ -574,6 +574,13 @@ def test_an_answer_that_cannot_be_written_is_a_journal_error():
     assert answered(requests) == {}
 
 
+def test_an_answer_that_holds_what_no_file_can_hold_is_a_journal_error():
+    tool = {"type": "tool_use", "id": "t_1", "name": "look", "input": {"at": object()}}
+    with Journal("run.sqlite", prompts("q")) as journal, pytest.raises(JournalError, match="it holds a object"):
+        journal.keep(0, answer(content=[tool]))
+    assert answered(prompts("q")) == {}
+
+
 def test_a_number_that_is_no_json_is_kept():
     """The SDK's parser takes it from a tool's input."""
     tool = {"type": "tool_use", "id": "t_1", "name": "look", "input": {"at": float("inf")}}
