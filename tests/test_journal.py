@@ -16,8 +16,12 @@ import orchestration
 from claude_client import ClaudeResponse, Usage
 from claude_client._values.response import text_of
 from claude_client._verbs.requests import build_request, build_requests
-from helpers import KEY, message
-from orchestration._journal import APPLICATION_ID, FORMAT, Journal, JournalError, fingerprint
+from helpers import KEY, message, until
+from orchestration import drop_from_journal, read_journal, salvage_journal
+from orchestration._fingerprint import fingerprint
+from orchestration._journal import Journal
+from orchestration._journal_file import APPLICATION_ID, JournalError
+from orchestration._journal_rows import FORMAT
 
 SOURCE = str(Path(orchestration.__file__).parent.parent)
 CACHED = {"type": "ephemeral"}
@@ -29,7 +33,8 @@ import os, sys
 from types import SimpleNamespace
 from claude_client import ClaudeResponse
 from claude_client._verbs.requests import build_requests
-from orchestration._journal import Journal, JournalError
+from orchestration._journal import Journal
+from orchestration._journal_file import JournalError
 
 def answer(text):
     fields = {"model": "m", "content": [{"type": "text", "text": text}], "stop_reason": "end_turn"}
@@ -113,6 +118,39 @@ def test_an_answer_without_request_id_has_none_again():
 
 def test_the_format_stays_as_it_is():
     """Files that are out there: a change to this test is a new FORMAT."""
+    db = sqlite3.connect("run.sqlite")
+    db.execute("PRAGMA application_id = 1329686346")
+    db.execute("PRAGMA user_version = 2")
+    db.execute(
+        "CREATE TABLE answers "
+        "(asked TEXT NOT NULL, task_id TEXT, nth INTEGER NOT NULL, answer TEXT NOT NULL, checksum BLOB NOT NULL)"
+    )
+    usage = (
+        '{"cache_creation_1h_input_tokens":0,"cache_creation_input_tokens":0,'
+        '"cache_read_input_tokens":0,"input_tokens":1,"output_tokens":2,"web_search_requests":0}'
+    )
+    told = (
+        '{"message":{"content":[{"text":"Hi","type":"text"}],"model":"m","stop_reason":"end_turn"},'
+        f'"request_id":"req_1","usages":[{usage}],"models":["m"]}}'
+    )
+    refused = (
+        '{"error":"No","kind":"refusal","status_code":200,"details":null,"request_id":"req_2","retry_after":null,'
+        f'"retryable":false,"partial_text":"Well","usage":{usage}}}'
+    )
+    rows = [
+        (fingerprint(build_request(prompt="q")), "a", 0, told, bytes.fromhex("62205017511a218bce0dc0de0f38dca8")),
+        (fingerprint(build_request(prompt="q")), None, 0, refused, bytes.fromhex("64f735bade9e37e252a65565b94f4b4f")),
+    ]
+    db.executemany("INSERT INTO answers VALUES (?, ?, ?, ?, ?)", rows)
+    db.commit()
+    db.close()
+    back = answered(tasks(a="q"))[0]
+    assert (back, back.usage, back.stop_reason, back.model) == ("Hi", Usage(1, 2), "end_turn", "m")
+    back = answered(prompts("q"))[0]
+    assert (str(back), back.kind, back.partial_text, back.request_id) == ("No", "refusal", "Well", "req_2")
+
+
+def test_the_first_format_is_read():
     db = sqlite3.connect("run.sqlite")
     db.execute("PRAGMA application_id = 1329686346")
     db.execute("PRAGMA user_version = 1")
@@ -521,7 +559,7 @@ def test_a_full_disk_costs_only_the_answer_that_does_not_fit():
     requests = prompts("a", "b", "c")
     with Journal("run.sqlite", requests) as journal:
         journal.keep(0, answer("A"))
-        journal._db.execute("PRAGMA max_page_count = 1")  # SQLite makes that as many as there are
+        journal._file._db.execute("PRAGMA max_page_count = 1")  # SQLite makes that as many as there are
         with pytest.raises(JournalError, match=r"prompts\[1\] could not be stored .* full") as failed:
             journal.keep(1, answer("B" * 10_000))
         assert isinstance(failed.value.__cause__, sqlite3.OperationalError)
@@ -534,6 +572,13 @@ def test_an_answer_that_cannot_be_written_is_a_journal_error():
     with Journal("run.sqlite", requests) as journal, pytest.raises(JournalError, match=r"prompts\[0\] could not be"):
         journal.keep(0, answer())
     assert answered(requests) == {}
+
+
+def test_an_answer_that_holds_what_no_file_can_hold_is_a_journal_error():
+    tool = {"type": "tool_use", "id": "t_1", "name": "look", "input": {"at": object()}}
+    with Journal("run.sqlite", prompts("q")) as journal, pytest.raises(JournalError, match="it holds a object"):
+        journal.keep(0, answer(content=[tool]))
+    assert answered(prompts("q")) == {}
 
 
 def test_a_number_that_is_no_json_is_kept():
@@ -560,6 +605,45 @@ def test_answers_are_kept_from_any_thread():
         for thread in threads:
             thread.join(20)
     assert answered(asked) == {i: f"a{i}" for i in range(40)}
+
+
+def keep_at_once(journal, texts):
+    """Keep each from a thread of its own, all while another is storing; return the errors by their index."""
+    failed = {}
+
+    def elsewhere(index, text):
+        try:
+            journal.keep(index, answer(text))
+        except JournalError as error:
+            failed[index] = error
+
+    threads = [threading.Thread(target=elsewhere, args=item) for item in texts.items()]
+    with journal._file._lock:
+        for thread in threads:
+            thread.start()
+        until(lambda: len(journal._file._waiting) == len(texts))
+    for thread in threads:
+        thread.join(20)
+    return failed
+
+
+def test_what_several_threads_keep_at_once_is_one_commit():
+    texts = {i: f"a{i}" for i in range(20)}
+    asked, commits = prompts(*(f"q{i}" for i in texts)), []
+    with Journal("run.sqlite", asked) as journal:
+        journal._file._db.set_trace_callback(lambda said: said == "COMMIT" and commits.append(said))
+        assert keep_at_once(journal, texts) == {}
+    assert len(commits) == 1
+    assert answered(asked) == texts
+
+
+def test_of_what_several_threads_keep_at_once_only_what_does_not_fit_is_refused():
+    texts = {0: "a0", 1: "long " * 10_000, 2: "a2", 3: "a3"}
+    asked = prompts(*(f"q{i}" for i in texts))
+    with Journal("run.sqlite", asked) as journal:
+        journal._file._db.execute("PRAGMA max_page_count = 1")
+        assert keep_at_once(journal, texts).keys() == {1}
+    assert answered(asked) == {i: text for i, text in texts.items() if i != 1}
 
 
 def test_nothing_is_kept_before_and_after():
@@ -594,3 +678,73 @@ def test_the_file_says_whose_it_is():
     db = sqlite3.connect("run.sqlite")
     assert [*db.execute("PRAGMA application_id"), *db.execute("PRAGMA user_version")] == [(APPLICATION_ID,), (FORMAT,)]
     db.close()
+
+
+def test_the_entries_of_a_journal_can_be_read():
+    keep([*tasks(one="a"), *prompts("b")], {0: "A", 1: "B"})
+    first, second = read_journal("run.sqlite")
+    assert (first.task_id, first.outcome, first.outcome.usage) == ("one", "A", Usage(10, 5))
+    assert (second.task_id, second.outcome) == (None, "B")
+    assert first.key != second.key
+
+
+def test_an_entry_that_is_dropped_is_asked_again_and_leaves_no_trace():
+    requests = prompts("a", "b", "c")
+    keep(requests, {0: "A", 1: "a useless answer", 2: "C"})
+    useless = [entry for entry in read_journal(Path("run.sqlite")) if "useless" in entry.outcome]
+    assert drop_from_journal(Path("run.sqlite"), useless) == 1
+    assert drop_from_journal("run.sqlite", useless) == 0
+    assert b"useless" not in Path("run.sqlite").read_bytes()
+    assert answered(requests) == {0: "A", 2: "C"}
+    keep(requests, {1: "B"})
+    assert answered(requests) == {0: "A", 1: "B", 2: "C"}
+
+
+def test_of_equal_prompts_one_answer_can_be_dropped():
+    keep(prompts("a", "a", "a"), {0: "first", 1: "second", 2: "third"})
+    assert drop_from_journal("run.sqlite", read_journal("run.sqlite")[1:2]) == 1
+    assert answered(prompts("a", "a", "a")) == {0: "first", 2: "third"}
+
+
+TOOLS = {
+    "read": read_journal,
+    "drop": lambda path: drop_from_journal(path, []),
+    "salvage": lambda path: salvage_journal(path, "saved.sqlite"),
+}
+
+
+@pytest.mark.parametrize("tool", TOOLS.values(), ids=TOOLS)
+def test_a_journal_that_a_run_uses_is_not_for_others(tool):
+    with Journal("run.sqlite", prompts("q")) as journal:
+        with pytest.raises(JournalError, match=r"run\.sqlite is in use by another run"):
+            tool("run.sqlite")
+        journal.keep(0, answer("A"))
+    tool("run.sqlite")
+    assert answered(prompts("q")) == {0: "A"}
+
+
+def test_a_journal_that_another_process_uses_is_not_for_others():
+    script = """
+with Journal("run.sqlite", build_requests([{"prompt": "a"}])):
+    print("open", flush=True)
+    sys.stdin.read()
+"""
+    with other(script, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == "open\n"
+        for tool in TOOLS.values():
+            with pytest.raises(JournalError, match="in use by another run"):
+                tool("run.sqlite")
+        process.stdin.close()
+    assert not Path("saved.sqlite").exists()
+
+
+@pytest.mark.parametrize("tool", TOOLS.values(), ids=TOOLS)
+def test_where_there_is_no_journal_none_is_made(tool):
+    with pytest.raises(JournalError, match=r"run\.sqlite cannot be opened: No such file"):
+        tool("run.sqlite")
+    foreign_text()
+    with pytest.raises(JournalError, match="is not a journal"):
+        tool("run.sqlite")
+    with pytest.raises(ValueError, match="must be the path of a file"):
+        tool(" ")
+    assert [*everything_here()] == ["run.sqlite"]

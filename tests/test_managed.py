@@ -9,16 +9,25 @@ from pathlib import Path
 
 import pytest
 
-from claude_client import InterruptToken, ParallelInterrupt, ParallelInvocationError, invoke_claude
+from claude_client import (
+    ClaudeInvocationError,
+    InterruptToken,
+    ParallelInterrupt,
+    ParallelInvocationError,
+    invoke_claude,
+)
+from claude_client._values.errors import fields_of
 from claude_client.simulator import Reply
 from helpers import until
 from orchestration import (
     ConcurrencyLimiter,
     JournalError,
     ManagedResults,
-    _journal,
+    _journal_file,
+    drop_from_journal,
     invoke_parallel_managed,
     invoke_parallel_with_reconciliation,
+    read_journal,
 )
 from task_state import TaskState, TaskTracker
 
@@ -779,6 +788,47 @@ def test_prompts_without_ids_are_recognised_wherever_they_stand(sim, tmp_path):
     assert sorted(r.text for r in sim.requests[2:]) == ["edited b", "new"]
 
 
+def test_a_task_id_of_the_caller_is_its_own_whatever_it_looks_like(sim, tmp_path):
+    asked = [{"prompt": str(i), "task_id": f"prompts[{i}]"} for i in range(3)]
+    journal = tmp_path / "run.sqlite"
+    invoke_parallel_managed(asked, journal=journal)
+    assert None not in invoke_parallel_managed(asked[::-1], journal=journal)
+    assert len(sim.requests) == 3
+    assert [entry.task_id for entry in read_journal(journal)].count(None) == 0
+
+
+def test_a_generated_id_is_no_task_id_of_the_caller(sim, tmp_path):
+    journal = tmp_path / "run.sqlite"
+    invoke_parallel_managed([{"prompt": "a"}, {"prompt": "b"}], journal=journal)
+    assert [entry.task_id for entry in read_journal(journal)] == [None, None]
+    invoke_parallel_managed([{"prompt": "a", "task_id": "prompts[0]"}, {"prompt": "b"}], journal=journal)
+    assert [request.text for request in sim.requests[2:]] == ["a"]
+
+
+def test_a_refusal_is_paid_for_once_until_it_is_dropped(sim, tmp_path):
+    journal = tmp_path / "run.sqlite"
+    sim.script(Reply(fault="refusal"), matching="prompt 1.")
+    first = invoke_parallel_managed(prompts(3), journal=journal)
+    told = []
+    second = invoke_parallel_managed(prompts(3), journal=journal, on_result=lambda i, _: told.append(i))
+    assert len(sim.requests) == 3
+    assert (second.recalled, sorted(told)) == ({0, 1, 2}, [0, 1, 2])
+    assert [fields_of(results.errors[1]) for results in (first, second)] == [fields_of(first.errors[1])] * 2
+    assert (str(second.errors[1]), second.errors[1].kind) == (str(first.errors[1]), "refusal")
+    assert (second.usage, second[0], second[1]) == (first.usage, first[0], None)
+    assert states(second.tracker, "task-1")[-1] == "failed"
+    refused = [entry for entry in read_journal(journal) if isinstance(entry.outcome, ClaudeInvocationError)]
+    assert drop_from_journal(journal, refused) == 1
+    assert None not in invoke_parallel_managed(prompts(3), journal=journal)
+    assert [request.text for request in sim.requests[3:]] == ["prompt 1."]
+
+
+def test_no_other_failure_is_kept(sim, tmp_path):
+    sim.script(Reply(fault="not_found"), matching="prompt 0.")
+    invoke_parallel_managed(prompts(1), journal=tmp_path / "run.sqlite")
+    assert read_journal(tmp_path / "run.sqlite") == []
+
+
 def test_what_reconcile_drops_can_be_asked_later(sim, tmp_path):
     journal = tmp_path / "run.sqlite"
     invoke_parallel_managed(prompts(3), journal=journal, reconcile=lambda given, _: given[:1])
@@ -822,7 +872,7 @@ def test_a_journal_that_is_full_stops_the_run_and_loses_no_answer(sim, tmp_path)
 
     def on_result(index, _):
         if index == 1:  # as on a full disk
-            _journal._open[str(journal)]._db.execute("PRAGMA max_page_count = 1")
+            _journal_file._open[str(journal)]._db.execute("PRAGMA max_page_count = 1")
             full.set()
 
     for i in (2, 3):
@@ -938,7 +988,7 @@ def test_answers_are_in_the_journal_while_a_callback_takes_its_time(sim, tmp_pat
     path = tmp_path / "run.sqlite"
 
     def kept():
-        ((count,),) = _journal._open[str(path)]._db.execute("SELECT count(*) FROM answers")
+        ((count,),) = _journal_file._open[str(path)]._db.execute("SELECT count(*) FROM answers")
         return count
 
     seen = []

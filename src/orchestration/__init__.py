@@ -7,12 +7,14 @@ Managed runs on top of `task_state` and `claude_client`.
 - `invoke_with_retry`, `compute_backoff_delay`: one call with the same backoff.
 - `ConcurrencyLimiter`: slots that several runs and people's own threads share, in total and per category;
   `LimiterStatistics` and `Occupancy` are its state at a moment.
-- `JournalError`: a journal cannot be used.
+- `read_journal`, `drop_from_journal`, `salvage_journal`: a journal's entries, each a `JournalEntry`, to look at and to
+  drop; and what is whole of a damaged one. `JournalError`: a journal cannot be used.
 """
 
 from claude_client._values.retry import compute_backoff_delay
 
-from ._journal import JournalError
+from ._journal_entries import JournalEntry, drop_from_journal, read_journal, salvage_journal
+from ._journal_file import JournalError
 from ._limiter import ConcurrencyLimiter, LimiterStatistics, Occupancy
 from ._managed import ManagedOptions, invoke_parallel_managed, invoke_parallel_with_reconciliation
 from ._recorder import ManagedResults
@@ -20,13 +22,17 @@ from ._retrying import invoke_with_retry
 
 __all__ = [
     "ConcurrencyLimiter",
+    "JournalEntry",
     "JournalError",
     "LimiterStatistics",
     "ManagedOptions",
     "ManagedResults",
     "Occupancy",
     "compute_backoff_delay",
+    "drop_from_journal",
     "invoke_parallel_managed",
     "invoke_parallel_with_reconciliation",
     "invoke_with_retry",
+    "read_journal",
+    "salvage_journal",
 ]

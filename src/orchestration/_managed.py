@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
@@ -37,7 +37,7 @@ from task_state import TaskInfo, TaskState, TaskTracker
 from ._journal import Journal
 from ._limiter import ConcurrencyLimiter
 from ._limiter_gate import LimiterGate
-from ._reconcile import Prompt, Reconcile, drop_unwanted, generated_id, identified, wanted
+from ._reconcile import Prompt, Reconcile, drop_unwanted, identified, wanted
 from ._recorder import ManagedResults, TaskRecorder
 from ._retrying import patient_policy
 from ._stalls import stall_watch
@@ -124,6 +124,7 @@ def invoke_parallel_managed(
         journal:
             A file, made where there is none, that each answer is committed to before its task counts as completed.
             The same call with the same journal, after whatever ended the first, asks only for what has no answer.
+            A refusal is kept as well, and recalled as its error until it is dropped with `drop_from_journal`.
             A prompt is recognised by all that decides its answer and its `task_id`, wherever it stands; an edited one
             is asked again. The file holds answers, not prompts, for its owner alone. One run at a time can use it.
 
@@ -207,7 +208,8 @@ def _managed(
     tasks = identified(prompts)
     tracker = _tracked(tasks, tracker, max_retries, said.get("category"))
     kept = wanted(reconcile, tasks, tracker) if reconcile else tasks
-    requests, refused = _requests(tasks, kept, build, tracker, watched=stall_timeout is not None)
+    named = {prompt["task_id"] for prompt in prompts if prompt.get("task_id") is not None}
+    requests, refused = _requests(tasks, kept, named, build, tracker, watched=stall_timeout is not None)
     with ExitStack() as stack:
         bar = stack.enter_context(progress_of(len(tasks), shown=progress))
         opened = stack.enter_context(Journal(journal, [*requests.values()])) if journal is not None else None
@@ -303,6 +305,7 @@ def _tracked(
 def _requests(
     tasks: Iterable[str],
     kept: Mapping[str, Prompt],
+    named: Container[str],
     build: Callable[[int, Mapping[str, Any]], Request],
     tracker: TaskTracker,
     *,
@@ -310,13 +313,13 @@ def _requests(
 ) -> tuple[dict[int, Request], dict[int, ClaudeInvocationError]]:
     """
     The request of each task that is kept, by its index; streamed, where its activity is *watched*. And the errors of
-    those that cannot be sent.
+    those that cannot be sent. Only ids that are *named*, by the caller, are the prompt's own.
     """
     requests, refused = {}, {}
     for index, task_id in enumerate(tasks):
         if task_id in kept:
             prompt = {**kept[task_id]}
-            if task_id == generated_id(index):  # generated, and different in another list of prompts
+            if task_id not in named:  # generated, and different in another list of prompts
                 del prompt["task_id"]
             request = request_or_error(build, index, prompt)
             if isinstance(request, ClaudeInvocationError):

@@ -16,11 +16,6 @@ Prompt = dict[str, Any]
 Reconcile = Callable[[list[Prompt], TaskTracker], Sequence[Mapping[str, Any]]]
 
 
-def generated_id(index: int) -> str:
-    """The id of the task of a prompt that has none."""
-    return f"prompts[{index}]"
-
-
 def identified(prompts: Sequence[Mapping[str, Any]]) -> dict[str, Prompt]:
     """
     Copies of *prompts* by their ids; one without a `task_id` gets ``prompts[<its index>]``.
@@ -34,7 +29,7 @@ def identified(prompts: Sequence[Mapping[str, Any]]) -> dict[str, Prompt]:
             raise ValueError(f"prompts[{i}] is a {type(prompt).__name__}, not a dict such as {{'prompt': ...}}")
         task_id = prompt.get("task_id")
         if task_id is None:
-            task_id = generated_id(i)
+            task_id = f"prompts[{i}]"
         if not isinstance(task_id, str) or not task_id.strip():
             raise ValueError(f"prompts[{i}]: task_id must be a non-empty str, got {task_id!r}")
         category = prompt.get("category")

@@ -37,7 +37,7 @@ class ManagedResults(Results):
         super().__init__(answers, errors, cancelled=cancelled, interrupted=interrupted)
         #: The tracker with the state and history of every task.
         self.tracker: TaskTracker = TaskTracker() if tracker is None else tracker
-        #: The prompts, by index, whose answers the journal had from an earlier run.
+        #: The prompts, by index, whose answers or refusals the journal had from an earlier run.
         self.recalled: frozenset[int] = frozenset(recalled)
 
 
@@ -87,7 +87,7 @@ class TaskRecorder:
             self.ended(index, error)
 
     def restore(self, journal: Journal) -> None:
-        """Complete the prompts that are answered in *journal*, in prompt order."""
+        """End the tasks whose outcomes are in *journal*, in prompt order."""
         for index, place in self._places.items():
             if place in journal.answered:
                 self._recalled.add(index)
@@ -105,15 +105,18 @@ class TaskRecorder:
         self._move(index, self._tracker.fail, error)
         self._move(index, self._tracker.retry)
 
-    def keep(self, journal: Journal, index: int, answer: ClaudeResponse) -> None:
+    def keep(self, journal: Journal, index: int, outcome: Outcome) -> None:
         """
-        Store *answer* in *journal*, before *on_result* is called with it. From any thread.
+        Store *outcome* in *journal*, before *on_result* is called with it, if it is an answer or a refusal: what was
+        paid for, and would come again. From any thread.
 
         Raises:
             JournalError: If it could not be stored. It will be in the results all the same.
         """
+        if isinstance(outcome, ClaudeInvocationError) and outcome.kind != "refusal":
+            return
         try:
-            journal.keep(self._places[index], answer)
+            journal.keep(self._places[index], outcome)
         except Exception as failed:
             self._unkept[index] = failed
             raise

@@ -22,7 +22,15 @@ from claude_client import (
     invoke_parallel_streaming,
     set_default_client,
 )
-from orchestration import ConcurrencyLimiter, ManagedResults, Occupancy, invoke_parallel_managed
+from orchestration import (
+    ConcurrencyLimiter,
+    JournalEntry,
+    ManagedResults,
+    Occupancy,
+    drop_from_journal,
+    invoke_parallel_managed,
+    read_journal,
+)
 from task_state import TaskInfo, TaskState, TaskTracker
 
 answer = invoke_claude("hi", thinking={"type": "adaptive"}, tools=[{"name": "t", "input_schema": {}}], top_p=0.5)
@@ -45,6 +53,8 @@ options: FanOutOptions = {"temperature": 0.2, "stop_sequences": ["x"]}
 invoke_parallel_interruptible(prompts, InterruptToken(), **options)
 invoke_parallel_streaming(prompts, [print, None], **options)
 assert_type(invoke_parallel_managed(prompts, temperature=0.2, journal="run.sqlite"), ManagedResults)
+assert_type(read_journal("run.sqlite"), list[JournalEntry])
+assert_type(drop_from_journal("run.sqlite", read_journal("run.sqlite")[:1]), int)
 checked: list[PromptSpec] = [{"prompt": "a", "max_tokens": 5}]
 for one in invoke_parallel(checked):
     if isinstance(one, ClaudeResponse):

@@ -27,7 +27,6 @@ from claude_client._sdk.exchange import send
 from claude_client._values.attempt import Attempt
 from claude_client._values.errors import ClaudeInvocationError, aborted
 from claude_client._values.interrupt import InterruptToken
-from claude_client._values.response import ClaudeResponse
 
 T = TypeVar("T")
 
@@ -66,7 +65,7 @@ class Run:
         on_hold: Called with what all wait for, "rate limit" or "outage", when they begin to; with None when they no
             longer do.
 
-        keep: Called with index and answer before *on_outcome* is, on the thread that made the attempt. An exception
+        keep: Called with index and outcome before *on_outcome* is, on the thread that ended the job. An exception
             from it fails the run.
     """
 
@@ -81,7 +80,7 @@ class Run:
         on_retry: Callable[[int, ClaudeInvocationError], object] | None = None,
         on_outcome: Callable[[int, Outcome], object] | None = None,
         on_hold: Callable[[str | None], object] | None = None,
-        keep: Callable[[int, ClaudeResponse], object] | None = None,
+        keep: Callable[[int, Outcome], object] | None = None,
     ) -> None:
         self._client = client
         self._max_workers = max_workers
@@ -370,12 +369,12 @@ class Run:
         return result
 
     def _report(self, ended: Iterable[int]) -> None:
-        """Keep the answers of the jobs that have *ended*, and post their outcomes to the caller's thread."""
+        """Keep the outcomes of the jobs that have *ended*, and post them to the caller's thread."""
         reported = 0
         for index in ended:
             outcome = self._scheduler.outcomes[index]
-            if self._keep and isinstance(outcome, ClaudeResponse):
-                self._keep_answer(index, outcome, self._keep)
+            if self._keep:
+                self._keep_outcome(index, outcome, self._keep)
             if self._on_outcome:
                 self.post(partial(self._on_outcome, index, outcome))
             reported += 1
@@ -385,10 +384,10 @@ class Run:
                 if not self._unreported:
                     self._events.put(None)
 
-    def _keep_answer(self, index: int, answer: ClaudeResponse, keep: Callable[[int, ClaudeResponse], object]) -> None:
+    def _keep_outcome(self, index: int, outcome: Outcome, keep: Callable[[int, Outcome], object]) -> None:
         try:
-            keep(index, answer)
-        except Exception as failed:  # noqa: BLE001 - the answer is still in the outcomes
+            keep(index, outcome)
+        except Exception as failed:  # noqa: BLE001 - it is still in the outcomes
             self.fail(failed)
 
 

@@ -1,4 +1,4 @@
-"""Answers as JSON values, to be kept in a file and read again with any SDK."""
+"""Outcomes as JSON values, to be kept in a file and read again with any SDK."""
 
 from __future__ import annotations
 
@@ -6,25 +6,32 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+from claude_client._engine.flow import Outcome
 from claude_client._sdk.parameters import message_of
+from claude_client._values.errors import ClaudeInvocationError, fields_of
 from claude_client._values.record import AttemptRecord
-from claude_client._values.response import ClaudeResponse, attempts_of, response_of
+from claude_client._values.response import attempts_of, response_of
 from claude_client._values.usage import Usage
 
 
-def to_stored(response: ClaudeResponse) -> dict[str, Any]:
-    """Return all of *response* that `from_stored` needs, as a dict in which dates are still objects."""
-    attempts = attempts_of(response)
+def to_stored(outcome: Outcome) -> dict[str, Any]:
+    """Return all of *outcome* that `from_stored` needs, as a dict in which dates are still objects."""
+    if isinstance(outcome, ClaudeInvocationError):
+        return {"error": str(outcome), **fields_of(outcome), "usage": asdict(outcome.usage)}
+    attempts = attempts_of(outcome)
     return {
-        "message": response.message.to_dict(warnings=False),
-        "request_id": response.request_id,
+        "message": outcome.message.to_dict(warnings=False),
+        "request_id": outcome.request_id,
         "usages": [asdict(attempt.usage) for attempt in attempts],
         "models": [attempt.model for attempt in attempts],
     }
 
 
-def from_stored(stored: Mapping[str, Any]) -> ClaudeResponse:
-    """The answer from the dict of `to_stored`, of this version or an older one."""
+def from_stored(stored: Mapping[str, Any]) -> Outcome:
+    """The outcome from the dict of `to_stored`, of this version or an older one."""
+    if "error" in stored:
+        fields = {**stored, "usage": Usage(**stored["usage"])}
+        return ClaudeInvocationError(fields.pop("error"), **fields)
     message = message_of(stored["message"])
     usages = [Usage(**used) for used in stored["usages"]]
     models = stored.get("models") or [message.model] * len(usages)  # which older versions did not write
