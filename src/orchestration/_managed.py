@@ -32,7 +32,7 @@ from claude_client._verbs.fan_out import (
 from claude_client._verbs.progress import progress_of
 from claude_client._verbs.requests import for_all, request_builder, request_or_error
 from claude_client._verbs.stall import StallCallback
-from task_state import TaskInfo, TaskState, TaskTracker
+from task_state import TaskState, TaskTracker
 
 from ._journal import Journal
 from ._limiter import ConcurrencyLimiter
@@ -229,14 +229,14 @@ def _managed(
                 gates=[LimiterGate(limiter)] if limiter else [],
                 on_start=recorder.started,
                 on_retry=recorder.failed,
-                on_outcome=recorder.ended,
+                on_outcomes=recorder.ended,
                 on_hold=bar.hold if bar else None,
                 keep=partial(recorder.keep, opened) if opened else None,
             )
         )
         stack.enter_context(_closing(recorder, run))
         indices = {task_id: index for index, task_id in enumerate(tasks) if index in asked}
-        stack.enter_context(_cancelled_by(tracker, run, indices))
+        stack.enter_context(recorder.obeyed_by(run, indices))
         if stall_timeout is not None:
             stack.enter_context(stall_watch(run, stall_timeout, partial(_report_stall, [*tasks], on_stall)))
         periodic = None
@@ -325,24 +325,6 @@ def _requests(
             retry = replace(request.retry, max_retries=min(request.retry.max_retries, tracker.max_retries))
             requests[index] = replace(request, retry=retry, streaming=watched or request.streaming)
     return requests, refused
-
-
-@contextmanager
-def _cancelled_by(tracker: TaskTracker, run: Run, indices: Mapping[str, int]) -> Iterator[None]:
-    """Cancel the job of each task that anybody cancels in *tracker*."""
-
-    def look(task: TaskInfo) -> None:
-        index = indices.get(task.task_id)
-        if task.state is TaskState.CANCELLED and index is not None and index not in run.outcomes:
-            run.cancel(index)
-
-    stop = tracker.on_transition(look)
-    try:
-        for task_id in indices:
-            look(tracker.get(task_id))
-        yield
-    finally:
-        stop()
 
 
 def _reconcile_again(

@@ -123,10 +123,11 @@ class Scheduler:
         self._waiting: dict[int, Job] = {}
         self._groups: dict[Hashable, _Group] = {}
         self._due: list[tuple[float, Job]] = []
+        self._retried: dict[int, Job] = {}  # all that ever waited to be tried again
         self._under_way: dict[Attempt, Job] = {}
         self._cancelled: set[int] = set()
         self._stopped: ClaudeInvocationError | None = None
-        self._ended: list[int] = []
+        self._ended: dict[int, Outcome] = {}
         self._deadlines: list[tuple[float, Job]] = []
         for job in jobs:
             job.step, job.queued_at = job.flow.begin(now), now
@@ -194,16 +195,22 @@ class Scheduler:
                 self.stop(step.outcome)
         else:
             job.step, job.queued_at = step, now
-            self._waiting[job.index] = job
+            self._waiting[job.index] = self._retried[job.index] = job
             heapq.heappush(self._due, (now + step.after, job))
             self._on_wait(step.after, now)
         return step
 
     def stop(self, error: ClaudeInvocationError) -> None:
-        """End by *error* every job that is not under way, now and later. The first error counts."""
+        """
+        End by *error* every job that is not under way, now and later. The first error counts, and there may be very
+        many jobs: those that have used nothing share it.
+        """
         self._stopped = self._stopped or for_unsent(error)
-        for _, job in sorted(self._waiting.items()):
-            self._end(job, job.flow.end(for_unsent(self._stopped)))
+        ended: dict[int, Outcome] = dict.fromkeys(sorted(self._waiting), self._stopped)
+        ended.update((index, job.flow.end(self._stopped)) for index, job in self._retried.items() if index in ended)
+        self.outcomes.update(ended)
+        self._ended.update(ended)
+        self._waiting.clear()
         self._groups.clear()
         self._due.clear()
 
@@ -232,9 +239,9 @@ class Scheduler:
             attempt.settle()
             self._end(job, job.flow.end(aborted("interrupted")))
 
-    def take_ended(self) -> list[int]:
-        """Return the indices of the jobs that have ended since the last call, in their order."""
-        ended, self._ended = self._ended, []
+    def take_ended(self) -> dict[int, Outcome]:
+        """Return the outcomes of the jobs that have ended since the last call, by index, in their order."""
+        ended, self._ended = self._ended, {}
         return ended
 
     def _by_first_job(self) -> Sequence[_Group]:
@@ -290,5 +297,4 @@ class Scheduler:
 
     def _end(self, job: Job, outcome: Outcome) -> None:
         self._waiting.pop(job.index, None)
-        self.outcomes[job.index] = outcome
-        self._ended.append(job.index)
+        self.outcomes[job.index] = self._ended[job.index] = outcome

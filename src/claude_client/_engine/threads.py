@@ -12,7 +12,7 @@ import math
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from contextvars import copy_context
 from functools import partial
@@ -61,12 +61,12 @@ class Run:
         on_retry: Called with index and error when an attempt has failed that is to be made again, at the cost of a
             retry.
 
-        on_outcome: Called with index and outcome of each job that has ended.
+        on_outcomes: Called with the outcomes of jobs that have ended, by index.
 
         on_hold: Called with what all wait for, "rate limit" or "outage", when they begin to; with None when they no
             longer do.
 
-        keep: Called with index and answer before *on_outcome* is, on the thread that made the attempt. An exception
+        keep: Called with index and answer before *on_outcomes* is, on the thread that made the attempt. An exception
             from it fails the run.
     """
 
@@ -79,7 +79,7 @@ class Run:
         gates: Sequence[Gate] = (),
         on_start: Callable[[int], object] | None = None,
         on_retry: Callable[[int, ClaudeInvocationError], object] | None = None,
-        on_outcome: Callable[[int, Outcome], object] | None = None,
+        on_outcomes: Callable[[Mapping[int, Outcome]], object] | None = None,
         on_hold: Callable[[str | None], object] | None = None,
         keep: Callable[[int, ClaudeResponse], object] | None = None,
     ) -> None:
@@ -88,7 +88,7 @@ class Run:
         self._gates = gates
         self._on_start = on_start
         self._on_retry = on_retry
-        self._on_outcome = on_outcome
+        self._on_outcomes = on_outcomes
         self._on_hold = on_hold
         self._held_by: str | None = None
         self._keep = keep
@@ -161,7 +161,7 @@ class Run:
 
     def drain(self) -> None:
         """After `run` was broken off: make the callbacks about jobs that it still had to make."""
-        hooks = (self._on_start, self._on_retry, self._on_outcome)
+        hooks = (self._on_start, self._on_retry, self._on_outcomes)
         while not self._events.empty():
             event = self._events.get()
             if isinstance(event, partial) and event.func in hooks:
@@ -369,21 +369,20 @@ class Run:
         self.wake()
         return result
 
-    def _report(self, ended: Iterable[int]) -> None:
+    def _report(self, ended: Mapping[int, Outcome]) -> None:
         """Keep the answers of the jobs that have *ended*, and post their outcomes to the caller's thread."""
-        reported = 0
-        for index in ended:
-            outcome = self._scheduler.outcomes[index]
-            if self._keep and isinstance(outcome, ClaudeResponse):
-                self._keep_answer(index, outcome, self._keep)
-            if self._on_outcome:
-                self.post(partial(self._on_outcome, index, outcome))
-            reported += 1
-        if reported:
-            with self._lock:
-                self._unreported -= reported
-                if not self._unreported:
-                    self._events.put(None)
+        if not ended:
+            return
+        if self._keep:
+            for index, outcome in ended.items():
+                if isinstance(outcome, ClaudeResponse):
+                    self._keep_answer(index, outcome, self._keep)
+        if self._on_outcomes:
+            self.post(partial(self._on_outcomes, ended))
+        with self._lock:
+            self._unreported -= len(ended)
+            if not self._unreported:
+                self._events.put(None)
 
     def _keep_answer(self, index: int, answer: ClaudeResponse, keep: Callable[[int, ClaudeResponse], object]) -> None:
         try:

@@ -11,7 +11,7 @@ from claude_client._values.interrupt import InterruptToken
 from claude_client._values.options import Content, FanOutOptions, ResultCallback, TextCallback
 from claude_client._values.request import DEFAULT_MODEL, Request
 from claude_client._values.results import ParallelInterrupt, ParallelInvocationError, Results
-from claude_client._verbs.fan_out import Outcome, report_outcome, run_of, workers_of
+from claude_client._verbs.fan_out import Outcome, report_outcomes, run_of, workers_of
 from claude_client._verbs.progress import progress_of
 from claude_client._verbs.requests import build_requests, for_all
 
@@ -151,12 +151,11 @@ def _fan_out(
     outcomes: dict[int, Outcome] = {index: bad for index, bad in enumerate(built) if not isinstance(bad, Request)}
     interrupted = False
     with progress_of(len(built), shown=progress) as bar:
-        show = partial(report_outcome, move_bar=bar, on_result=on_result) if bar or on_result else None
+        show = partial(report_outcomes, move_bar=bar, on_result=on_result) if bar or on_result else None
         hold = bar.hold if bar else None
-        for index, bad in outcomes.items():
-            report_outcome(index, bad, bar, on_result)
+        report_outcomes(outcomes, bar, on_result)
         if asked:
-            with run_of(asked, callbacks=callbacks, max_workers=workers, on_outcome=show, on_hold=hold) as run:
+            with run_of(asked, callbacks=callbacks, max_workers=workers, on_outcomes=show, on_hold=hold) as run:
                 try:
                     run.run(token)
                 except KeyboardInterrupt as interrupt:
