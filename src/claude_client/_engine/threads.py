@@ -12,7 +12,7 @@ import math
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from contextvars import copy_context
 from functools import partial
@@ -108,6 +108,7 @@ class Run:
         self._under_way: dict[Attempt, int] = {}
         self._resting: list[SimpleQueue[None]] = []  # each thread's bell; the last wakes when an attempt is due
         self._rung = False  # since the scheduler was last asked
+        self._woken_by: SimpleQueue[Hashable] = SimpleQueue()  # for the scheduler to be told
         self._interrupted = False
         self._main_thread_ended = False
         self._broken: BaseException | None = None  # what a thread could not deal with
@@ -195,8 +196,10 @@ class Run:
         self._main_thread_ended = True
         self.interrupt()
 
-    def wake(self) -> None:
-        """Have the gates asked again. From any thread."""
+    def wake(self, until: Hashable = None) -> None:
+        """Have the gates asked again, also for those that wait for *until*. From any thread."""
+        if until is not None:
+            self._woken_by.put(until)
         self._rung = True
         for bell in self._resting[-1:]:
             bell.put(None)
@@ -305,6 +308,8 @@ class Run:
         if bell in self._resting:
             self._resting.remove(bell)
         self._rung = False
+        while not self._woken_by.empty():
+            self._scheduler.wake(self._woken_by.get())
         if self._interrupted:
             self._scheduler.stop(aborted("interrupted"))
         found, more = self._scheduler.poll(time.monotonic()), self._scheduler.has_waiting
