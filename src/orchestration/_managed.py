@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
 from functools import partial
 from typing import Any, Unpack
@@ -14,7 +14,6 @@ from claude_client import (
     ClaudeInvocationError,
     Content,
     InterruptToken,
-    ParallelInterrupt,
     ParallelInvocationError,
     PromptOptions,
 )
@@ -29,6 +28,7 @@ from claude_client._verbs.fan_out import (
     run_of,
     workers_of,
 )
+from claude_client._verbs.last import remember, remembered
 from claude_client._verbs.progress import progress_of
 from claude_client._verbs.requests import for_all, request_builder, request_or_error
 from claude_client._verbs.stall import StallCallback
@@ -220,7 +220,7 @@ def _managed(
                 recorder.restore(opened)
         asked = {index: request for index, request in requests.items() if index not in recorder.outcomes}
         if not asked:
-            return recorder.results()
+            return remember(recorder.results())
         run = stack.enter_context(
             run_of(
                 asked,
@@ -244,24 +244,19 @@ def _managed(
             ask_again = partial(_reconcile_again, reconcile, kept, tracker, run, indices)
             periodic = Periodic(reconcile_interval, ask_again)
         run.run(interrupt_token, periodic)
-    results = recorder.results(interrupted=run.interrupted)
+        results = recorder.results(interrupted=run.interrupted)
+    remember(results, returned=not run.failure)
     if run.failure:
         raise ParallelInvocationError(f"The run was stopped: {run.failure}", results=results) from run.failure
     return results
 
 
-@contextmanager
-def _closing(recorder: TaskRecorder, run: Run | None = None) -> Iterator[None]:
-    """Record all outcomes if an exception ends the run; Ctrl-C is raised with the results."""
-    try:
-        yield
-    except KeyboardInterrupt as interrupt:
-        recorder.close(run)
-        raise ParallelInterrupt(*interrupt.args, results=recorder.results(interrupted=True)) from None
-    except BaseException:
-        if run:  # else nothing was sent, and the same tasks may be asked again
-            recorder.close(run)
-        raise
+def _closing(recorder: TaskRecorder, run: Run | None = None) -> AbstractContextManager[None]:
+    """
+    Record and remember all outcomes if an exception ends the run; before there is one, only if Ctrl-C does: the same
+    tasks may be asked again.
+    """
+    return remembered(partial(recorder.closed, run), BaseException if run else KeyboardInterrupt)
 
 
 def _limit_of(limiter: ConcurrencyLimiter | None) -> int:

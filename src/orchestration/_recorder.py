@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 
 from claude_client import ClaudeInvocationError, ClaudeResponse, Results
@@ -157,20 +157,19 @@ class TaskRecorder:
         self.outcomes.update(outcomes)
         report_outcomes(outcomes, self._move_bar, self._on_result)
 
-    def close(self, run: Run | None) -> None:
+    def closed(self, run: Run | None) -> ManagedResults:
         """
-        The *run* was broken off, or None was begun: record what it ended with, and tell nobody. Another Ctrl-C does not
-        prevent that.
+        The *run* was broken off, or None was begun: record what it ended with, tell nobody, and return all outcomes.
+        May be called again where it was broken off too.
         """
         self._move_bar = self._on_result = None
         outcomes = run.outcomes if run else {}
         interrupted = aborted("interrupted")
-        while len(self.outcomes) < len(self._ids):
-            with suppress(KeyboardInterrupt):
-                if run:
-                    run.drain()
-                left = (index for index in range(len(self._ids)) if index not in self.outcomes)
-                self.ended({index: outcomes.get(index, interrupted) for index in left})
+        if run:
+            run.drain()
+        left = (index for index in range(len(self._ids)) if index not in self.outcomes)
+        self.ended({index: outcomes.get(index, interrupted) for index in left})
+        return self.results(interrupted=True)
 
     def results(self, *, interrupted: bool = False) -> ManagedResults:
         """Return all outcomes as the caller gets them."""

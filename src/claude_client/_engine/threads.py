@@ -16,6 +16,7 @@ from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from contextvars import copy_context
 from functools import partial
+from itertools import islice
 from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple, TypeVar
 
@@ -31,6 +32,7 @@ from claude_client._values.response import ClaudeResponse
 
 T = TypeVar("T")
 
+_MOST_TRIES = 100  # to end a run, if signals come between
 _GRACE = 0.05  # seconds that a thread takes at the most to begin
 
 #: Something to do on the caller's thread.
@@ -139,7 +141,7 @@ class Run:
             RuntimeError: If not a single thread can be started.
             BaseException: Whatever a callback or a gate raised. Every job has its outcome then, too.
         """
-        late_interrupt = False
+        late: BaseException | None = None
         with ExitStack() as stack:
             stack.enter_context(_ending_with_the_main_thread(self))
             for gate in self._gates:
@@ -153,12 +155,14 @@ class Run:
                 if self._jobs:
                     self._do_events(periodic)
             finally:
-                while not self._shut_down():
-                    late_interrupt = True
+                for late in islice(iter(self._shut_down, None), _MOST_TRIES):  # noqa: B007 - the last counts
+                    pass
         if self._broken:
             raise self._broken
-        if late_interrupt or self._main_thread_ended:
-            raise KeyboardInterrupt("the main thread has ended" if self._main_thread_ended else "")
+        if self._main_thread_ended:
+            raise KeyboardInterrupt("the main thread has ended")
+        if late:
+            raise late
 
     def drain(self) -> None:
         """After `run` was broken off: make the callbacks about jobs that it still had to make."""
@@ -233,9 +237,9 @@ class Run:
             return math.inf
         return time.monotonic() + periodic.seconds
 
-    def _shut_down(self) -> bool:
-        """End all that still runs and join the threads; return False if another Ctrl-C came between."""
-        with suppress(KeyboardInterrupt):
+    def _shut_down(self) -> BaseException | None:
+        """End all that still runs and join the threads; return what a signal handler raised if that came between."""
+        try:
             if not self._scheduler.over:
                 self.interrupt()
             while not self._ended_threads.issuperset(self._started()):
@@ -243,8 +247,9 @@ class Run:
             for thread in self._started():
                 thread.join()
             self._scheduler.abandon()  # what is left where a thread broke off, or where there was none
-            return True
-        return False
+        except BaseException as late:  # noqa: BLE001 - Ctrl-C, or whatever the handler of another signal raises
+            return late
+        return None
 
     def _started(self) -> list[threading.Thread]:
         """Return all threads that were started. Joining is not enough: after a Ctrl-C, `join` takes them for ended."""
