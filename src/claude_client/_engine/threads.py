@@ -33,6 +33,7 @@ from claude_client._values.response import ClaudeResponse
 T = TypeVar("T")
 
 _MOST_TRIES = 100  # to end a run, if signals come between
+_LOOK_UP = 0.5  # seconds until a signal is noticed that came in the very moment in which its thread blocked
 _GRACE = 0.05  # seconds that a thread takes at the most to begin
 
 #: Something to do on the caller's thread.
@@ -93,6 +94,7 @@ class Run:
         self._on_outcomes = on_outcomes
         self._on_hold = on_hold
         self._held_by: str | None = None
+        self._process = os.getpid()
         self._keep = keep
         # The caller's context variables, so that traces and log bindings follow into the threads.
         self._context = copy_context()
@@ -128,6 +130,10 @@ class Run:
         return self._interrupted
 
     @property
+    def _is_forked(self) -> bool:
+        return self._process != os.getpid()
+
+    @property
     def under_way(self) -> list[tuple[Attempt, int]]:
         """The attempts under way, each with the index of its job. From any thread."""
         return [*self._under_way.items()]
@@ -138,7 +144,7 @@ class Run:
 
         Raises:
             KeyboardInterrupt: On Ctrl-C, or where the main thread ends before the run.
-            RuntimeError: If not a single thread can be started.
+            RuntimeError: If not a single thread can be started; or in a child that a callback has forked.
             BaseException: Whatever a callback or a gate raised. Every job has its outcome then, too.
         """
         late: BaseException | None = None
@@ -216,12 +222,16 @@ class Run:
         due = time.monotonic() + periodic.seconds if periodic else math.inf
         next_deadline = -math.inf
         while True:
+            if self._is_forked:
+                raise RuntimeError(
+                    "a callback forked this process, and the run goes on in its parent only: end it there"
+                )
             if periodic and time.monotonic() >= due:
                 due = self._do(periodic)
             if time.monotonic() >= next_deadline:
                 next_deadline = self._change(lambda: self._scheduler.expire(time.monotonic()))
             try:
-                event = self._events.get(timeout=_within(min(due, next_deadline) - time.monotonic()))
+                event = self._events.get(timeout=min(_LOOK_UP, max(0.0, min(due, next_deadline) - time.monotonic())))
             except Empty:
                 continue
             if event is None:
@@ -239,11 +249,14 @@ class Run:
 
     def _shut_down(self) -> BaseException | None:
         """End all that still runs and join the threads; return what a signal handler raised if that came between."""
+        if self._is_forked:  # no coverage: in a forked child, where there are no threads to end
+            return None
         try:
             if not self._scheduler.over:
                 self.interrupt()
             while not self._ended_threads.issuperset(self._started()):
-                self._left.get()
+                with suppress(Empty):
+                    self._left.get(timeout=_LOOK_UP)
             for thread in self._started():
                 thread.join()
             self._scheduler.abandon()  # what is left where a thread broke off, or where there was none

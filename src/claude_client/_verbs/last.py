@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -39,11 +40,15 @@ def remember(results: _R, *, returned: bool = True) -> _R:
 def remembered(results: Callable[[], Results], ended_by: type[BaseException] = BaseException) -> Iterator[None]:
     """
     Remember what *results* gives if an exception of the type *ended_by* ends the block. It comes out as itself, with a
-    note of that; but Ctrl-C as a `ParallelInterrupt`. Another that comes meanwhile is ignored.
+    note of that; but Ctrl-C as a `ParallelInterrupt`. Another that comes meanwhile is ignored. A child that was forked
+    within the block remembers nothing.
     """
+    process = os.getpid()
     try:
         yield
     except ended_by as ended:
+        if process != os.getpid():  # no coverage: in a forked child
+            raise
         kept = _certainly(results)
         remember(kept, returned=False)
         answered = f"{sum(isinstance(answer, ClaudeResponse) for answer in kept)} of {len(kept)} prompts answered"
