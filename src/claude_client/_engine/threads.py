@@ -222,10 +222,8 @@ class Run:
         due = time.monotonic() + periodic.seconds if periodic else math.inf
         next_deadline = -math.inf
         while True:
-            if self._is_forked:
-                raise RuntimeError(
-                    "a callback forked this process, and the run goes on in its parent only: end it there"
-                )
+            if self._is_forked:  # no coverage: in a forked child
+                raise RuntimeError("a callback forked this process: the run goes on in the parent, and not here")
             if periodic and time.monotonic() >= due:
                 due = self._do(periodic)
             if time.monotonic() >= next_deadline:
