@@ -25,6 +25,7 @@ from _timing import seconds
 
 import claude_client
 from claude_client import InterruptToken, invoke_parallel_interruptible
+from orchestration import invoke_parallel_managed
 
 sys.path.append(str(Path(__file__).parent.parent / "tests"))
 from servers import that_never_accepts, that_says_nothing
@@ -47,8 +48,11 @@ def figures(*, quick: bool) -> Iterator[Figure]:
             measured = [interrupt_simulated(base_url, reply, options) for _ in range(times)]
             raw = f"{shut_down(base_url, client, slow):,.0f} ms" if what == ANSWERED else "\u2013"
             yield figure(what, measured, raw, in_readme=what == ANSWERED)
-        measured = [interrupt_simulated(base_url, slow, {}, prompts=100) for _ in range(times)]
-        yield figure("90 more waiting for a worker", measured)
+        for many in (100, 1_000 if quick else 100_000):
+            for ask_all in (invoke_parallel_interruptible, managed):
+                measured = [interrupt_simulated(base_url, slow, {}, many, ask_all) for _ in range(times)]
+                run = " of a managed run" if ask_all is managed else ""
+                yield figure(f"{many - PROMPTS:,} more{run} waiting for a worker", measured)
     yield figure("connecting", [interrupt_connecting() for _ in range(times)])
     yield figure("in a TLS handshake", [interrupt_shaking_hands() for _ in range(times)])
 
@@ -64,11 +68,21 @@ def figure(what: str, measured: list[float], raw: str = "\u2013", *, in_readme: 
     )
 
 
-def interrupt_simulated(base_url: str, reply: dict[str, Any], options: dict[str, Any], prompts: int = PROMPTS) -> float:
+def managed(prompts: list[dict[str, Any]], token: InterruptToken, max_workers: int) -> object:
+    return invoke_parallel_managed(prompts, interrupt_token=token, max_workers=max_workers)
+
+
+def interrupt_simulated(
+    base_url: str,
+    reply: dict[str, Any],
+    options: dict[str, Any],
+    prompts: int = PROMPTS,
+    ask_all: Callable[..., object] = invoke_parallel_interruptible,
+) -> float:
     reset(base_url)
     renew_client()  # whose rate gate may be closed from the time before
-    script(base_url, *[reply] * prompts)
-    return interrupt_after(partial(seen, base_url), prompts, options)
+    script(base_url, *[reply] * PROMPTS)
+    return interrupt_after(partial(seen, base_url), prompts, options, ask_all)
 
 
 def interrupt_connecting() -> float:
@@ -89,14 +103,19 @@ def interrupt_to(base_url: str) -> float:
     return milliseconds
 
 
-def interrupt_after(reached: Callable[[], object], prompts: int, options: dict[str, Any]) -> float:
+def interrupt_after(
+    reached: Callable[[], object],
+    prompts: int,
+    options: dict[str, Any],
+    ask_all: Callable[..., object] = invoke_parallel_interruptible,
+) -> float:
     """Milliseconds from interrupt() to the return of so many prompts, a moment after *reached*."""
     token = InterruptToken()
     returned: list[float] = []
 
     def run() -> None:
         asked = [{"prompt": f"prompt {i}", **options} for i in range(prompts)]
-        invoke_parallel_interruptible(asked, token, max_workers=10)
+        ask_all(asked, token, max_workers=PROMPTS)
         returned.append(time.perf_counter())
 
     thread = threading.Thread(target=run)

@@ -42,6 +42,7 @@ def figures(*, quick: bool) -> Iterator[Figure]:
     yield from two_categories(0.05 if quick else 0.2, rounds)
     few, many = (20, 40) if quick else (500, 5000)
     yield from cpu(few, many, rounds)
+    yield many_categories(few, rounds) if quick else many_categories(2000, rounds)
 
 
 def two_categories(each: float, rounds: int) -> Iterator[Figure]:
@@ -124,6 +125,25 @@ def cpu(few: int, many: int, rounds: int) -> Iterator[Figure]:
         what=f"\u2026 of {many:,}, over that of {few:,}",
         ours=f"{growth:.2f}x",
         raw=f"{raw_growth:.2f}x",
+        target=at_most(1.10, growth),
+    )
+
+
+def many_categories(tasks: int, rounds: int) -> Figure:
+    """What all wait for is the limiter: of its slots there are fewer than workers."""
+
+    def run(categories: int) -> None:
+        prompts = [{"prompt": prompt, "category": f"{i % categories}"} for i, prompt in enumerate(asked(tasks))]
+        limiter = ConcurrencyLimiter(WORKERS - 1, {f"{i}": 1 for i in range(categories)})
+        assert not invoke_parallel_managed(prompts, max_workers=WORKERS, concurrency_limiter=limiter).errors
+
+    with sides() as (base_url, _):
+        calls: dict[str, Call] = {"10": lambda: run(10), "1,000": lambda: run(1000)}
+        taken = in_turn(rounds, calls, time.process_time, before=lambda: reset(base_url))
+    growth = ratio_by_round(taken["1,000"], taken["10"])
+    return Figure(
+        what="\u2026 behind a limiter with 1,000 categories, over that with 10",
+        ours=f"{growth:.2f}x",
         target=at_most(1.10, growth),
     )
 

@@ -1,8 +1,10 @@
 """Conversations: what is remembered, what is sent, and what it costs."""
 
+import copy
 import datetime as dt
 import json
 import os
+import pickle
 import signal
 import sys
 import threading
@@ -919,3 +921,9 @@ def test_a_turn_is_priced_by_the_model_that_answered_it(api):
     api.always(reply(model="claude-haiku-4-5"))
     thread = ConversationThread(model="claude-opus-5")
     assert thread.send("a").cost_usd == thread.cost_usd == Usage(10, 5).cost_usd("claude-haiku-4-5")
+
+
+@pytest.mark.parametrize("way", [pickle.dumps, copy.copy, copy.deepcopy])
+def test_a_conversation_says_how_it_is_copied_and_stored(way):
+    with pytest.raises(TypeError, match=r"fork\(\) copies it, and ConversationThread\(messages=...\)"):
+        way(ConversationThread())

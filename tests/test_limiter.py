@@ -485,6 +485,22 @@ def test_runs_held_up_elsewhere_take_no_slot_and_wake_nobody():
         assert woken == [1]
 
 
+def test_who_gave_up_leaves_no_trace_and_keeps_nobody_from_their_turn(pool):
+    limiter = ConcurrencyLimiter(2, {"a": 1, "b": 1})
+    limiter.acquire("a")
+    assert not any(limiter.try_acquire("a") for _ in range(100))
+    with limiter.waking(lambda: None) as ask:
+        assert not ask("a")
+        first = waits(pool, limiter, "a")
+    limiter.acquire("b")
+    assert not any(limiter.try_acquire(category) for category in "ab" * 100)
+    limiter.release("a")
+    assert first.result(20)
+    for category in "ab":
+        limiter.release(category)
+    assert idle(limiter)
+
+
 LIMITS = {"a": 1, "b": 2}
 CATEGORIES = st.sampled_from([None, "a", "b"])
 RUNS = st.integers(0, 1)
@@ -582,10 +598,10 @@ TestAnyOrder = AnyOrder.TestCase
 def test_a_gate_promises_no_slot_and_gives_one_if_there_is_one():
     limiter = ConcurrencyLimiter(1, {"a": 1})
     gate, of_a = LimiterGate(limiter), Request(model="m", max_tokens=1, messages=[], category="a")
-    with gate.waking(lambda: None):
+    with gate.waking(lambda _: None):
         assert gate.would_wait(of_a, 0.0) is None
         permit = gate.admit(of_a, 0.0)
-        assert gate.admit(of_a, 0.0) == Wait(math.inf, "limiter", wakes=True)
+        assert gate.admit(of_a, 0.0) == Wait(math.inf, "limiter", wakes=True, until=("slot", "a"))
         permit.on_event(Attempt(of_a, 0.0), "head")
         permit.settle(Attempt(of_a, 0.0))
         assert idle(limiter) is False  # the run stands in the line still

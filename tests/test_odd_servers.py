@@ -253,19 +253,18 @@ class SoftTimeLimitError(Exception):
 @contextmanager
 def raising_in_a_signal_handler(exception, server):
     """Raise *exception* on this thread, in the handler of a signal, once *server* has a request."""
-    raised = threading.Event()
+    over = threading.Event()
     here = threading.get_ident()
 
     def handler(*_):
-        if not raised.is_set():
-            raised.set()
+        if not over.is_set():
             raise exception
 
     def send():
         until(lambda: server.requests)
-        while not raised.is_set():  # one that comes just before a call blocks does not wake it
+        while not over.is_set():  # one that comes just before a call blocks, or in a destructor, does not end it
             signal.pthread_kill(here, signal.SIGALRM)
-            raised.wait(0.01)
+            over.wait(0.5)
 
     before = signal.signal(signal.SIGALRM, handler)
     sender = threading.Thread(target=send)
@@ -273,6 +272,7 @@ def raising_in_a_signal_handler(exception, server):
     try:
         yield
     finally:
+        over.set()
         sender.join()
         signal.signal(signal.SIGALRM, before)
 

@@ -315,7 +315,7 @@ def test_each_of_a_queue_has_its_own_patience():
     jobs = [Job(index, CallFlow(request_of(retry=retry))) for index, retry in enumerate(retries)]
     scheduler = Scheduler(jobs, [NeverOpen()], 0.0)
     ended = {
-        now: (scheduler.poll(now), scheduler.take_ended())[1] for now in (0.0, 9.0, 10.0, 59.0, 60.0, 599.0, 600.0)
+        now: (scheduler.poll(now), [*scheduler.take_ended()])[1] for now in (0.0, 9.0, 10.0, 59.0, 60.0, 599.0, 600.0)
     }
     assert ended == {0.0: [], 9.0: [], 10.0: [1, 3], 59.0: [], 60.0: [0], 599.0: [], 600.0: [2]}
 

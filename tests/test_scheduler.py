@@ -108,8 +108,8 @@ def test_jobs_start_lowest_first_and_each_ends_with_its_outcome():
     end(scheduler, first, text="a")
     assert scheduler.over
     assert scheduler.outcomes == {0: "a", 1: "b"}
-    assert scheduler.take_ended() == [1, 0]
-    assert scheduler.take_ended() == []
+    assert [*scheduler.take_ended()] == [1, 0]
+    assert scheduler.take_ended() == {}
 
 
 def test_a_category_that_may_not_start_holds_up_no_other():
@@ -120,6 +120,49 @@ def test_a_category_that_may_not_start_holds_up_no_other():
     scheduler = scheduler_of("a", "a", "b", gates=[NoA()])
     assert start(scheduler)[0] == 2
     assert scheduler.poll(0.0) == 5.0
+
+
+def test_who_waits_to_be_woken_is_not_asked_before():
+    class Slots(Gate):
+        free = frozenset()
+
+        def admit(self, request, now):
+            got = super().admit(request, now)
+            if request.category in self.free:
+                return got
+            self.inside.remove(got)
+            return Wait(math.inf, "limiter", wakes=True, until=request.category)
+
+    gate = Slots()
+    scheduler = scheduler_of(*[f"{i % 1000}" for i in range(2000)], gates=[gate])
+    assert scheduler.poll(0.0) == math.inf
+    assert gate.asked == 1000
+    for i in reversed(range(1000)):
+        assert scheduler.poll(0.0) == math.inf
+        gate.free = {f"{i}"}
+        scheduler.wake(f"{i}")
+        (one, first), (two, second) = start(scheduler), start(scheduler)
+        assert (one, two) == (i, i + 1000)
+        end(scheduler, first)
+        end(scheduler, second)
+    scheduler.wake("0")
+    assert gate.asked == 3000
+    assert scheduler.over
+
+
+def test_who_need_not_wait_is_asked_once_however_many_others_there_are():
+    gate = Gate()
+    scheduler = scheduler_of(*map(str, range(1000)), gates=[gate])
+    for i in range(1000):
+        assert start(scheduler)[0] == i
+    assert gate.asked == 1000
+
+
+def test_a_retry_goes_before_the_later_jobs_of_its_group():
+    scheduler = scheduler_of("a", "b", "a")
+    end(scheduler, start(scheduler)[1], 0.0, error="overloaded", retry_after=1.0)
+    assert [start(scheduler, 2.0)[0] for _ in range(3)] == [0, 1, 2]
+    assert scheduler.poll(2.0) == math.inf
 
 
 def test_a_failed_attempt_is_made_again_when_its_time_has_come():
@@ -160,7 +203,8 @@ def test_a_failure_that_all_would_share_ends_what_is_not_under_way(kind):
     assert scheduler.outcomes[3].partial_text == ""
     end(scheduler, second, error="overloaded")
     assert scheduler.outcomes[1].kind == kind
-    assert len({id(outcome) for outcome in scheduler.outcomes.values()}) == 4
+    assert scheduler.outcomes[3] is scheduler.outcomes[2] is not scheduler.outcomes[0]
+    assert len({id(scheduler.outcomes[i]) for i in (0, 1, 2)}) == 3
 
 
 def test_a_stop_ends_what_waits_and_what_would_be_made_again():
@@ -248,11 +292,14 @@ class AnyOrder(RuleBasedStateMachine):
 
     @rule(
         gate=st.integers(0, 1),
-        answer=st.sampled_from([None, Wait(1.0, "limiter"), Wait(math.inf, "rate limit")]),
+        answer=st.sampled_from(
+            [None, Wait(1.0, "limiter"), Wait(math.inf, "rate limit"), Wait(math.inf, "limiter", until="woken")]
+        ),
         peek=st.sampled_from([None, Wait(2.0, "rate limit")]),
     )
     def a_gate_changes_its_mind(self, gate, answer, peek):
         self.gates[gate].answer, self.gates[gate].peek = answer, peek
+        self.scheduler.wake("woken")
 
     @rule()
     def polls(self):
@@ -286,6 +333,7 @@ class AnyOrder(RuleBasedStateMachine):
     def teardown(self):
         for gate in self.gates:
             gate.answer = gate.peek = None
+        self.scheduler.wake("woken")
         while not self.scheduler.over:
             for attempt in self.under_way:
                 end(self.scheduler, attempt, self.now)

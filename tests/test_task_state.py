@@ -376,3 +376,40 @@ def test_a_tracker_and_its_tasks_pickle_without_observers():
     assert (copied.summary(), tracker.summary()) == ({"claimed": 1}, {"unclaimed": 1})
     with pytest.raises(TypeError):
         copied.get("a").metadata["of"] = "another"
+
+
+def test_many_are_cancelled_at_once_and_are_as_if_each_had_been():
+    at = iter(range(100))
+    tracker = TaskTracker(clock=lambda: next(at))
+    for task_id in ("new", "running", "done", "gone"):
+        tracker.add(task_id)
+    go(tracker, *WAYS["running"], task_id="running")
+    done = go(tracker, *WAYS["completed"], task_id="done")
+    gone = go(tracker, "cancel", task_id="gone")
+    tracker.cancel_all(["new", "running", "done", "gone"])
+    time = next(at)
+    tracker.cancel_all(["running"])
+    assert tracker.is_all_terminal()
+    assert tracker.get("done") == done
+    assert tracker.get("gone") == gone
+    assert (tracker.get("new").state, tracker.get("new").finished_at) == ("cancelled", time - 1)
+    assert tracker.get("running").history[-1] == ("cancelled", time - 1)
+    with pytest.raises(InvalidTransitionError):
+        tracker.claim("new")
+
+
+def test_many_cannot_be_cancelled_where_one_is_unknown(tracker):
+    tracker.add("t")
+    with pytest.raises(KeyError, match="there is no task 'x'"):
+        tracker.cancel_all(["t", "x"])
+    assert tracker.get("t").state == "unclaimed"
+
+
+def test_who_watches_is_told_of_each_of_many(tracker):
+    told = []
+    tracker.add("a")
+    tracker.add("b")
+    go(tracker, *WAYS["completed"], task_id="done")
+    tracker.on_transition(lambda task: told.append((task.task_id, task.state)))
+    tracker.cancel_all(["a", "done", "b"])
+    assert told == [("a", "cancelled"), ("b", "cancelled")]

@@ -80,6 +80,11 @@ def run_of(count, client=None, **options):
     return Run(client or Client(), jobs, **{"max_workers": 3, **options})
 
 
+def each(callback):
+    """*callback*, with index and outcome of each job, as an `on_outcomes`."""
+    return lambda outcomes: [callback(index, outcome) for index, outcome in outcomes.items()]
+
+
 def kinds(run):
     return {i: getattr(outcome, "kind", str(outcome)) for i, outcome in run.outcomes.items()}
 
@@ -118,7 +123,7 @@ def test_a_slow_callback_delays_no_request():
             until(lambda: len(client.asked) == 30)
             waited.append(1)
 
-    run_of(30, client, on_outcome=on_outcome).run()
+    run_of(30, client, on_outcomes=on_outcome).run()
     assert waited
 
 
@@ -132,7 +137,7 @@ def test_a_job_that_waits_for_its_retry_holds_no_thread():
         return prompt
 
     told = []
-    run_of(4, Client(broken(answer)), max_workers=1, on_outcome=lambda i, _: told.append(i)).run()
+    run_of(4, Client(broken(answer)), max_workers=1, on_outcomes=told.extend).run()
     assert told == [1, 2, 3, 0]
 
 
@@ -262,13 +267,13 @@ def test_callbacks_come_on_the_callers_thread_and_those_of_a_job_in_order():
     def note(what):
         return lambda index, *_: told.append((index, what, threading.current_thread()))
 
-    hooks = {"on_start": note("start"), "on_retry": note("retry"), "on_outcome": note("outcome")}
+    hooks = {"on_start": note("start"), "on_retry": note("retry"), "on_outcomes": each(note("outcome"))}
     run_of(3, Client(broken(answer)), **hooks).run()
     assert {thread for *_, thread in told} == {threading.current_thread()}
     assert [what for index, what, _ in told if index == 1] == ["start", "retry", "start", "outcome"]
 
 
-@pytest.mark.parametrize("hook", ["on_start", "on_retry", "on_outcome"])
+@pytest.mark.parametrize("hook", ["on_start", "on_retry", "on_outcomes"])
 @pytest.mark.parametrize("raised", [KeyboardInterrupt, SystemExit, ZeroDivisionError])
 def test_whatever_a_callback_raises_the_run_ends_with_all_there_is(hook, raised):
     def answer(prompt):
@@ -293,7 +298,7 @@ def test_an_answer_that_has_come_is_not_lost_to_ctrl_c():
         raise KeyboardInterrupt
 
     told = []
-    run = run_of(2, on_start=on_start, on_outcome=lambda *_: told.append(1))
+    run = run_of(2, on_start=on_start, on_outcomes=lambda *_: told.append(1))
     with pytest.raises(KeyboardInterrupt):
         run.run()
     assert run.outcomes[0] == "0"
@@ -302,9 +307,23 @@ def test_an_answer_that_has_come_is_not_lost_to_ctrl_c():
 
 def test_an_answer_is_kept_before_anybody_is_told_of_it():
     kept, told = {}, []
-    run = run_of(20, keep=kept.__setitem__, on_outcome=lambda i, outcome: told.append(kept[i] is outcome))
+    run = run_of(20, keep=kept.__setitem__, on_outcomes=each(lambda i, outcome: told.append(kept[i] is outcome)))
     run.run()
     assert told == [True] * 20
+
+
+def test_jobs_that_never_started_end_together_in_one_event_with_one_error():
+    told = []
+
+    def answer(prompt):
+        run.interrupt()
+        return prompt
+
+    run = run_of(5000, Client(answer), max_workers=1, on_outcomes=told.append)
+    run.run()
+    assert {index for outcomes in told for index in outcomes} == {*range(5000)}
+    assert max(map(len, told)) == 4999
+    assert len({id(run.outcomes[index]) for index in range(1, 5000)}) == 1
 
 
 def test_what_cannot_keep_an_answer_stops_the_run_and_costs_no_answer():
@@ -371,7 +390,7 @@ def test_a_job_that_waits_is_cancelled_at_once_and_never_starts():
         return prompt
 
     client = Client(answer)
-    run = run_of(3, client, max_workers=1, on_outcome=lambda i, _: told.append(i))
+    run = run_of(3, client, max_workers=1, on_outcomes=told.extend)
     running = threading.Thread(target=run.run)
     running.start()
     assert entered.wait(LONG)
@@ -515,22 +534,26 @@ def test_a_retry_is_told_before_the_next_attempt_though_that_is_made_at_once():
 
     at_once = RetryPolicy(base_ms=0, max_ms=0)
     jobs = [Job(i, CallFlow(build(prompt=f"{i}", retry=at_once))) for i in range(200)]
-    hooks = {
-        name: lambda index, *_, name=name: told.append((index, name)) for name in ("on_start", "on_retry", "on_outcome")
-    }
+    hooks = {name: lambda index, *_, name=name: told.append((index, name)) for name in ("on_start", "on_retry")}
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     try:
-        Run(Client(broken(answer)), jobs, max_workers=8, **hooks).run()
+        Run(
+            Client(broken(answer)),
+            jobs,
+            max_workers=8,
+            on_outcomes=each(lambda i, _: told.append((i, "outcome"))),
+            **hooks,
+        ).run()
     finally:
         sys.setswitchinterval(interval)
     for i in range(200):
-        assert [name for index, name in told if index == i] == ["on_start", "on_retry", "on_start", "on_outcome"]
+        assert [name for index, name in told if index == i] == ["on_start", "on_retry", "on_start", "outcome"]
 
 
 def test_what_was_cancelled_before_the_run_is_told_too():
     told = []
-    run = run_of(2, on_outcome=lambda index, outcome: told.append((index, outcome.kind)))
+    run = run_of(2, on_outcomes=each(lambda index, outcome: told.append((index, outcome.kind))))
     run.cancel(1)
     run.cancel(0)
     run.run()

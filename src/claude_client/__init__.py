@@ -7,6 +7,7 @@ Claude calls, one or many at once, over the official `anthropic` SDK.
 - `InterruptToken`: ends calls from another thread.
 - `StallDetector`: notices tasks that show no activity.
 - `ClaudeResponse`, `Results`, `Usage`: what they return.
+- `last_results`: those of the last fan-out, if an exception ended it.
 - `ClaudeInvocationError`, `ParallelInvocationError`, `ParallelInterrupt`: what they raise.
 - `share_limits`, `rate_limits`: share what is learnt of rate limits with other processes; see what that is.
 - `set_default_client`, `has_credentials`: use your own SDK client; check for credentials.
@@ -35,6 +36,7 @@ from claude_client._values.results import ParallelInterrupt, ParallelInvocationE
 from claude_client._values.usage import Usage
 from claude_client._verbs.conversation import ConversationThread
 from claude_client._verbs.invoke import invoke_claude, invoke_claude_streaming
+from claude_client._verbs.last import last_results
 from claude_client._verbs.limits import rate_limits
 from claude_client._verbs.parallel import invoke_parallel, invoke_parallel_interruptible, invoke_parallel_streaming
 from claude_client._verbs.stall import StallDetector
@@ -64,6 +66,7 @@ __all__ = [
     "invoke_parallel",
     "invoke_parallel_interruptible",
     "invoke_parallel_streaming",
+    "last_results",
     "rate_limits",
     "set_default_client",
     "share_limits",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import bisect
+import itertools
 import math
 import threading
 import time
@@ -43,9 +45,14 @@ class _Waiter:
     wake: Callable[[], object]
     #: Seconds that a slot is held for it; None: until it comes.
     hold_seconds: float | None
+    #: Its number in the queue.
+    number: int = 0
     #: Whether a slot is held for it, or, once it has left the queue, is its own.
     has_slot: bool = False
-    held_until: float | None = None
+    held_until: float = math.inf
+
+    def __lt__(self, other: _Waiter) -> bool:
+        return self.number < other.number
 
 
 class ConcurrencyLimiter:
@@ -88,7 +95,13 @@ class ConcurrencyLimiter:
         }
         self._lock = threading.Lock()  # guards everything below
         self._taken: Counter[str | None] = Counter()  # slots taken, or held for somebody whose turn it is
-        self._queue: list[_Waiter] = []
+        self._free = self._global_limit  # how many are neither
+        # All in the queue are also in one of the three below, so that none is looked at before there is reason to.
+        self._queue: set[_Waiter] = set()
+        self._held: set[_Waiter] = set()  # for whom a slot is held
+        self._next: list[_Waiter] = []  # whose category may have room, in their order
+        self._full: dict[str | None, dict[_Waiter, None]] = {}  # whose category had none, in their order
+        self._numbers = itertools.count()
         self._look_at = math.inf  # when the next timer lets the queue move on
 
     def acquire(self, category: str | None = None, timeout: float | None = None) -> bool:
@@ -128,10 +141,11 @@ class ConcurrencyLimiter:
             RuntimeError: No slot of *category* is held.
         """
         with self._lock:
-            if not self._held()[category]:
+            held = sum(waiter.category == category for waiter in self._held)
+            if self._taken[category] <= held:
                 of = "without a category" if category is None else f"of category {category!r}"
                 raise RuntimeError(f"cannot release a slot {of}: none is held")
-            self._free(category)
+            self._give_back(category)
             woken = self._grant()
         _wake(woken)
 
@@ -172,7 +186,8 @@ class ConcurrencyLimiter:
     def statistics(self) -> LimiterStatistics:
         """Return how far the limits are used up now."""
         with self._lock:
-            held, waiting = self._held(), Counter(waiter.category for waiter in self._queue)
+            held = self._taken - Counter(waiter.category for waiter in self._held)
+            waiting = Counter(waiter.category for waiter in self._queue)
         categories = {
             category: Occupancy(self._category_limits.get(category), held[category], waiting[category])
             for category in [*self._category_limits, *(held.keys() | waiting.keys()) - self._category_limits.keys()]
@@ -189,11 +204,14 @@ class ConcurrencyLimiter:
         """Put *waiter* into the queue if need be; return whether it has got its slot and left the queue."""
         with self._lock:
             if not waiter.has_slot and waiter not in self._queue:
-                self._queue.append(waiter)
+                self._queue.add(waiter)
+                waiter.number = next(self._numbers)
+                self._next.append(waiter)
             woken = self._grant(asking=waiter)
             taken = waiter.has_slot
-            if taken and waiter in self._queue:
-                self._queue.remove(waiter)
+            if taken:
+                self._queue.discard(waiter)
+                self._held.discard(waiter)
         _wake(one for one in woken if one is not waiter)
         return taken
 
@@ -217,26 +235,27 @@ class ConcurrencyLimiter:
     def _grant(self, asking: _Waiter | None = None) -> list[_Waiter]:
         """Hold free slots for those in the queue, first come first served; return those to wake for it."""
         now = time.monotonic()
-        for waiter in [*self._queue]:
-            if waiter is not asking and waiter.held_until is not None and waiter.held_until <= now:
-                self._drop(waiter)
+        for waiter in [waiter for waiter in self._held if waiter is not asking and waiter.held_until <= now]:
+            self._drop(waiter)
         woken: list[_Waiter] = []
-        free = self._global_limit - self._taken.total()
-        for waiter in self._queue:
-            if len(woken) == free:
-                break
-            if not waiter.has_slot and self._has_room(waiter.category):
+        while self._free and self._next:
+            waiter = self._next.pop(0)
+            if not self._has_room(waiter.category):
+                self._full.setdefault(waiter.category, {})[waiter] = None
+            else:
+                self._free -= 1
                 self._taken[waiter.category] += 1
                 waiter.has_slot = True
-                waiter.held_until = None if waiter.hold_seconds is None else now + waiter.hold_seconds
+                waiter.held_until = math.inf if waiter.hold_seconds is None else now + waiter.hold_seconds
+                self._held.add(waiter)
                 woken.append(waiter)
         self._look_again_in_time(now)
         return woken
 
     def _look_again_in_time(self, now: float) -> None:
         """Start a timer to let the queue move on, if it waits for a held slot to expire."""
-        due = min([waiter.held_until for waiter in self._queue if waiter.held_until is not None], default=math.inf)
-        if due < self._look_at and any(not waiter.has_slot for waiter in self._queue):
+        due = min([waiter.held_until for waiter in self._held], default=math.inf)
+        if due < self._look_at and len(self._queue) > len(self._held):
             timer = threading.Timer(due - now, self._look_again)
             timer.daemon = True
             with suppress(RuntimeError):  # the interpreter is ending, and starts no more threads
@@ -244,23 +263,34 @@ class ConcurrencyLimiter:
                 self._look_at = due
 
     def _drop(self, waiter: _Waiter) -> None:
-        if waiter in self._queue:
-            self._queue.remove(waiter)
+        self._queue.discard(waiter)
+        self._held.discard(waiter)
         if waiter.has_slot:
-            waiter.has_slot, waiter.held_until = False, None
-            self._free(waiter.category)
+            waiter.has_slot = False
+            self._give_back(waiter.category)
+        elif waiter in self._next:
+            self._next.remove(waiter)
+            self._look_at_category(waiter.category)
+        else:
+            self._full.get(waiter.category, {}).pop(waiter, None)
 
-    def _free(self, category: str | None) -> None:
+    def _give_back(self, category: str | None) -> None:
+        self._free += 1
         self._taken[category] -= 1
         if not self._taken[category]:
             del self._taken[category]
+        self._look_at_category(category)
+
+    def _look_at_category(self, category: str | None) -> None:
+        """Have the first of *category* looked at again, as it may have room."""
+        if line := self._full.get(category):
+            first = next(iter(line))
+            del line[first]
+            bisect.insort(self._next, first)
 
     def _has_room(self, category: str | None) -> bool:
         limit = self._category_limits.get(category)
         return limit is None or self._taken[category] < limit
-
-    def _held(self) -> Counter[str | None]:
-        return self._taken - Counter(waiter.category for waiter in self._queue if waiter.has_slot)
 
 
 def _wake(waiters: Iterable[_Waiter]) -> None:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 from claude_client._gates.gate import Wait
 from claude_client._values.attempt import Attempt, Event
 from claude_client._values.request import Request
 
 from ._limiter import ConcurrencyLimiter
-
-_UNTIL_WOKEN = Wait(math.inf, "limiter", wakes=True)
 
 
 @dataclass(slots=True, eq=False)
@@ -32,16 +31,19 @@ class SlotPermit:
 
 
 class LimiterGate:
-    """The gate of a run, with its place in the queue of *limiter* while it lasts."""
+    """The gate of a run, with its places in the queue of *limiter*, one for each category, while it lasts."""
 
     def __init__(self, limiter: ConcurrencyLimiter) -> None:
         self._limiter = limiter
-        self._ask: Callable[[str | None], bool]
+        self._asks: dict[str | None, Callable[[str | None], bool]] = {}
+        self._places: ExitStack
+        self._wake: Callable[..., None]
 
     @contextmanager
-    def waking(self, wake: Callable[[], None]) -> Iterator[None]:
-        """Call *wake* when a slot that was asked for is held for the run."""
-        with self._limiter.waking(wake) as self._ask:
+    def waking(self, wake: Callable[..., None]) -> Iterator[None]:
+        """Call *wake* when a slot that was asked for is held for the run, for those who may take it."""
+        self._wake = wake
+        with ExitStack() as self._places:
             yield
 
     def would_wait(self, request: Request, now: float) -> Wait | None:  # noqa: ARG002 - a slot cannot be promised
@@ -50,4 +52,10 @@ class LimiterGate:
 
     def admit(self, request: Request, now: float) -> SlotPermit | Wait:  # noqa: ARG002 - the queue has its own clock
         """A slot of the request's category; else it is queued, and *wake* is called when a slot is there."""
-        return SlotPermit(self._limiter, request.category) if self._ask(request.category) else _UNTIL_WOKEN
+        category = request.category
+        until = ("slot", category)
+        if category not in self._asks:
+            self._asks[category] = self._places.enter_context(self._limiter.waking(partial(self._wake, until)))
+        if self._asks[category](category):
+            return SlotPermit(self._limiter, category)
+        return Wait(math.inf, "limiter", wakes=True, until=until)

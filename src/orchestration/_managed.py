@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
 from functools import partial
 from typing import Any, Unpack
@@ -14,7 +14,6 @@ from claude_client import (
     ClaudeInvocationError,
     Content,
     InterruptToken,
-    ParallelInterrupt,
     ParallelInvocationError,
     PromptOptions,
 )
@@ -29,10 +28,11 @@ from claude_client._verbs.fan_out import (
     run_of,
     workers_of,
 )
+from claude_client._verbs.last import remember, remembered
 from claude_client._verbs.progress import progress_of
 from claude_client._verbs.requests import for_all, request_builder, request_or_error
 from claude_client._verbs.stall import StallCallback
-from task_state import TaskInfo, TaskState, TaskTracker
+from task_state import TaskState, TaskTracker
 
 from ._journal import Journal
 from ._limiter import ConcurrencyLimiter
@@ -222,7 +222,7 @@ def _managed(
                 recorder.restore(opened)
         asked = {index: request for index, request in requests.items() if index not in recorder.outcomes}
         if not asked:
-            return recorder.results()
+            return remember(recorder.results())
         run = stack.enter_context(
             run_of(
                 asked,
@@ -231,14 +231,14 @@ def _managed(
                 gates=[LimiterGate(limiter)] if limiter else [],
                 on_start=recorder.started,
                 on_retry=recorder.failed,
-                on_outcome=recorder.ended,
+                on_outcomes=recorder.ended,
                 on_hold=bar.hold if bar else None,
                 keep=partial(recorder.keep, opened) if opened else None,
             )
         )
         stack.enter_context(_closing(recorder, run))
         indices = {task_id: index for index, task_id in enumerate(tasks) if index in asked}
-        stack.enter_context(_cancelled_by(tracker, run, indices))
+        stack.enter_context(recorder.obeyed_by(run, indices))
         if stall_timeout is not None:
             stack.enter_context(stall_watch(run, stall_timeout, partial(_report_stall, [*tasks], on_stall)))
         periodic = None
@@ -246,24 +246,19 @@ def _managed(
             ask_again = partial(_reconcile_again, reconcile, kept, tracker, run, indices)
             periodic = Periodic(reconcile_interval, ask_again)
         run.run(interrupt_token, periodic)
-    results = recorder.results(interrupted=run.interrupted)
+        results = recorder.results(interrupted=run.interrupted)
+    remember(results, returned=not run.failure)
     if run.failure:
         raise ParallelInvocationError(f"The run was stopped: {run.failure}", results=results) from run.failure
     return results
 
 
-@contextmanager
-def _closing(recorder: TaskRecorder, run: Run | None = None) -> Iterator[None]:
-    """Record all outcomes if an exception ends the run; Ctrl-C is raised with the results."""
-    try:
-        yield
-    except KeyboardInterrupt as interrupt:
-        recorder.close(run)
-        raise ParallelInterrupt(*interrupt.args, results=recorder.results(interrupted=True)) from None
-    except BaseException:
-        if run:  # else nothing was sent, and the same tasks may be asked again
-            recorder.close(run)
-        raise
+def _closing(recorder: TaskRecorder, run: Run | None = None) -> AbstractContextManager[None]:
+    """
+    Record and remember all outcomes if an exception ends the run; before there is one, only if Ctrl-C does: the same
+    tasks may be asked again.
+    """
+    return remembered(partial(recorder.closed, run), BaseException if run else KeyboardInterrupt)
 
 
 def _limit_of(limiter: ConcurrencyLimiter | None) -> int:
@@ -328,24 +323,6 @@ def _requests(
             retry = replace(request.retry, max_retries=min(request.retry.max_retries, tracker.max_retries))
             requests[index] = replace(request, retry=retry, streaming=watched or request.streaming)
     return requests, refused
-
-
-@contextmanager
-def _cancelled_by(tracker: TaskTracker, run: Run, indices: Mapping[str, int]) -> Iterator[None]:
-    """Cancel the job of each task that anybody cancels in *tracker*."""
-
-    def look(task: TaskInfo) -> None:
-        index = indices.get(task.task_id)
-        if task.state is TaskState.CANCELLED and index is not None and index not in run.outcomes:
-            run.cancel(index)
-
-    stop = tracker.on_transition(look)
-    try:
-        for task_id in indices:
-            look(tracker.get(task_id))
-        yield
-    finally:
-        stop()
 
 
 def _reconcile_again(

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from claude_client import ClaudeInvocationError, ClaudeResponse, Results
 from claude_client._values.errors import aborted
 from claude_client._values.results import Item
-from claude_client._verbs.fan_out import Outcome, Run, report_outcome
+from claude_client._verbs.fan_out import Outcome, Run, report_outcomes
 from task_state import InvalidTransitionError, TaskInfo, TaskState, TaskTracker
 
 from ._journal import Journal
 
 _log = logging.getLogger("orchestration")
+
+_CANCELLING = frozenset({"interrupted", "cancelled"})
 
 
 class ManagedResults(Results):
@@ -52,7 +54,7 @@ class TaskRecorder:
 
         places: The place of each request in the journal, by its index.
 
-        move_bar, on_result: Same as in `report_outcome`, which is called once an outcome is recorded.
+        move_bar, on_result: Same as in `report_outcomes`, which is called once an outcome is recorded.
     """
 
     def __init__(
@@ -70,21 +72,23 @@ class TaskRecorder:
         self._on_result = on_result
         self._unkept: dict[int, Exception] = {}
         self._recalled: set[int] = set()
+        self._run: Run | None = None
+        self._stop_looking: Callable[[], None]
         #: The outcome of each task that has ended, by its index.
         self.outcomes: dict[int, Outcome] = {}
 
     def drop(self, indices: Iterable[int]) -> None:
         """Cancel the tasks of *indices*, which are not wanted; *on_result* is not called for them."""
-        for index in indices:
-            self._move(index, self._tracker.cancel)
-            self.outcomes[index] = aborted("cancelled")
-            report_outcome(index, self.outcomes[index], self._move_bar, None)
+        dropped = {index: aborted("cancelled") for index in indices}
+        self._tracker.cancel_all(self._ids[index] for index in dropped)
+        self.outcomes.update(dropped)
+        report_outcomes(dropped, self._move_bar, None)
 
     def refuse(self, refused: Mapping[int, ClaudeInvocationError]) -> None:
         """Fail the tasks whose prompts cannot be sent."""
         for index, error in refused.items():
             self.started(index)
-            self.ended(index, error)
+            self.ended({index: error})
 
     def restore(self, journal: Journal) -> None:
         """End the tasks whose outcomes are in *journal*, in prompt order."""
@@ -92,7 +96,24 @@ class TaskRecorder:
             if place in journal.answered:
                 self._recalled.add(index)
                 self.started(index)
-                self.ended(index, journal.answered[place])
+                self.ended({index: journal.answered[place]})
+
+    @contextmanager
+    def obeyed_by(self, run: Run, indices: Mapping[str, int]) -> Iterator[None]:
+        """Cancel the job of each task, by its id in *indices*, that anybody cancels in the tracker."""
+
+        def look(task: TaskInfo) -> None:
+            index = indices.get(task.task_id)
+            if task.state is TaskState.CANCELLED and index is not None and index not in run.outcomes:
+                run.cancel(index)
+
+        self._run, self._stop_looking = run, self._tracker.on_transition(look)
+        try:
+            for task_id in indices:
+                look(self._tracker.get(task_id))
+            yield
+        finally:
+            self._stop_looking()
 
     def started(self, index: int) -> None:
         """Record the start of an attempt. A request that continues a paused answer belongs to the same attempt."""
@@ -121,34 +142,37 @@ class TaskRecorder:
             self._unkept[index] = failed
             raise
 
-    def ended(self, index: int, outcome: Outcome) -> None:
-        """Record the final outcome of a task."""
-        if isinstance(outcome, ClaudeResponse):
+    def ended(self, outcomes: Mapping[int, Outcome]) -> None:
+        """Record the final outcomes of tasks."""
+        if self._run and self._run.interrupted:  # all jobs end anyway, and very many may be cancelled now
+            self._stop_looking()
+        cancelled = []
+        for index, outcome in outcomes.items():
             if index in self._unkept:
                 self._move(index, self._tracker.fail, self._unkept[index], final=True)
-            else:
+            elif isinstance(outcome, ClaudeResponse):
                 self._move(index, self._tracker.complete)
-        elif self._state(index) is TaskState.RUNNING and outcome.kind not in {"interrupted", "cancelled"}:
-            self._move(index, self._tracker.fail, outcome, final=True)
-        else:
-            self._move(index, self._tracker.cancel)
-        self.outcomes[index] = outcome
-        report_outcome(index, outcome, self._move_bar, self._on_result)
+            elif outcome.kind not in _CANCELLING and self._state(index) is TaskState.RUNNING:
+                self._move(index, self._tracker.fail, outcome, final=True)
+            else:
+                cancelled.append(self._ids[index])
+        self._tracker.cancel_all(cancelled)
+        self.outcomes.update(outcomes)
+        report_outcomes(outcomes, self._move_bar, self._on_result)
 
-    def close(self, run: Run | None) -> None:
+    def closed(self, run: Run | None) -> ManagedResults:
         """
-        The *run* was broken off, or None was begun: record what it ended with, and tell nobody. Another Ctrl-C does not
-        prevent that.
+        The *run* was broken off, or None was begun: record what it ended with, tell nobody, and return all outcomes.
+        May be called again where it was broken off too.
         """
         self._move_bar = self._on_result = None
         outcomes = run.outcomes if run else {}
-        while len(self.outcomes) < len(self._ids):
-            with suppress(KeyboardInterrupt):
-                if run:
-                    run.drain()
-                for index in range(len(self._ids)):
-                    if index not in self.outcomes:
-                        self.ended(index, outcomes.get(index, aborted("interrupted")))
+        interrupted = aborted("interrupted")
+        if run:
+            run.drain()
+        left = (index for index in range(len(self._ids)) if index not in self.outcomes)
+        self.ended({index: outcomes.get(index, interrupted) for index in left})
+        return self.results(interrupted=True)
 
     def results(self, *, interrupted: bool = False) -> ManagedResults:
         """Return all outcomes as the caller gets them."""

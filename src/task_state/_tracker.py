@@ -6,7 +6,8 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from types import MappingProxyType
@@ -94,6 +95,21 @@ class TaskInfo:
         return self.history[-1][1] if self.finished else None
 
 
+def _moved(
+    info: TaskInfo, target: TaskState, at: float, error: str | BaseException | None, *, finished: bool
+) -> TaskInfo:
+    return TaskInfo(
+        info.task_id,
+        target,
+        info.attempt + (target is TaskState.RUNNING),
+        info.category,
+        info.metadata,
+        error,
+        finished,
+        (*info.history, (target, at)),
+    )
+
+
 def _task_info(values: dict[str, Any]) -> TaskInfo:
     return TaskInfo(**{**values, "metadata": MappingProxyType(values["metadata"])})
 
@@ -129,8 +145,9 @@ class TaskTracker:
             raise ValueError(f"max_retries must be a whole number from 0, got {max_retries!r}")
         self._max_retries = max_retries
         self._clock = clock
-        self._lock = threading.Lock()  # guards the two below
+        self._lock = threading.Lock()  # guards the three below
         self._tasks: dict[str, TaskInfo] = {}
+        self._cancelled_at: dict[str, float] = {}  # of those that are cancelled in `_tasks` when they are looked at
         self._observers: dict[object, Callable[[TaskInfo], object]] = {}
 
     @property
@@ -195,6 +212,26 @@ class TaskTracker:
     def cancel(self, task_id: str) -> TaskInfo:
         """End a task that is not finished. What runs for it is not stopped by that."""
         return self._move(task_id, TaskState.CANCELLED)
+
+    def cancel_all(self, task_ids: Iterable[str]) -> None:
+        """
+        Cancel those of *task_ids* that are not finished; in a moment, be they very many, where nobody watches.
+
+        Raises:
+            KeyError: There is no task of one of the ids. None is cancelled then.
+        """
+        with self._lock:
+            cancelled = dict.fromkeys(task_ids, self._clock())
+            if not cancelled.keys() <= self._tasks.keys():
+                raise KeyError(f"there is no task {min(cancelled.keys() - self._tasks.keys())!r}")
+            if not self._observers:
+                for task_id in cancelled.keys() & self._cancelled_at.keys():
+                    del cancelled[task_id]
+                self._cancelled_at.update(cancelled)
+                return
+        for task_id in cancelled:
+            with suppress(InvalidTransitionError):  # it is finished
+                self.cancel(task_id)
 
     def transition(self, task_id: str, state: TaskState | str) -> TaskInfo:
         """
@@ -274,10 +311,12 @@ class TaskTracker:
 
     def __getstate__(self) -> dict[str, Any]:
         with self._lock:
-            return {"_max_retries": self._max_retries, "_clock": self._clock, "_tasks": {**self._tasks}}
+            tasks = {task_id: self._info(task_id) for task_id in self._tasks}
+            return {"_max_retries": self._max_retries, "_clock": self._clock, "_tasks": tasks}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
+        self._cancelled_at = {}
         self._lock = threading.Lock()
         self._observers = {}
 
@@ -291,16 +330,9 @@ class TaskTracker:
                 reason = "it failed for good, and no retry is left" if no_retry else ""
                 raise InvalidTransitionError(task_id, info.state, target, reason)
             failed_for_good = target is TaskState.FAILED and (final or info.attempt > self._max_retries)
-            info = self._tasks[task_id] = TaskInfo(
-                task_id,
-                target,
-                info.attempt + (target is TaskState.RUNNING),
-                info.category,
-                info.metadata,
-                error if target is TaskState.FAILED else info.error,
-                failed_for_good or not _NEXT[target],
-                (*info.history, (target, self._clock())),
-            )
+            told = error if target is TaskState.FAILED else info.error
+            info = _moved(info, target, self._clock(), told, finished=failed_for_good or not _NEXT[target])
+            self._tasks[task_id] = info
             observers = [*self._observers.values()]
         for observer in observers:
             try:
@@ -311,6 +343,10 @@ class TaskTracker:
 
     def _info(self, task_id: str) -> TaskInfo:
         """The task of that id, or a `KeyError`. The caller holds the lock."""
+        if task_id in self._cancelled_at:
+            info, at = self._tasks[task_id], self._cancelled_at.pop(task_id)
+            if not info.finished:
+                self._tasks[task_id] = _moved(info, TaskState.CANCELLED, at, info.error, finished=True)
         try:
             return self._tasks[task_id]
         except KeyError:
@@ -318,4 +354,4 @@ class TaskTracker:
 
     def _all(self) -> list[TaskInfo]:
         with self._lock:
-            return [*self._tasks.values()]
+            return [self._info(task_id) for task_id in self._tasks]

@@ -66,13 +66,13 @@ class CallFlow:
         self.ends_at = math.inf
         self._request = self._asked = request
         self._failures = 0  # that count against the retries
-        self._turns: list[Answer] = []
-        self._attempts: list[AttemptRecord] = []
+        self._turns: tuple[Answer, ...] = ()
+        self._attempts: tuple[AttemptRecord, ...] = ()
 
     @property
     def attempts(self) -> tuple[AttemptRecord, ...]:
         """The attempts that are over, in their order."""
-        return tuple(self._attempts)
+        return self._attempts
 
     def waited(self, cause: Cause) -> float:
         """Seconds that its attempts so far have waited for *cause*."""
@@ -86,10 +86,10 @@ class CallFlow:
 
     def advance(self, attempt: Attempt) -> Send | Done:
         """The step after *attempt*, which is over. There always is one: an answer that cannot be used is an error."""
-        self._attempts.append(attempt.record())
+        self._attempts += (attempt.record(),)
         if attempt.answer is None:
             return self._after_failure(attempt.error or aborted("interrupted"), attempt)
-        self._turns.append(attempt.answer)
+        self._turns += (attempt.answer,)
         try:
             if attempt.answer.message.stop_reason == "pause_turn":
                 return self._after_pause(attempt.answer)

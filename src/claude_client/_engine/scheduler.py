@@ -59,6 +59,8 @@ class _Group:
 
     def __init__(self, now: float) -> None:
         self.jobs: list[Job] = []
+        #: Whether it is in the line of those to ask, by its first job.
+        self.in_line = True
         #: When the first of them may lose its patience; in the past where that is not known.
         self.patient_until = -math.inf
         self._cause: Cause = "worker"
@@ -122,11 +124,16 @@ class Scheduler:
         # Jobs that have yet to start, in one of two places. One that is ended there is taken from _waiting only.
         self._waiting: dict[int, Job] = {}
         self._groups: dict[Hashable, _Group] = {}
+        # Each group is in one of three places. A job in the line that is not the first of a group in it is passed over.
+        self._line: list[Job] = []
+        self._refused: list[_Group] = []  # to get in line again at the next poll
+        self._asleep: dict[Hashable, list[_Group]] = {}  # by what wakes them
         self._due: list[tuple[float, Job]] = []
+        self._retried: dict[int, Job] = {}  # all that ever waited to be tried again
         self._under_way: dict[Attempt, Job] = {}
         self._cancelled: set[int] = set()
         self._stopped: ClaudeInvocationError | None = None
-        self._ended: list[int] = []
+        self._ended: dict[int, Outcome] = {}
         self._deadlines: list[tuple[float, Job]] = []
         for job in jobs:
             job.step, job.queued_at = job.flow.begin(now), now
@@ -158,27 +165,33 @@ class Scheduler:
             job.waited = {"retry": due - job.queued_at, "worker": now - due}
             self._make_ready(job, now)
         soonest = self._due[0][0] - now if self._due else math.inf
-        groups = self._by_first_job()
-        for place, group in enumerate(groups):
-            while group.jobs:
-                job = group.jobs[0]
-                got = self._admitted(job, now) if job.index in self._waiting else None
-                if isinstance(got, Wait):
-                    seconds = self._hold(group, got, now)
-                    if job.index not in self._waiting:
-                        continue
+        again, self._refused = self._refused, []
+        for refused in again:
+            self._get_in_line(refused)
+        while group := self._first_in_line():
+            job = group.jobs[0]
+            got = self._admitted(job, now) if job.index in self._waiting else None
+            if isinstance(got, Wait):
+                seconds = self._hold(group, got, now)
+                if job.index in self._waiting:
                     soonest = min(soonest, seconds)
-                    break
-                self._take_first(group)
-                if isinstance(got, ClaudeInvocationError):
-                    self._end(job, job.flow.end(got))
-                elif got:
-                    self.holding.passes(now)
-                    self._start(job, got, group, now)
-                    for other in groups[place:]:
+                    self._leave_line(group, got)
+                continue
+            self._take_first(group)
+            if isinstance(got, ClaudeInvocationError):
+                self._end(job, job.flow.end(got))
+            elif got:
+                self.holding.passes(now)
+                self._start(job, got, group, now)
+                for other in (group, *again):
+                    if other.in_line:
                         other.wait_for("worker", now)
-                    return job, got
+                return job, got
         return soonest
+
+    def wake(self, until: Hashable) -> None:
+        """Ask again for the jobs that a gate had wait for *until*."""
+        self._refused += self._asleep.pop(until, ())
 
     def finished(self, attempt: Attempt, now: float) -> Send | Done:
         """Take back *attempt*, which is over. Return what its job does next."""
@@ -194,18 +207,24 @@ class Scheduler:
                 self.stop(step.outcome)
         else:
             job.step, job.queued_at = step, now
-            self._waiting[job.index] = job
+            self._waiting[job.index] = self._retried[job.index] = job
             heapq.heappush(self._due, (now + step.after, job))
             self._on_wait(step.after, now)
         return step
 
     def stop(self, error: ClaudeInvocationError) -> None:
-        """End by *error* every job that is not under way, now and later. The first error counts."""
+        """
+        End by *error* every job that is not under way, now and later. The first error counts, and there may be very
+        many jobs: those that have used nothing share it.
+        """
         self._stopped = self._stopped or for_unsent(error)
-        for _, job in sorted(self._waiting.items()):
-            self._end(job, job.flow.end(for_unsent(self._stopped)))
-        self._groups.clear()
-        self._due.clear()
+        ended: dict[int, Outcome] = dict.fromkeys(sorted(self._waiting), self._stopped)
+        ended.update((index, job.flow.end(self._stopped)) for index, job in self._retried.items() if index in ended)
+        self.outcomes.update(ended)
+        self._ended.update(ended)
+        self._waiting.clear()
+        for place in (self._groups, self._line, self._refused, self._asleep, self._due):
+            place.clear()
 
     def cancel(self, index: int) -> None:
         """End a job, unless it has its outcome; if it is under way, as soon as its attempt is over."""
@@ -232,14 +251,10 @@ class Scheduler:
             attempt.settle()
             self._end(job, job.flow.end(aborted("interrupted")))
 
-    def take_ended(self) -> list[int]:
-        """Return the indices of the jobs that have ended since the last call, in their order."""
-        ended, self._ended = self._ended, []
+    def take_ended(self) -> dict[int, Outcome]:
+        """Return the outcomes of the jobs that have ended since the last call, by index, in their order."""
+        ended, self._ended = self._ended, {}
         return ended
-
-    def _by_first_job(self) -> Sequence[_Group]:
-        groups = [*self._groups.values()]
-        return sorted(groups, key=lambda group: group.jobs[0]) if len(groups) > 1 else groups
 
     def _admitted(self, job: Job, now: float) -> Attempt | Wait | ClaudeInvocationError:
         try:
@@ -281,14 +296,40 @@ class Scheduler:
         key = job.group
         if key not in self._groups:
             self._groups[key] = _Group(now)
-        self._groups[key].add(job, now)
+        group = self._groups[key]
+        group.add(job, now)
+        if group.in_line and group.jobs[0] is job:
+            heapq.heappush(self._line, job)
+
+    def _first_in_line(self) -> _Group | None:
+        while self._line:
+            group = self._groups.get(self._line[0].group)
+            if group and group.in_line and group.jobs[0] is self._line[0]:
+                return group
+            heapq.heappop(self._line)
+        return None
+
+    def _get_in_line(self, group: _Group) -> None:
+        group.in_line = True
+        heapq.heappush(self._line, group.jobs[0])
+
+    def _leave_line(self, group: _Group, wait: Wait) -> None:
+        group.in_line = False
+        heapq.heappop(self._line)
+        if wait.until is None:
+            self._refused.append(group)
+        else:
+            self._asleep.setdefault(wait.until, []).append(group)
 
     def _take_first(self, group: _Group) -> None:
         job = heapq.heappop(group.jobs)
-        if not group.jobs:
+        heapq.heappop(self._line)
+        if group.jobs:
+            heapq.heappush(self._line, group.jobs[0])
+        else:
             del self._groups[job.group]
+            group.in_line = False
 
     def _end(self, job: Job, outcome: Outcome) -> None:
         self._waiting.pop(job.index, None)
-        self.outcomes[job.index] = outcome
-        self._ended.append(job.index)
+        self.outcomes[job.index] = self._ended[job.index] = outcome

@@ -12,10 +12,11 @@ import math
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from contextvars import copy_context
 from functools import partial
+from itertools import islice
 from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple, TypeVar
 
@@ -30,6 +31,8 @@ from claude_client._values.interrupt import InterruptToken
 
 T = TypeVar("T")
 
+_MOST_TRIES = 100  # to end a run, if signals come between
+_LOOK_UP = 0.5  # seconds until a signal is noticed that came in the very moment in which its thread blocked
 _GRACE = 0.05  # seconds that a thread takes at the most to begin
 
 #: Something to do on the caller's thread.
@@ -60,12 +63,12 @@ class Run:
         on_retry: Called with index and error when an attempt has failed that is to be made again, at the cost of a
             retry.
 
-        on_outcome: Called with index and outcome of each job that has ended.
+        on_outcomes: Called with the outcomes of jobs that have ended, by index.
 
         on_hold: Called with what all wait for, "rate limit" or "outage", when they begin to; with None when they no
             longer do.
 
-        keep: Called with index and outcome before *on_outcome* is, on the thread that ended the job. An exception
+        keep: Called with index and outcome before *on_outcomes* is, on the thread that ended the job. An exception
             from it fails the run.
     """
 
@@ -78,7 +81,7 @@ class Run:
         gates: Sequence[Gate] = (),
         on_start: Callable[[int], object] | None = None,
         on_retry: Callable[[int, ClaudeInvocationError], object] | None = None,
-        on_outcome: Callable[[int, Outcome], object] | None = None,
+        on_outcomes: Callable[[Mapping[int, Outcome]], object] | None = None,
         on_hold: Callable[[str | None], object] | None = None,
         keep: Callable[[int, Outcome], object] | None = None,
     ) -> None:
@@ -87,9 +90,10 @@ class Run:
         self._gates = gates
         self._on_start = on_start
         self._on_retry = on_retry
-        self._on_outcome = on_outcome
+        self._on_outcomes = on_outcomes
         self._on_hold = on_hold
         self._held_by: str | None = None
+        self._process = os.getpid()
         self._keep = keep
         # The caller's context variables, so that traces and log bindings follow into the threads.
         self._context = copy_context()
@@ -107,6 +111,7 @@ class Run:
         self._under_way: dict[Attempt, int] = {}
         self._resting: list[SimpleQueue[None]] = []  # each thread's bell; the last wakes when an attempt is due
         self._rung = False  # since the scheduler was last asked
+        self._woken_by: SimpleQueue[Hashable] = SimpleQueue()  # for the scheduler to be told
         self._interrupted = False
         self._main_thread_ended = False
         self._broken: BaseException | None = None  # what a thread could not deal with
@@ -124,6 +129,10 @@ class Run:
         return self._interrupted
 
     @property
+    def _is_forked(self) -> bool:
+        return self._process != os.getpid()
+
+    @property
     def under_way(self) -> list[tuple[Attempt, int]]:
         """The attempts under way, each with the index of its job. From any thread."""
         return [*self._under_way.items()]
@@ -134,10 +143,10 @@ class Run:
 
         Raises:
             KeyboardInterrupt: On Ctrl-C, or where the main thread ends before the run.
-            RuntimeError: If not a single thread can be started.
+            RuntimeError: If not a single thread can be started; or in a child that a callback has forked.
             BaseException: Whatever a callback or a gate raised. Every job has its outcome then, too.
         """
-        late_interrupt = False
+        late: BaseException | None = None
         with ExitStack() as stack:
             stack.enter_context(_ending_with_the_main_thread(self))
             for gate in self._gates:
@@ -151,16 +160,18 @@ class Run:
                 if self._jobs:
                     self._do_events(periodic)
             finally:
-                while not self._shut_down():
-                    late_interrupt = True
+                for late in islice(iter(self._shut_down, None), _MOST_TRIES):  # noqa: B007 - the last counts
+                    pass
         if self._broken:
             raise self._broken
-        if late_interrupt or self._main_thread_ended:
-            raise KeyboardInterrupt("the main thread has ended" if self._main_thread_ended else "")
+        if self._main_thread_ended:
+            raise KeyboardInterrupt("the main thread has ended")
+        if late:
+            raise late
 
     def drain(self) -> None:
         """After `run` was broken off: make the callbacks about jobs that it still had to make."""
-        hooks = (self._on_start, self._on_retry, self._on_outcome)
+        hooks = (self._on_start, self._on_retry, self._on_outcomes)
         while not self._events.empty():
             event = self._events.get()
             if isinstance(event, partial) and event.func in hooks:
@@ -194,8 +205,10 @@ class Run:
         self._main_thread_ended = True
         self.interrupt()
 
-    def wake(self) -> None:
-        """Have the gates asked again. From any thread."""
+    def wake(self, until: Hashable = None) -> None:
+        """Have the gates asked again, also for those that wait for *until*. From any thread."""
+        if until is not None:
+            self._woken_by.put(until)
         self._rung = True
         for bell in self._resting[-1:]:
             bell.put(None)
@@ -208,12 +221,14 @@ class Run:
         due = time.monotonic() + periodic.seconds if periodic else math.inf
         next_deadline = -math.inf
         while True:
+            if self._is_forked:  # no coverage: in a forked child
+                raise RuntimeError("a callback forked this process: the run goes on in the parent, and not here")
             if periodic and time.monotonic() >= due:
                 due = self._do(periodic)
             if time.monotonic() >= next_deadline:
                 next_deadline = self._change(lambda: self._scheduler.expire(time.monotonic()))
             try:
-                event = self._events.get(timeout=_within(min(due, next_deadline) - time.monotonic()))
+                event = self._events.get(timeout=min(_LOOK_UP, max(0.0, min(due, next_deadline) - time.monotonic())))
             except Empty:
                 continue
             if event is None:
@@ -229,18 +244,22 @@ class Run:
             return math.inf
         return time.monotonic() + periodic.seconds
 
-    def _shut_down(self) -> bool:
-        """End all that still runs and join the threads; return False if another Ctrl-C came between."""
-        with suppress(KeyboardInterrupt):
+    def _shut_down(self) -> BaseException | None:
+        """End all that still runs and join the threads; return what a signal handler raised if that came between."""
+        if self._is_forked:  # no coverage: in a forked child, where there are no threads to end
+            return None
+        try:
             if not self._scheduler.over:
                 self.interrupt()
             while not self._ended_threads.issuperset(self._started()):
-                self._left.get()
+                with suppress(Empty):
+                    self._left.get(timeout=_LOOK_UP)
             for thread in self._started():
                 thread.join()
             self._scheduler.abandon()  # what is left where a thread broke off, or where there was none
-            return True
-        return False
+        except BaseException as late:  # noqa: BLE001 - Ctrl-C, or whatever the handler of another signal raises
+            return late
+        return None
 
     def _started(self) -> list[threading.Thread]:
         """Return all threads that were started. Joining is not enough: after a Ctrl-C, `join` takes them for ended."""
@@ -304,6 +323,8 @@ class Run:
         if bell in self._resting:
             self._resting.remove(bell)
         self._rung = False
+        while not self._woken_by.empty():
+            self._scheduler.wake(self._woken_by.get())
         if self._interrupted:
             self._scheduler.stop(aborted("interrupted"))
         found, more = self._scheduler.poll(time.monotonic()), self._scheduler.has_waiting
@@ -368,21 +389,19 @@ class Run:
         self.wake()
         return result
 
-    def _report(self, ended: Iterable[int]) -> None:
+    def _report(self, ended: Mapping[int, Outcome]) -> None:
         """Keep the outcomes of the jobs that have *ended*, and post them to the caller's thread."""
-        reported = 0
-        for index in ended:
-            outcome = self._scheduler.outcomes[index]
-            if self._keep:
+        if not ended:
+            return
+        if self._keep:
+            for index, outcome in ended.items():
                 self._keep_outcome(index, outcome, self._keep)
-            if self._on_outcome:
-                self.post(partial(self._on_outcome, index, outcome))
-            reported += 1
-        if reported:
-            with self._lock:
-                self._unreported -= reported
-                if not self._unreported:
-                    self._events.put(None)
+        if self._on_outcomes:
+            self.post(partial(self._on_outcomes, ended))
+        with self._lock:
+            self._unreported -= len(ended)
+            if not self._unreported:
+                self._events.put(None)
 
     def _keep_outcome(self, index: int, outcome: Outcome, keep: Callable[[int, Outcome], object]) -> None:
         try:

@@ -7,7 +7,7 @@ starts no thread: the caller waits, in whatever way it can, and passes in the ti
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from contextlib import AbstractContextManager
 from typing import NamedTuple, Protocol
 
@@ -28,6 +28,8 @@ class Wait(NamedTuple):
     wakes: bool = False
     #: The error for a call that has waited for that, in all, as long as its policy lets it; None: it waits on.
     refusal: ClaudeInvocationError | None = None
+    #: What the gate wakes with once there is reason to ask again, and not sooner; None: asking may pay at any time.
+    until: Hashable = None
 
 
 class Gate(Protocol):
@@ -44,8 +46,11 @@ class Gate(Protocol):
             ClaudeInvocationError: To refuse it for good.
         """
 
-    def waking(self, wake: Callable[[], None]) -> AbstractContextManager[object]:
-        """Call *wake* during a `with` block, from any thread, whenever asking again may be worth it."""
+    def waking(self, wake: Callable[..., None]) -> AbstractContextManager[object]:
+        """
+        Call *wake* during a `with` block, from any thread, whenever asking again may be worth it; with the `Wait.until`
+        of those for whom it is, if it answers with such.
+        """
 
 
 def admit(gates: Sequence[Gate], request: Request, queued_at: float, now: float) -> Attempt | Wait:

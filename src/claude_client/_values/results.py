@@ -30,7 +30,7 @@ class Results(list["Item"]):
         interrupted: bool = False,
     ) -> None:
         super().__init__(answers)
-        #: The error of each prompt without an answer, by its index.
+        #: The error of each prompt without an answer, by its index. Those that were stopped unsent share one.
         self.errors: dict[int, ClaudeInvocationError] = dict(errors or {})
         #: The error of each prompt that a managed run cancelled, with what had arrived, by its index; not in `errors`.
         self.cancelled: dict[int, ClaudeInvocationError] = dict(cancelled or {})
@@ -42,10 +42,16 @@ class Results(list["Item"]):
         cls, outcomes: Mapping[int, ClaudeResponse | ClaudeInvocationError], *, interrupted: bool = False, **more: Any
     ) -> Self:
         """The results with None for every error among *outcomes*, which has one for each prompt; *more* as `cls`."""
-        failed = {i: outcome for i, outcome in sorted(outcomes.items()) if isinstance(outcome, ClaudeInvocationError)}
-        cancelled = {i: error for i, error in failed.items() if error.kind == "cancelled"}
-        errors = {i: error for i, error in failed.items() if i not in cancelled}
-        answers = [None if i in failed else outcomes[i] for i in range(len(outcomes))]
+        answers: list[Item] = [None] * len(outcomes)
+        errors, cancelled = {}, {}
+        for i in range(len(outcomes)):
+            outcome = outcomes[i]
+            if not isinstance(outcome, ClaudeInvocationError):
+                answers[i] = outcome
+            elif outcome.kind == "cancelled":
+                cancelled[i] = outcome
+            else:
+                errors[i] = outcome
         return cls(answers, errors, cancelled=cancelled, interrupted=interrupted, **more)
 
     def with_errors(self) -> Self:

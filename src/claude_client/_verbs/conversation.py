@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
-from typing import Any, Unpack
+from typing import Any, NoReturn, Unpack
 
 from claude_client._engine.flow import CallFlow
 from claude_client._engine.inline import run
@@ -141,6 +141,12 @@ class ConversationThread:
         """
         message = loaded(user_turn(self._continuation_prompt if guidance is None else guidance, "guidance"))
         return self._take_turn(message, cache_history, callback, interrupt_token, max_tokens, options, goes_on=True)
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        raise TypeError(
+            "a ConversationThread cannot be pickled or copied: fork() copies it, and ConversationThread(messages=...) "
+            "takes what get_messages() gives"
+        )
 
     def fork(self) -> ConversationThread:
         """

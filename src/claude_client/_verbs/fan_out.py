@@ -18,7 +18,7 @@ from claude_client._values.checks import whole_number
 from claude_client._values.options import TextCallback
 from claude_client._values.request import Request
 
-__all__ = ["MOST_WORKERS", "Outcome", "Periodic", "Run", "call_back", "report_outcome", "run_of", "workers_of"]
+__all__ = ["MOST_WORKERS", "Outcome", "Periodic", "Run", "call_back", "report_outcomes", "run_of", "workers_of"]
 
 _log = logging.getLogger("claude_client")
 
@@ -64,17 +64,19 @@ def call_back(callback: Callable[..., object], name: str, about: str, *args: obj
         _log.exception("%s failed for %s; nothing is lost by it", name, about)
 
 
-def report_outcome(
-    index: int,
-    outcome: Outcome,
+def report_outcomes(
+    outcomes: Mapping[int, Outcome],
     move_bar: Callable[[Outcome], object] | None,
     on_result: Callable[[int, Outcome], object] | None,
 ) -> None:
-    """Call the callbacks for an outcome, if there are any."""
-    if move_bar:
-        call_back(move_bar, "The progress bar", f"prompts[{index}]", outcome)
-    if on_result:
-        call_back(on_result, "on_result", f"prompts[{index}]", index, outcome)
+    """Call the callbacks for each outcome, if there are any."""
+    if not (move_bar or on_result):
+        return
+    for index, outcome in outcomes.items():
+        if move_bar:
+            call_back(move_bar, "The progress bar", f"prompts[{index}]", outcome)
+        if on_result:
+            call_back(on_result, "on_result", f"prompts[{index}]", index, outcome)
 
 
 def workers_of(asked: int, most: int = MOST_WORKERS) -> int:

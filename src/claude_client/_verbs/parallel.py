@@ -10,8 +10,9 @@ from claude_client._values.checks import check_callback
 from claude_client._values.interrupt import InterruptToken
 from claude_client._values.options import Content, FanOutOptions, ResultCallback, TextCallback
 from claude_client._values.request import DEFAULT_MODEL, Request
-from claude_client._values.results import ParallelInterrupt, ParallelInvocationError, Results
-from claude_client._verbs.fan_out import Outcome, report_outcome, run_of, workers_of
+from claude_client._values.results import ParallelInvocationError, Results
+from claude_client._verbs.fan_out import Outcome, report_outcomes, run_of, workers_of
+from claude_client._verbs.last import remember, remembered
 from claude_client._verbs.progress import progress_of
 from claude_client._verbs.requests import build_requests, for_all
 
@@ -69,6 +70,8 @@ def invoke_parallel(
         ImportError: For *progress* without its extra, before any request.
         ParallelInvocationError: Once all have ended and at least one failed, with `.results` and `.errors`.
         ParallelInterrupt: On Ctrl-C, a KeyboardInterrupt with `.results`.
+        BaseException: Whatever else a signal handler raises, or *on_result* that is no `Exception`, as itself. What was
+            answered is in `last_results()` then.
     """
     said = for_all(model, max_tokens, shared_system, cache_shared_system, options)
     return _fan_out(prompts, max_workers, interrupt_token, **said)
@@ -149,24 +152,24 @@ def _fan_out(
     workers = workers_of(max_workers)
     asked = {index: request for index, request in enumerate(built) if isinstance(request, Request)}
     outcomes: dict[int, Outcome] = {index: bad for index, bad in enumerate(built) if not isinstance(bad, Request)}
-    interrupted = False
     with progress_of(len(built), shown=progress) as bar:
-        show = partial(report_outcome, move_bar=bar, on_result=on_result) if bar or on_result else None
+        show = partial(report_outcomes, move_bar=bar, on_result=on_result) if bar or on_result else None
         hold = bar.hold if bar else None
-        for index, bad in outcomes.items():
-            report_outcome(index, bad, bar, on_result)
+        report_outcomes(outcomes, bar, on_result)
         if asked:
-            with run_of(asked, callbacks=callbacks, max_workers=workers, on_outcome=show, on_hold=hold) as run:
-                try:
-                    run.run(token)
-                except KeyboardInterrupt as interrupt:
-                    kept = Results.of({**outcomes, **run.outcomes}, interrupted=True)
-                    raise ParallelInterrupt(*interrupt.args, results=kept) from None
-            outcomes, interrupted = {**outcomes, **run.outcomes}, run.interrupted
-    results = Results.of(outcomes, interrupted=interrupted)
+            with (
+                run_of(asked, callbacks=callbacks, max_workers=workers, on_outcomes=show, on_hold=hold) as run,
+                remembered(lambda: Results.of({**outcomes, **run.outcomes}, interrupted=True)),
+            ):
+                run.run(token)
+                results = Results.of({**outcomes, **run.outcomes}, interrupted=run.interrupted)
+        else:
+            results = Results.of(outcomes)
     if return_exceptions:
-        return results.with_errors()
-    if results.errors and not results.interrupted:
+        results = results.with_errors()
+    raising = bool(results.errors) and not (results.interrupted or return_exceptions)
+    remember(results, returned=not raising)
+    if raising:
         raise ParallelInvocationError.of(results) from results.errors[min(results.errors)]
     return results
 
