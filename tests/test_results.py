@@ -150,14 +150,6 @@ def test_the_cost_is_left_out_where_a_price_is_unknown(api):
     assert table(answers(api, reply(model="claude-from-the-future"))).of("th")[-1] == "1 answered"
 
 
-def test_a_table_of_thousands_is_quick_as_it_asks_no_prices(monkeypatch):
-    monkeypatch.setattr(Usage, "cost_usd", lambda *_: 1.0)
-    message = SimpleNamespace(model="m", stop_reason="end_turn")
-    priced = [ClaudeResponse("a", message, usages=[Usage(1)])] * 1000
-    assert table(Results(priced)).of("th")[-1] == "1000 answered \u00b7 $1,000.00"
-    assert table(Results([*priced, None])).of("th")[-1] == "1001 answered"
-
-
 def test_no_results_are_a_table_too():
     assert table(Results()).of("th")[-5:] == ["all", "0", "0", "0", "0 answered"]
 
