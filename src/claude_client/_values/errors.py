@@ -18,6 +18,7 @@ from typing import Any, Literal
 from claude_client._values.kinds import FINAL, TRANSIENT, Kind, chain, class_names, field, kind_of, kind_without_status
 from claude_client._values.record import AttemptRecord, cost_of_attempts
 from claude_client._values.redaction import scrubbed, without, without_secrets
+from claude_client._values.text import printable
 from claude_client._values.usage import Usage, total
 
 # The API's longest limits are by the month.
@@ -44,7 +45,7 @@ class ClaudeInvocationError(Exception):
         partial_text: str = "",
         usage: Usage = Usage(),  # noqa: B008 - frozen
     ) -> None:
-        super().__init__(message)
+        super().__init__(printable(message))
         #: What went wrong, in one word of `Kind`.
         self.kind: Kind = kind
         #: The HTTP status; None where there was no response. 200 for an error inside a stream.

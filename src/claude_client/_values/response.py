@@ -86,10 +86,13 @@ class ClaudeResponse(str):  # noqa: SLOT000 - people may hang their own notes on
         return self.stop_reason in TRUNCATING
 
     def _repr_markdown_(self) -> str:
-        """The text as Markdown, in which HTML is shown as text; mathematics between dollars is typeset."""
-        from claude_client._values.html import without_tags
+        """
+        The text as Markdown, in which HTML is shown as text, and no link runs anything; mathematics between dollars is
+        typeset.
+        """
+        from claude_client._values.html import harmless
 
-        return without_tags(str(self))
+        return harmless(str(self))
 
 
 def response_of(message: Message, request_id: str | None, attempts: Iterable[AttemptRecord]) -> ClaudeResponse:

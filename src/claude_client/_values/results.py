@@ -9,6 +9,7 @@ from typing import Any, Self
 from claude_client._values.errors import ClaudeInvocationError, fields_of
 from claude_client._values.record import cost_of_attempts
 from claude_client._values.response import TRUNCATING, ClaudeResponse, attempts_of
+from claude_client._values.text import printable
 from claude_client._values.usage import Usage, total
 
 Item = ClaudeResponse | ClaudeInvocationError | None
@@ -132,7 +133,7 @@ class Results(list["Item"]):
 
     def _shown(self, index: int) -> str:
         error = self.errors.get(index) or self.cancelled.get(index)
-        text = " ".join(str(self[index] if error is None else f"{error.kind}: {error}").split())
+        text = printable(" ".join(str(self[index] if error is None else f"{error.kind}: {error}").split()))
         return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "\u2026"
 
 
