@@ -82,6 +82,30 @@ def test_an_answer_without_html_is_shown_as_it_is(text):
     assert shown(text) == text
 
 
+@pytest.mark.parametrize(
+    "to",
+    [
+        "javascript:alert(1)",
+        "JavaScript:alert(1)",
+        "vbscript:a",
+        "data:text/html,<b>",
+        "&#106;avascript:a",
+        "javascript&colon;a",
+        "java\\script:a",
+        "&Tab;javascript:a",
+        "\x01javascript:a",
+    ],
+)
+@pytest.mark.parametrize("link", ["[x]({})", "![x]( {} 'title')", "[a](b]({})", "[x]:\n  {}", "> [x]: {}"])
+def test_a_link_that_runs_something_leads_nowhere(link, to):
+    assert re.search(r"\](\(|:)\s*#", shown(link.format(to)))
+
+
+@pytest.mark.parametrize("text", ["[x](https://a.b/c:d)", "a[0]: data: 5", "[x](#a)", "[x](mailto:a@b)", "data:x"])
+def test_other_links_lead_where_they_did(text):
+    assert shown(text) == text
+
+
 PIECES = ["<", ">", "b", "/", "!", " ", "\n", "`", "```", "~~~", "$", "$$", "<https://a>", "<b x=y>", "<code>", "- "]
 
 
@@ -90,7 +114,9 @@ def test_no_tag_of_an_answer_is_left_whatever_is_taken_for_code(text):
     assert not LIVE.search(OURS.sub("\0", shown(text)))
 
 
-@pytest.mark.parametrize("many", ["`", "~", "~~~\n", "$a ", "$$", "`a", "<https://", " ", "<<"])
+@pytest.mark.parametrize(
+    "many", ["`", "~", "~~~\n", "$a ", "$$", "`a", "<https://", " ", "<<", "](", "](&", "]:&#106;", "]( "]
+)
 def test_no_answer_takes_long_to_show(many):
     text = "<b>\n" + many * (100_000 // len(many))
     started = time.process_time()

@@ -1,13 +1,25 @@
 import copy
 import io
+import itertools
 import pickle
 import re
 import sys
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
 
-from claude_client import ClaudeInvocationError, ClaudeResponse, ParallelInterrupt, Results, Usage, invoke_parallel
+from claude_client import (
+    ClaudeInvocationError,
+    ClaudeResponse,
+    InterruptToken,
+    ParallelInterrupt,
+    ParallelInvocationError,
+    Results,
+    Usage,
+    invoke_parallel,
+)
+from claude_client._values.text import printable
 from helpers import Page, error, reply
 
 
@@ -59,6 +71,24 @@ def test_the_summary_has_a_line_for_each_prompt_and_the_sums(api):
     ]
 
 
+# What a terminal would obey: colours and titles, bells, the line again from its start, letters from right to left.
+OBEYED = [*map(chr, [*range(9), *range(11, 32), *range(127, 160)]), *"\u061c\u200e\u202a\u202e\u2066\u2069"]
+
+
+@pytest.mark.parametrize("nasty", OBEYED)
+def test_no_terminal_obeys_an_answer_in_a_summary_or_the_message_of_an_error(api, nasty):
+    results = answers(api, reply(f"a{nasty}]0;b"), error(404, "not_found_error", f"a{nasty}]0;b"))
+    failed = ParallelInvocationError.of(results)
+    refused = answers(api, reply(stop_reason="refusal", stop_details={"explanation": f"a{nasty}b"}))
+    for shown in (results.summary(), refused.summary(), repr(results), str(results[1]), str(failed), repr(failed)):
+        assert nasty not in shown
+    assert results[0] == f"a{nasty}]0;b"
+
+
+def test_an_escape_is_shown_as_one(api):
+    assert answers(api, reply("\x1b[31mred\ttab")).summary().splitlines()[1].endswith(r"\x1b[31mred tab")
+
+
 def test_long_answers_are_cut_in_the_summary_only(api):
     results = answers(api, reply("x" * 500))
     assert "x" * 79 + "\u2026" in results.summary()
@@ -103,7 +133,7 @@ def test_answers_and_errors_are_escaped_in_a_notebook(nasty):
     failed = ClaudeInvocationError(nasty, kind=nasty, partial_text=nasty)
     page = table(Results([ClaudeResponse(nasty), ClaudeResponse(nasty * 9), None], {2: failed}))
     shown = nasty.replace("\ud800", "?")
-    assert page.of("bdi") == [shown, " ".join((shown * 9).split())[:300], shown]
+    assert page.of("bdi") == [shown, " ".join((shown * 9).split())[:300], printable(shown)]
     assert shown * 9 in page.of("div")
     assert page.of("strong") == [f"failed: {shown}"]
 
@@ -150,14 +180,6 @@ def test_the_cost_is_left_out_where_a_price_is_unknown(api):
     assert table(answers(api, reply(model="claude-from-the-future"))).of("th")[-1] == "1 answered"
 
 
-def test_a_table_of_thousands_is_quick_as_it_asks_no_prices(monkeypatch):
-    monkeypatch.setattr(Usage, "cost_usd", lambda *_: 1.0)
-    message = SimpleNamespace(model="m", stop_reason="end_turn")
-    priced = [ClaudeResponse("a", message, usages=[Usage(1)])] * 1000
-    assert table(Results(priced)).of("th")[-1] == "1000 answered \u00b7 $1,000.00"
-    assert table(Results([*priced, None])).of("th")[-1] == "1001 answered"
-
-
 def test_no_results_are_a_table_too():
     assert table(Results()).of("th")[-5:] == ["all", "0", "0", "0", "0 answered"]
 
@@ -182,6 +204,42 @@ def test_progress_shows_what_is_done_failed_used_and_cached(api, monkeypatch):
     last = shown.getvalue().split("\r")[-1]
     assert "2/2" in last
     assert all(part in last for part in ("failed=1", "tokens=450", "cached=75%"))
+
+
+def last_bar(monkeypatch, run) -> str:
+    shown = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", shown)
+    run()
+    return shown.getvalue().split("\r")[-1]
+
+
+def test_progress_stops_where_an_interrupt_stopped_the_run(api, monkeypatch):
+    token = InterruptToken()
+    numbers = itertools.count(1)
+    api.always(lambda _: (next(numbers) == 6 and token.interrupt(), reply())[1])
+    hundred = [{"prompt": "a"}] * 100
+    last = last_bar(monkeypatch, partial(invoke_parallel, hundred, max_workers=1, progress=True, interrupt_token=token))
+    answered = int(re.search(r"(\d+)/100", last)[1])
+    begun = answered + int((re.search(r"interrupted=(\d+)", last) or "00")[1])
+    assert 5 <= answered <= begun == 6
+    assert f"not started={100 - begun}" in last
+    assert "failed=0" in last
+
+
+def test_progress_does_not_count_what_was_never_asked_as_failed(api, monkeypatch):
+    api.answers(reply(), error(401, "authentication_error"))
+    ask = partial(answers, api, reply(), error(401, "authentication_error"), reply(), reply(), progress=True)
+    last = last_bar(monkeypatch, ask)
+    assert "2/4" in last
+    assert all(part in last for part in ("failed=1", "not started=2"))
+
+
+def test_progress_counts_a_prompt_that_cannot_be_sent_as_failed(api, monkeypatch):
+    api.always(reply())
+    ask = partial(invoke_parallel, [{"prompt": "a"}, {"prompt": ""}], progress=True, return_exceptions=True)
+    last = last_bar(monkeypatch, ask)
+    assert "2/2" in last
+    assert "failed=1" in last
 
 
 def test_progress_without_its_extra_says_how_to_get_it_and_asks_nothing(api, monkeypatch):

@@ -18,7 +18,7 @@ from claude_client._values.errors import ClaudeInvocationError, aborted, with_to
 from claude_client._values.options import TextCallback
 from claude_client._values.record import AttemptRecord, Cause
 from claude_client._values.request import Request
-from claude_client._values.response import TRUNCATING, ClaudeResponse, response_of, text_of, total
+from claude_client._values.response import TRUNCATING, ClaudeResponse, response_of, text_of
 from claude_client._values.retry import next_delay
 
 _log = logging.getLogger("claude_client")
@@ -109,7 +109,7 @@ class CallFlow:
         """The outcome if the call ends by *error*: the same error, with the text and usage of all attempts before."""
         if not self._attempts:
             return error
-        return with_totals(error, total(attempt.usage for attempt in self._attempts), text_of(self._content()))
+        return with_totals(error, self._attempts, text_of(self._content()))
 
     def _after_failure(self, error: ClaudeInvocationError, attempt: Attempt) -> Send | Done:
         self._failures += attempt.costs_retry

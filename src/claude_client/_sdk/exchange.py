@@ -91,7 +91,7 @@ class _Exchange:
 
     def create(self) -> Answer:
         """Send the request and return the answer, received in one piece."""
-        message = self._sent()
+        message = self.attempt.message = self._sent()
         self.attempt.tell("begun")
         return self._answer(message, self._clean_id(getattr(message, "_request_id", None)))
 
@@ -113,7 +113,7 @@ class _Exchange:
     def _unstreamed(self, response: Any, request_id: str | None) -> Answer:
         """The answer of a server that was asked for a stream, and sends it in one piece all the same."""
         try:
-            message = message_of(json.loads(response.read()))
+            message = self.attempt.message = message_of(json.loads(response.read()))
         except Exception as exc:  # noqa: BLE001 - whatever reading raises, the answer cannot be read
             error = self._failure(exc, request_id=request_id)
         else:

@@ -81,6 +81,11 @@ class StreamedMessage:
         return self._stopped and self._message.get("stop_reason") is not None
 
     @property
+    def head(self) -> Mapping[str, Any]:
+        """All that has arrived but the content."""
+        return self._message
+
+    @property
     def text(self) -> str:
         """The text of all text blocks so far."""
         return "".join(

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 from claude_client._values.errors import ClaudeInvocationError
 from claude_client._values.interrupt import Abortable
 from claude_client._values.options import TextCallback
 from claude_client._values.record import AttemptRecord, Cause
 from claude_client._values.request import Request
-from claude_client._values.usage import Usage
+from claude_client._values.usage import Usage, bills_of
 
 if TYPE_CHECKING:
     from anthropic.types import Message
@@ -36,6 +36,9 @@ class Answer(NamedTuple):
 
 class Arrived(Protocol):
     """The part of a stream that has arrived so far."""
+
+    @property
+    def head(self) -> Mapping[str, Any]: ...
 
     @property
     def text(self) -> str: ...
@@ -80,6 +83,8 @@ class Attempt(Abortable):
     #: The headers of the answer about rate limits, by their names in lower case.
     limits: Mapping[str, str] = _NO_HEADERS
     streamed: Arrived | None = None
+    #: The SDK's message that arrived in one piece, whether it is an answer or not.
+    message: Any = None
     #: How it ended: with an answer or an error.
     answer: Answer | None = None
     error: ClaudeInvocationError | None = None
@@ -118,6 +123,8 @@ class Attempt(Abortable):
     def record(self) -> AttemptRecord:
         """The record to keep of it once it is over."""
         answer, error = self.answer, self.error
+        arrived = self.streamed.head if self.streamed else self.message
+        asked = {**self.request.params, **self.request.extra_body}
         return AttemptRecord(
             answer.message.model if answer else self.request.model,
             self.usage,
@@ -130,4 +137,5 @@ class Attempt(Abortable):
             self.first_text_at,
             self.ended_at,
             self.waited,
+            bills_of(arrived, self.request.model, asked),
         )

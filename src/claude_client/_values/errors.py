@@ -16,8 +16,10 @@ from contextlib import suppress
 from typing import Any, Literal
 
 from claude_client._values.kinds import FINAL, TRANSIENT, Kind, chain, class_names, field, kind_of, kind_without_status
+from claude_client._values.record import AttemptRecord, cost_of_attempts
 from claude_client._values.redaction import scrubbed, without, without_secrets
-from claude_client._values.usage import Usage
+from claude_client._values.text import printable
+from claude_client._values.usage import Usage, total
 
 # The API's longest limits are by the month.
 _LONGEST_PAUSE = 31 * 24 * 3600.0
@@ -43,7 +45,7 @@ class ClaudeInvocationError(Exception):
         partial_text: str = "",
         usage: Usage = Usage(),  # noqa: B008 - frozen
     ) -> None:
-        super().__init__(message)
+        super().__init__(printable(message))
         #: What went wrong, in one word of `Kind`.
         self.kind: Kind = kind
         #: The HTTP status; None where there was no response. 200 for an error inside a stream.
@@ -61,6 +63,18 @@ class ClaudeInvocationError(Exception):
         #: What the failed request is known to have used, as far as the API had said.
         self.usage = usage
 
+    _attempts: tuple[AttemptRecord, ...] = ()
+
+    @property
+    def cost_usd(self) -> float | None:
+        """
+        The price of `usage` in dollars, as that of an answer; by the model asked for, where none answered.
+
+        Raises:
+            ImportError: Without the `cost` extra.
+        """
+        return cost_of_attempts(self._attempts)
+
 
 _FIELDS = ("kind", "status_code", "details", "request_id", "retry_after", "retryable", "partial_text", "usage")
 
@@ -70,17 +84,21 @@ def fields_of(error: ClaudeInvocationError) -> dict[str, Any]:
     return {name: getattr(error, name) for name in _FIELDS}
 
 
-def with_totals(error: ClaudeInvocationError, usage: Usage, said_before: str = "") -> ClaudeInvocationError:
-    """*error* as the end of a call that used *usage* in all, and whose earlier turns gave the text *said_before*."""
-    if usage == error.usage and not said_before:
-        return error
-    totals = {"usage": usage, "partial_text": said_before + error.partial_text}
-    return _copy(error, totals).with_traceback(error.__traceback__)
+def with_totals(
+    error: ClaudeInvocationError, attempts: Sequence[AttemptRecord], said_before: str = ""
+) -> ClaudeInvocationError:
+    """*error* as the end of a call that took *attempts*, and whose earlier turns gave the text *said_before*."""
+    usage = total(attempt.usage for attempt in attempts)
+    if usage != error.usage or said_before:
+        totals = {"usage": usage, "partial_text": said_before + error.partial_text}
+        error = _copy(error, totals).with_traceback(error.__traceback__)
+    error._attempts = (*attempts,)  # noqa: SLF001 - of this module
+    return error
 
 
 def for_unsent(error: ClaudeInvocationError) -> ClaudeInvocationError:
     """The failure *error* of one call as the end of others that made no request of their own."""
-    return _copy(error, {"partial_text": "", "usage": Usage()})
+    return _copy(error, {"partial_text": "", "usage": Usage(), "_attempts": ()})
 
 
 def _copy(error: ClaudeInvocationError, other: Mapping[str, Any]) -> ClaudeInvocationError:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Sequence
-from html import escape
+from html import escape, unescape
 from typing import Any, Protocol
 
 _IN_A_LINE = 80  # characters of a text that needs no fold
@@ -33,10 +33,27 @@ _SPECIAL = re.compile(
     re.DOTALL | re.MULTILINE,
 )
 
+# Where a link goes, in a text or at the end of it; the beginning of it is enough to know its scheme.
+_LINK = re.compile(r"\](?:\(|:)\s*+<?(?=(?P<to>\S{1,200}))")
+_SUSPICIOUS = re.compile(r"[:&]")
+_RUNS = re.compile(r"(javascript|vbscript|data):.", re.IGNORECASE)
+
 
 class _Priced(Protocol):
     @property
     def cost_usd(self) -> float | None: ...
+
+
+def harmless(markdown: str) -> str:
+    """*markdown* without HTML, and with a ``#`` before each link that would run something or bring its own page."""
+    return _LINK.sub(lambda link: f"{link[0]}#" if _runs(link["to"]) else link[0], without_tags(markdown))
+
+
+def _runs(to: str) -> bool:
+    """Return whether a link *to* there runs something, whatever its scheme is spelt with."""
+    if not _SUSPICIOUS.search(to):
+        return False
+    return bool(_RUNS.match(re.sub(r"[\x00-\x20\\]", "", unescape(to))))
 
 
 def without_tags(markdown: str) -> str:

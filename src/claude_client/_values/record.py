@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Literal, NamedTuple
 
 from claude_client._values.kinds import Kind
-from claude_client._values.usage import Usage
+from claude_client._values.usage import Bill, Usage, cost_of
 
 #: A thing that a request may wait for before it is sent.
 Cause = Literal["worker", "limiter", "cache writer", "first answer", "rate limit", "outage", "retry"]
@@ -32,8 +32,20 @@ class AttemptRecord(NamedTuple):
     ended_at: float | None = None
     #: Seconds before it was sent, by what they were waited for.
     waited: Mapping[Cause, float] = _NO_WAITS
+    #: What `usage` is made of, by its prices; empty: all of it is at the standard price of `model`.
+    billed: tuple[Bill, ...] = ()
 
     @property
-    def cost_usd(self) -> float | None:
-        """The price in dollars by the list prices of genai-prices; None for a model it does not know."""
-        return self.usage.cost_usd(self.model)
+    def bills(self) -> tuple[Bill, ...]:
+        """What `usage` is made of, by its prices."""
+        return self.billed or (Bill(self.model, self.usage),)
+
+
+def cost_of_attempts(attempts: Iterable[AttemptRecord]) -> float | None:
+    """
+    The price of *attempts* in dollars; None if one is not known.
+
+    Raises:
+        ImportError: Without the `cost` extra.
+    """
+    return cost_of(bill for attempt in attempts for bill in attempt.bills)

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from functools import reduce
-from operator import add
 from typing import TYPE_CHECKING, Any, Self
 
-from claude_client._values.record import AttemptRecord
-from claude_client._values.usage import Usage, sum_of_costs
+from claude_client._values.record import AttemptRecord, cost_of_attempts
+from claude_client._values.usage import Usage, total
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from anthropic.types import Message
+
+    from claude_client._values.errors import ClaudeInvocationError
 
 TRUNCATING = ("max_tokens", "model_context_window_exceeded")
 
@@ -60,12 +60,15 @@ class ClaudeResponse(str):  # noqa: SLOT000 - people may hang their own notes on
     @property
     def cost_usd(self) -> float | None:
         """
-        The price in dollars by the list prices of genai-prices; None for a model it does not know.
+        The price of `usage` in dollars by the list prices of genai-prices; None for a model it does not know.
+
+        By the model that answered each request; fast mode, batches, inference in the US alone, caches of an hour and
+        web searches have their own prices. Clouds and contracts may have others.
 
         Raises:
             ImportError: Without the `cost` extra.
         """
-        return sum_of_costs(attempt.cost_usd for attempt in self._attempts)
+        return cost_of_attempts(self._attempts)
 
     @property
     def model(self) -> str:
@@ -83,10 +86,13 @@ class ClaudeResponse(str):  # noqa: SLOT000 - people may hang their own notes on
         return self.stop_reason in TRUNCATING
 
     def _repr_markdown_(self) -> str:
-        """The text as Markdown, in which HTML is shown as text; mathematics between dollars is typeset."""
-        from claude_client._values.html import without_tags
+        """
+        The text as Markdown, in which HTML is shown as text, and no link runs anything; mathematics between dollars is
+        typeset.
+        """
+        from claude_client._values.html import harmless
 
-        return without_tags(str(self))
+        return harmless(str(self))
 
 
 def response_of(message: Message, request_id: str | None, attempts: Iterable[AttemptRecord]) -> ClaudeResponse:
@@ -96,14 +102,9 @@ def response_of(message: Message, request_id: str | None, attempts: Iterable[Att
     return response
 
 
-def attempts_of(response: ClaudeResponse) -> tuple[AttemptRecord, ...]:
-    """The records of all requests that *response* took."""
-    return response._attempts  # noqa: SLF001 - of this module
-
-
-def total(usages: Iterable[Usage]) -> Usage:
-    """The sum of *usages*."""
-    return reduce(add, usages, Usage())
+def attempts_of(outcome: ClaudeResponse | ClaudeInvocationError) -> tuple[AttemptRecord, ...]:
+    """The records of all requests that *outcome* took."""
+    return outcome._attempts  # noqa: SLF001 - of our own
 
 
 def text_of(content: Iterable[Any]) -> str:

@@ -7,15 +7,16 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Self
 
 from claude_client._values.errors import ClaudeInvocationError, fields_of
-from claude_client._values.response import TRUNCATING, ClaudeResponse, total
-from claude_client._values.usage import Usage, sum_of_costs
+from claude_client._values.record import cost_of_attempts
+from claude_client._values.response import TRUNCATING, ClaudeResponse, attempts_of
+from claude_client._values.text import printable
+from claude_client._values.usage import Usage, total
 
 Item = ClaudeResponse | ClaudeInvocationError | None
 
 _COLUMNS = ("", "in", "of it cached", "out", "answer")
 _SHOWN = 80  # characters of an answer in a table
 _MOST_ROWS = 100  # in a notebook, which keeps them all in its file
-_MOST_PRICED = 1000  # in a notebook: each takes up to half a millisecond
 
 
 class Results(list["Item"]):
@@ -63,19 +64,17 @@ class Results(list["Item"]):
     @property
     def usage(self) -> Usage:
         """Tokens used by all prompts, answered or not, as far as the API had said; failed attempts included."""
-        return total(self._usage_of(i) for i in range(len(self)))
+        return self._usage_of(range(len(self)))
 
     @property
     def cost_usd(self) -> float | None:
         """
-        The price of all answers in dollars, by the list prices of genai-prices; None if it does not know a model.
-
-        The usage of failed prompts is in `usage`, but not here: no answer named the model they used.
+        The price of `usage` in dollars, failed prompts and attempts included; None for a model that is not known.
 
         Raises:
             ImportError: Without the `cost` extra.
         """
-        return sum_of_costs(answer.cost_usd for answer in self if isinstance(answer, ClaudeResponse))
+        return self._cost_of(range(len(self)))
 
     @property
     def cache_share(self) -> float:
@@ -96,24 +95,26 @@ class Results(list["Item"]):
         """
         The table of `summary` with whole answers, and the cost where the `cost` extra is there.
 
-        Of more than 100 prompts, those that failed and the first ones are shown; above 1,000 the cost is left out.
+        Of more than 100 prompts, those that failed and the first ones are shown.
         """
         from claude_client._values import html
 
         shown = sorted(sorted(range(len(self)), key=lambda i: i not in self.errors)[:_MOST_ROWS])
         rows = [
-            (_numbers(str(i), self._usage_of(i)), html.one_line(*_line_of(self._item(i))), bool(_label(self._item(i))))
+            (
+                _numbers(str(i), _usage(self._item(i))),
+                html.one_line(*_line_of(self._item(i))),
+                bool(_label(self._item(i))),
+            )
             for i in shown
         ]
         left = len(self) - len(shown)
         note = f"{left:,} more: summary() has a line for each" if left else ""
-        ends = [self._counts()]
-        ends += [html.price(self)] if len(self) <= _MOST_PRICED else []
-        sums = (_numbers("all", self.usage), " \u00b7 ".join(filter(None, ends)))
+        sums = (_numbers("all", self.usage), " \u00b7 ".join(filter(None, [self._counts(), html.price(self)])))
         return html.table(_COLUMNS, rows, note, sums)
 
     def _rows(self) -> list[tuple[str, ...]]:
-        rows = [(*_numbers(str(i), self._usage_of(i)), self._shown(i)) for i in range(len(self))]
+        rows = [(*_numbers(str(i), _usage(self._item(i))), self._shown(i)) for i in range(len(self))]
         return [*rows, (*_numbers("all", self.usage), self._counts())]
 
     def _counts(self) -> str:
@@ -129,13 +130,16 @@ class Results(list["Item"]):
     def _item(self, index: int) -> Item:
         return self.errors.get(index) or self.cancelled.get(index) or self[index]
 
-    def _usage_of(self, index: int) -> Usage:
-        item = self._item(index)
-        return Usage() if item is None else item.usage
+    def _usage_of(self, indices: Iterable[int]) -> Usage:
+        return total(_usage(item) for item in map(self._item, indices))
+
+    def _cost_of(self, indices: Iterable[int]) -> float | None:
+        items = map(self._item, indices)
+        return cost_of_attempts(attempt for item in items if item is not None for attempt in attempts_of(item))
 
     def _shown(self, index: int) -> str:
         error = self.errors.get(index) or self.cancelled.get(index)
-        text = " ".join(str(self[index] if error is None else f"{error.kind}: {error}").split())
+        text = printable(" ".join(str(self[index] if error is None else f"{error.kind}: {error}").split()))
         return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "\u2026"
 
 
@@ -157,11 +161,13 @@ class ParallelInvocationError(ClaudeInvocationError):
         """The error for a fan-out that ended with *results*, of which at least one is an error."""
         index = min(results.errors)
         first = results.errors[index]
-        return cls(
+        error = cls(
             f"{len(results.errors)} of {len(results)} prompts failed; prompts[{index}]: {first}",
             results=results,
             **fields_of(first),
         )
+        error._attempts = attempts_of(first)
+        return error
 
 
 class ParallelInterrupt(KeyboardInterrupt):
@@ -171,6 +177,10 @@ class ParallelInterrupt(KeyboardInterrupt):
         super().__init__(*args)
         #: The answers until then, in prompt order; the rest is None, with errors of kind "interrupted".
         self.results = Results() if results is None else results
+
+
+def _usage(item: Item) -> Usage:
+    return Usage() if item is None else item.usage
 
 
 def _numbers(name: str, used: Usage) -> tuple[str, ...]:

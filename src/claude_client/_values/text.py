@@ -1,9 +1,21 @@
-"""Texts that can be written: an answer may hold halves of surrogate pairs, which no encoding has."""
+"""
+Texts that can be written: an answer may hold halves of surrogate pairs, which no encoding has. And texts that can be
+shown: it may hold characters that a terminal would obey.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
+
+# Control characters but tab and newline, and those that turn the direction of the text around them.
+_OBEYED = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+
+
+def printable(text: str) -> str:
+    r"""*text* with what a terminal would obey written as an escape, as in ``\x1b``."""
+    return _OBEYED.sub(lambda found: repr(found[0])[1:-1], text)
 
 
 def is_whole(text: str) -> bool:

@@ -1,10 +1,17 @@
-"""The tokens that calls have used, and their price."""
+"""The tokens that calls have used, and what they cost."""
 
 from __future__ import annotations
 
+import itertools
+import re
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from decimal import Decimal
+from operator import attrgetter
+from typing import Any, NamedTuple
+
+from claude_client._values.prices import ListPrices
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,16 +33,8 @@ class Usage:
 
     @classmethod
     def of(cls, usage: Any) -> Usage:
-        """The numbers of the SDK's `usage` object. What is missing, or is no count, is 0."""
-        said = _fields_of(usage)
-        return cls(
-            input_tokens=_count(said.get("input_tokens")),
-            output_tokens=_count(said.get("output_tokens")),
-            cache_creation_input_tokens=_count(said.get("cache_creation_input_tokens")),
-            cache_read_input_tokens=_count(said.get("cache_read_input_tokens")),
-            cache_creation_1h_input_tokens=_part(said, "cache_creation", "ephemeral_1h_input_tokens"),
-            web_search_requests=_part(said, "server_tool_use", "web_search_requests"),
-        )
+        """All that the SDK's `usage` object says is billed. What is missing, or is no count, is 0."""
+        return total(part for _, part in _parts(_fields_of(usage)))
 
     @property
     def total_input_tokens(self) -> int:
@@ -43,24 +42,19 @@ class Usage:
         return self.input_tokens + self.cache_creation_input_tokens + self.cache_read_input_tokens
 
     def __add__(self, other: Usage) -> Usage:
-        return Usage(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(Usage)))
+        return total((self, other))
 
     def cost_usd(self, model: str) -> float | None:
         """
         The price in dollars at *model*'s list price as genai-prices knows it; None for a model it does not know.
 
+        As of one request in the standard way: some models cost more above a length of the prompt. The `cost_usd` of
+        answers, results and conversations knows of each request how it was asked, and who answered.
+
         Raises:
             ImportError: Without the `cost` extra.
         """
-        try:
-            from genai_prices import extract_usage
-        except ImportError as missing:
-            raise ImportError("costs need genai-prices: pip install genai-prices") from missing
-        try:
-            extracted = extract_usage({"model": model, "usage": self._as_api_usage()}, provider_id="anthropic")
-            return float(extracted.calc_price().total_price)
-        except LookupError:
-            return None
+        return cost_of([Bill(model, self)])
 
     def _as_api_usage(self) -> dict[str, Any]:
         written_1h = self.cache_creation_1h_input_tokens
@@ -77,19 +71,114 @@ class Usage:
         }
 
 
-def sum_of_costs(costs: Iterable[float | None]) -> float | None:
-    """The sum of *costs* in dollars; None if one of them is not known."""
-    known = [*costs]
-    return None if None in known else sum(cost for cost in known if cost is not None)
+_counts = attrgetter(*(field.name for field in fields(Usage)))
+_NO_USAGE = Usage()
 
 
-def _part(said: Mapping[str, Any], name: str, count: str) -> int:
-    """A *count* in a part of a usage that the API may leave out."""
-    return _count(_fields_of(said.get(name)).get(count))
+def total(usages: Iterable[Usage]) -> Usage:
+    """The sum of *usages*."""
+    return Usage(*map(sum, zip(*map(_counts, usages), strict=True)))
+
+
+class Bill(NamedTuple):
+    """Tokens of one request that have the prices of one model."""
+
+    model: str
+    usage: Usage
+    #: Whether it was asked in fast mode, in a batch, or to stay in the US, which all have prices of their own.
+    fast: bool = False
+    batch: bool = False
+    in_us: bool = False
+
+
+def bills_of(message: Any, model: str, params: Mapping[str, Any]) -> tuple[Bill, ...]:
+    """
+    The bills for a request.
+
+    Args:
+        message: The API's message, or its fields, as far as it has arrived; None where nothing has.
+
+        model, params: What was asked for; it counts where the message does not say.
+    """
+    said = _fields_of(message)
+    used = _fields_of(said.get("usage"))
+    fast, in_us = (
+        (used.get(name) or params.get(name)) == value for name, value in (("speed", "fast"), ("inference_geo", "us"))
+    )
+    batch = used.get("service_tier") == "batch"
+    answered = said.get("model")
+    return tuple([Bill(_name(model, by or answered), part, fast, batch, in_us) for by, part in _parts(used)])
+
+
+def cost_of(bills: Iterable[Bill]) -> float | None:
+    """
+    The price of *bills* in dollars, summed exactly and rounded once; None if one is not known.
+
+    Raises:
+        ImportError: Without the `cost` extra.
+    """
+    alike: defaultdict[tuple[str, bool, bool, bool], list[Usage]] = defaultdict(list)
+    for model, usage, fast, batch, in_us in bills:
+        if usage != _NO_USAGE:
+            alike[model, fast, batch, in_us].append(usage)
+    try:
+        return float(sum(itertools.starmap(_price, alike.items()), Decimal()))
+    except LookupError:
+        return None
+
+
+def _price(alike: tuple[str, bool, bool, bool], usages: Iterable[Usage]) -> Decimal:
+    """The price of requests to one model, asked in one way. Those whose prompts are on one step are priced as one."""
+    prices = ListPrices(*alike)
+    steps: defaultdict[int, list[Usage]] = defaultdict(list)
+    for usage in usages:
+        steps[prices.step(usage.total_input_tokens)].append(usage)
+    parts = (prices.price(total(on_step)._as_api_usage(), step) for step, on_step in steps.items())  # noqa: SLF001
+    return sum(parts, Decimal())
+
+
+def _name(asked: str, answered: Any) -> str:
+    """The name to look up: that of the model that *answered*, and where, if it was *asked* at Bedrock."""
+    if not isinstance(answered, str):
+        return asked
+    at_bedrock = re.search(r"(?:[\w-]+\.)?anthropic\.(?=claude)", asked)
+    return at_bedrock[0] + answered if at_bedrock and answered.startswith("claude") else answered
+
+
+def _parts(said: Mapping[str, Any]) -> list[tuple[Any, Usage]]:
+    """
+    The billed parts of the API's usage *said*, each after the model that it names; None: the one that answered.
+
+    Where there are `iterations`, they are all that was sampled. The counts beside them leave out what compacted the
+    prompt and what another model advised.
+    """
+    iterations = said.get("iterations")
+    if not isinstance(iterations, list) or not iterations:
+        return [(None, _usage(said))]
+    parts = [(part.get("model"), _usage(part)) for part in map(_fields_of, iterations)]
+    return [(None, Usage(web_search_requests=_searches(said))), *parts]
+
+
+def _usage(said: Mapping[str, Any]) -> Usage:
+    return Usage(
+        input_tokens=_count(said.get("input_tokens")),
+        output_tokens=_count(said.get("output_tokens")),
+        cache_creation_input_tokens=_count(said.get("cache_creation_input_tokens")),
+        cache_read_input_tokens=_count(said.get("cache_read_input_tokens")),
+        cache_creation_1h_input_tokens=_count(_fields_of(said.get("cache_creation")).get("ephemeral_1h_input_tokens")),
+        web_search_requests=_searches(said),
+    )
+
+
+def _searches(said: Mapping[str, Any]) -> int:
+    return _count(_fields_of(said.get("server_tool_use")).get("web_search_requests"))
 
 
 def _fields_of(said: Any) -> Mapping[str, Any]:
-    return said if isinstance(said, dict) else getattr(said, "__dict__", {})
+    """The fields of an object of the SDK, those that it does not know included, or of the dict it was made of."""
+    if isinstance(said, dict):
+        return said
+    return {**getattr(said, "__dict__", {}), **(getattr(said, "__pydantic_extra__", None) or {})}
 
 
 def _count(said: Any) -> int:

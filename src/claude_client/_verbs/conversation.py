@@ -17,10 +17,10 @@ from claude_client._values.errors import aborted
 from claude_client._values.history import Breakpoints, History, answer_turns, history_of, with_message
 from claude_client._values.interrupt import InterruptToken
 from claude_client._values.options import ApiParams, CallOptions, Content, PromptSpec, TextCallback
-from claude_client._values.record import AttemptRecord
+from claude_client._values.record import AttemptRecord, cost_of_attempts
 from claude_client._values.request import DEFAULT_MODEL
-from claude_client._values.response import ClaudeResponse, total
-from claude_client._values.usage import Usage, sum_of_costs
+from claude_client._values.response import ClaudeResponse
+from claude_client._values.usage import Usage, total
 from claude_client._verbs.requests import build_request
 
 CONTINUATION_PROMPT = "Please go on with the task from where you stopped."
@@ -198,12 +198,12 @@ class ConversationThread:
     @property
     def cost_usd(self) -> float | None:
         """
-        The price of all turns in dollars, by the list prices of genai-prices; None for a model it does not know.
+        The price of `usage` in dollars: the sum of what its answers and failures say they cost.
 
         Raises:
             ImportError: Without the `cost` extra.
         """
-        return sum_of_costs(attempt.cost_usd for attempt in self._attempts)
+        return cost_of_attempts(self._attempts)
 
     def __repr__(self) -> str:
         return f"<ConversationThread {self._options['model']}, {self.turn_count} turns>"

@@ -60,8 +60,8 @@ def invoke_parallel(
             that cannot be sent is then an error of kind "invalid_request", and the others are asked.
             `on_result=None`: called with index and answer (or error) of each prompt as it arrives, on this thread. It
             delays no request; what it raises is logged.
-            `progress=False`: show a bar, with failures, tokens and the share read from the cache. Needs the `progress`
-            extra.
+            `progress=False`: show a bar of what was answered or has failed, with failures, tokens, the share read from
+            the cache, and what an early end left over. Needs the `progress` extra.
 
     Raises:
         ValueError: For bad input, before any request, naming each bad prompt (`prompts[2]: ...`) and what was got; or

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
 from typing import Any, Self
 
 from claude_client._engine.flow import Outcome
 from claude_client._values.errors import ClaudeInvocationError
+from claude_client._values.response import attempts_of
 from claude_client._values.usage import Usage
 from claude_client._verbs.fan_out import call_back
 
@@ -24,7 +26,7 @@ def progress_of(prompts: int, *, shown: bool) -> AbstractContextManager[Bar | No
 
 
 class Bar:
-    """A bar over all prompts. Call it with each outcome."""
+    """A bar over all prompts, which moves with each that is answered or has failed. Call it with each outcome."""
 
     def __init__(self, prompts: int) -> None:
         try:
@@ -35,6 +37,7 @@ class Bar:
             raise ImportError("progress=True needs tqdm: pip install tqdm") from missing
         self._bar: Any = tqdm(total=prompts, unit="prompt")
         self._failed = 0
+        self._ended: Counter[str] = Counter()  # what was ended before it was answered, or was never begun
         self._used = Usage()
         self._held_by: str | None = None
 
@@ -52,12 +55,15 @@ class Bar:
         call_back(self._show, "The progress bar", "a wait", True)
 
     def __call__(self, outcome: Outcome) -> None:
-        """Move on by a prompt."""
-        ended = {"cancelled", "interrupted"}
-        self._failed += isinstance(outcome, ClaudeInvocationError) and outcome.kind not in ended
+        """Count a prompt that is over."""
         self._used += outcome.usage
+        why = _unanswered(outcome)
+        if why is None:
+            self._failed += isinstance(outcome, ClaudeInvocationError)
+            self._bar.update()
+        else:
+            self._ended[why] += 1
         self._show(False)
-        self._bar.update()
 
     def _show(self, refresh: bool) -> None:
         waits = {"waits for": self._held_by} if self._held_by else {}
@@ -67,7 +73,17 @@ class Bar:
                 "failed": self._failed,
                 "tokens": f"{tokens + self._used.output_tokens:,}",
                 "cached": f"{self._used.cache_read_input_tokens / tokens:.0%}" if tokens else "0%",
+                **self._ended,
                 **waits,
             },
             refresh=refresh,
         )
+
+
+def _unanswered(outcome: Outcome) -> str | None:
+    """What became of a prompt that was not asked to the end; None if it was answered, or has failed."""
+    if not isinstance(outcome, ClaudeInvocationError) or outcome.kind == "invalid_request":
+        return None
+    if outcome.kind != "cancelled" and not attempts_of(outcome):
+        return "not started"
+    return outcome.kind if outcome.kind in {"cancelled", "interrupted"} else None

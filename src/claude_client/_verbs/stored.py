@@ -11,19 +11,20 @@ from claude_client._sdk.parameters import message_of
 from claude_client._values.errors import ClaudeInvocationError, fields_of
 from claude_client._values.record import AttemptRecord
 from claude_client._values.response import attempts_of, response_of
-from claude_client._values.usage import Usage
+from claude_client._values.usage import Bill, Usage
 
 
 def to_stored(outcome: Outcome) -> dict[str, Any]:
     """Return all of *outcome* that `from_stored` needs, as a dict in which dates are still objects."""
     if isinstance(outcome, ClaudeInvocationError):
         return {"error": str(outcome), **fields_of(outcome), "usage": asdict(outcome.usage)}
-    attempts = attempts_of(outcome)
+    bills = [bill for attempt in attempts_of(outcome) for bill in attempt.bills]
     return {
         "message": outcome.message.to_dict(warnings=False),
         "request_id": outcome.request_id,
-        "usages": [asdict(attempt.usage) for attempt in attempts],
-        "models": [attempt.model for attempt in attempts],
+        "usages": [asdict(bill.usage) for bill in bills],
+        "models": [bill.model for bill in bills],
+        "fast, batch, in_us": [bill[2:] for bill in bills],
     }
 
 
@@ -35,5 +36,7 @@ def from_stored(stored: Mapping[str, Any]) -> Outcome:
     message = message_of(stored["message"])
     usages = [Usage(**used) for used in stored["usages"]]
     models = stored.get("models") or [message.model] * len(usages)  # which older versions did not write
-    attempts = [AttemptRecord(model=model, usage=usage) for model, usage in zip(models, usages, strict=True)]
+    ways = stored.get("fast, batch, in_us") or [()] * len(usages)
+    bills = [Bill(model, usage, *way) for model, usage, way in zip(models, usages, ways, strict=True)]
+    attempts = [AttemptRecord(bill.model, bill.usage, billed=(bill,)) for bill in bills]
     return response_of(message, stored["request_id"], attempts)
