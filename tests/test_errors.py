@@ -12,7 +12,7 @@ import claude_client
 from claude_client import ClaudeInvocationError, ParallelInvocationError, Results, Usage, invoke_claude, invoke_parallel
 from claude_client._values.errors import from_sdk
 from claude_client._values.kinds import TRANSIENT
-from helpers import KEY, core, error, event, reply, start, stream
+from helpers import KEY, Page, core, error, event, reply, start, stream
 
 
 def failure(api, response) -> ClaudeInvocationError:
@@ -257,3 +257,26 @@ def test_lists_in_a_body_are_scrubbed_too():
     refused = types.SimpleNamespace(body=body, status_code=400, response=response)
     exc = type("Refused", (Exception,), vars(refused))()
     assert from_sdk(exc, ["sk-very-secret"]).details["error"]["tried"] == ["the key [redacted]", 7]
+
+
+def test_a_notebook_shows_what_went_wrong_and_what_had_arrived():
+    failed = ClaudeInvocationError(
+        "<b>no</b>",
+        kind="incomplete_stream",
+        status_code=200,
+        request_id="req_1",
+        retry_after=7.5,
+        partial_text="The <i>",
+        usage=Usage(1000, 50),
+    )
+    page = Page(failed._repr_html_())
+    assert dict(zip(page.of("th"), page.of("td"), strict=True)) == {
+        "message": "<b>no</b>",
+        "kind": "incomplete_stream",
+        "status_code": "200",
+        "request_id": "req_1",
+        "retry_after": "7.5",
+        "partial_text": "The <i>",
+        "tokens": "1,000 in, 50 out",
+    }
+    assert Page(ClaudeInvocationError("no")._repr_html_()).of("th") == ["message", "kind", "tokens"]

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import math
+import pickle
 import signal
 import threading
 from collections import Counter
@@ -18,7 +19,7 @@ from claude_client._engine.threads import Run
 from claude_client._gates.gate import Wait
 from claude_client._values.attempt import Attempt
 from claude_client._values.request import Request
-from helpers import until
+from helpers import Page, until
 from orchestration import ConcurrencyLimiter, Occupancy, invoke_parallel_managed
 from orchestration._limiter_gate import LimiterGate
 
@@ -229,8 +230,21 @@ def test_statistics_are_a_frozen_value():
     assert now.total.in_use == 3
     with pytest.raises(dataclasses.FrozenInstanceError):
         now.total = None
-    with pytest.raises(TypeError):
-        now.categories["a"] = None
+    assert dataclasses.asdict(now)["categories"][None] == {"limit": None, "in_use": 1, "waiting": 0}
+    assert pickle.loads(pickle.dumps(now)) == now
+
+
+def test_a_notebook_shows_each_category_and_the_sums():
+    limiter = ConcurrencyLimiter(4, {"<b>": 2})
+    limiter.acquire("<b>")
+    limiter.acquire()
+    cells = Page(limiter._repr_html_()).of("th", "td")
+    assert [cells[i : i + 4] for i in range(0, len(cells), 4)] == [
+        ["in use", "of", "waiting", "category"],
+        ["1", "2", "0", "<b>"],
+        ["1", "", "0", "no category"],
+        ["2", "4", "0", "all"],
+    ]
 
 
 def test_repr_tells_what_is_in_use():

@@ -5,6 +5,7 @@ import os
 import pickle
 import signal
 import threading
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from claude_client import (
     InterruptToken,
     ParallelInterrupt,
     ParallelInvocationError,
+    Usage,
     invoke_claude,
 )
 from claude_client._values.errors import fields_of
@@ -773,6 +775,38 @@ def test_the_same_call_with_the_same_journal_asks_only_for_the_rest(sim, tmp_pat
     assert (first.recalled, second.recalled) == (set(), {0, 2})
     assert sorted(told) == [0, 1, 2]
     assert second[0].usage == first[0].usage
+
+
+def test_what_this_run_used_is_told_beside_the_whole(sim, tmp_path):
+    pytest.importorskip("genai_prices")
+    sim.script(Reply(fault="not_found"), matching="prompt 1.")
+    ask = partial(invoke_parallel_managed, prompts(3), journal=tmp_path / "run.sqlite")
+    first, second, third = ask(), ask(), ask()
+    assert (first.run_usage, first.run_cost_usd) == (first.usage, first.cost_usd)
+    assert (second.run_usage, second.run_cost_usd) == (second[1].usage, second[1].cost_usd)
+    assert second.cost_usd == pytest.approx(first.cost_usd + second.run_cost_usd)
+    assert (third.usage, third.run_usage, third.run_cost_usd) == (second.usage, Usage(), 0)
+    assert second.summary().endswith("3 answered; 2 recalled from the journal")
+
+
+def test_a_refusal_that_is_recalled_costs_what_it_cost_and_was_not_started_here(sim, tmp_path):
+    pytest.importorskip("genai_prices")
+    sim.script(Reply(stop_reason="refusal"))
+    first, again = (invoke_parallel_managed(prompts(1), journal=tmp_path / "run.sqlite") for _ in range(2))
+    assert (again.usage, again.cost_usd) == (first.usage, first.cost_usd)
+    assert first.cost_usd > 0
+    assert (again.run_usage, again.run_cost_usd) == (Usage(), 0)
+    task = again.tracker.get("task-0")
+    assert (task.state, task.finished, task.attempt, task.started_at) == (TaskState.FAILED, True, 0, None)
+    assert task.error is again.errors[0]
+
+
+def test_what_was_recalled_was_not_started_here(sim, tmp_path):
+    first = invoke_parallel_managed(prompts(1), journal=tmp_path / "run.sqlite").tracker.get("task-0")
+    again = invoke_parallel_managed(prompts(1), journal=tmp_path / "run.sqlite").tracker.get("task-0")
+    assert (first.attempt, again.attempt) == (1, 0)
+    assert first.started_at is not None
+    assert again.started_at is None
 
 
 def test_a_run_that_a_journal_answers_whole_needs_neither_key_nor_server(sim, tmp_path, monkeypatch):

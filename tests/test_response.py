@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from claude_client import ClaudeResponse, Usage, invoke_claude
-from helpers import message, reply
+from helpers import Page, message, reply
 
 USED = {
     "input_tokens": 1000,
@@ -132,6 +132,13 @@ def test_usage_has_every_count_and_their_sum(answer):
 def test_usage_the_api_leaves_out_is_zero(api):
     api.answers(reply(usage={"input_tokens": 1, "output_tokens": None, "cache_read_input_tokens": None}))
     assert invoke_claude("hi").usage == Usage(input_tokens=1)
+
+
+def test_a_notebook_shows_the_counts_of_a_usage(answer):
+    page = Page(answer.usage._repr_html_())
+    assert page.of("th")[:2] == ["input_tokens", "output_tokens"]
+    assert page.of("td") == ["1,000", "100", "3,000", "5,000", "1,000", "1"]
+    assert page.of("strong") == ["Usage"]
 
 
 def test_usages_add_up():

@@ -1,6 +1,9 @@
 """The life of a task: each move of the table, no other, and one winner for each."""
 
+import copy
 import dataclasses
+import json
+import operator
 import pickle
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -9,6 +12,7 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 
+from helpers import Page
 from task_state import InvalidTransitionError, TaskState, TaskTracker
 
 pytestmark = pytest.mark.once
@@ -185,6 +189,71 @@ def test_a_snapshot_is_frozen_and_its_metadata_a_copy(tracker):
     tracker.claim("t")
     assert info.state is TaskState.UNCLAIMED
     assert {info, tracker.get("t")} == {info, tracker.get("t")}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda m: m.update(a=2),
+        lambda m: m.pop("a"),
+        lambda m: m.popitem(),
+        lambda m: m.clear(),
+        lambda m: m.setdefault("b", 2),
+        lambda m: operator.ior(m, {"b": 2}),
+        lambda m: operator.delitem(m, "a"),
+    ],
+)
+def test_metadata_refuses_every_change(tracker, change):
+    info = tracker.add("t", metadata={"a": 1})
+    with pytest.raises(TypeError, match="the metadata of a task cannot be changed"):
+        change(info.metadata)
+    assert info.metadata == {"a": 1}
+
+
+def test_a_task_becomes_a_dict_as_for_a_table_or_for_json(tracker):
+    tracker.add("t", metadata={"a": [1]})
+    as_dict = dataclasses.asdict(tracker.get("t"))
+    assert as_dict["metadata"] == {"a": [1]}
+    assert json.loads(json.dumps(as_dict))["state"] == "unclaimed"
+    assert copy.deepcopy(tracker.get("t")) == tracker.get("t")
+
+
+def test_a_task_that_is_recalled_was_never_started(tracker):
+    tracker.add("t")
+    info = tracker.recall("t")
+    assert (info.state, info.finished, info.attempt) == (TaskState.COMPLETED, True, 0)
+    assert info.started_at is None
+    assert info.finished_at is not None
+
+
+@pytest.mark.parametrize("before", [["claim"], ["claim", "start"], ["cancel"], ["recall"]])
+def test_only_an_unclaimed_task_is_recalled(tracker, before):
+    tracker.add("t")
+    go(tracker, *before)
+    with pytest.raises(InvalidTransitionError):
+        tracker.recall("t")
+
+
+def test_an_unclaimed_task_does_not_complete_by_itself(tracker):
+    tracker.add("t")
+    with pytest.raises(InvalidTransitionError):
+        tracker.complete("t")
+
+
+def test_a_notebook_shows_the_tasks_those_that_failed_first():
+    tracker = TaskTracker()
+    for i in range(150):
+        tracker.add(f"<b>{i}", "\u202ec")
+    for move in ("claim", "start"):
+        getattr(tracker, move)("<b>120")
+    tracker.fail("<b>120", ValueError("<script>\ud800"))
+    page = Page(tracker._repr_html_())
+    cells = page.of("td")
+    assert cells[:10] == ["<b>120", "\u202ec", "failed", "1", "<script>?", "<b>0", "\u202ec", "unclaimed", "0", ""]
+    assert len(cells) == 5 * 100
+    assert page.of("strong", "em") == ["149 unclaimed, 1 failed", "50 more"]
+    assert page.of("th") == ["task", "category", "state", "attempt", "error"]
+    assert Page(TaskTracker()._repr_html_()).of("strong") == ["no tasks"]
 
 
 @pytest.mark.parametrize("method", [*MOVES, "get"])

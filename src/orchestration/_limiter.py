@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from types import MappingProxyType
 
 from claude_client._values.checks import number, whole_number
 
@@ -193,12 +192,23 @@ class ConcurrencyLimiter:
             for category in [*self._category_limits, *(held.keys() | waiting.keys()) - self._category_limits.keys()]
         }
         total = Occupancy(self._global_limit, held.total(), waiting.total())
-        return LimiterStatistics(total, MappingProxyType(categories))
+        return LimiterStatistics(total, categories)
 
     def __repr__(self) -> str:
         now = self.statistics()
         uses = [_use_of(now.total), *(f"{category!r} {_use_of(one)}" for category, one in now.categories.items())]
         return f"<ConcurrencyLimiter {'; '.join(uses)}>"
+
+    def _repr_html_(self) -> str:
+        """The limits, and how far they are used up now."""
+        from claude_client._values import html
+
+        now = self.statistics()
+        rows = [
+            (_numbers_of(one), html.one_line("no category" if category is None else category, ""), False)
+            for category, one in now.categories.items()
+        ]
+        return html.table(("in use", "of", "waiting", "category"), rows, "", (_numbers_of(now.total), "all"))
 
     def _ask(self, waiter: _Waiter) -> bool:
         """Put *waiter* into the queue if need be; return whether it has got its slot and left the queue."""
@@ -296,6 +306,10 @@ class ConcurrencyLimiter:
 def _wake(waiters: Iterable[_Waiter]) -> None:
     for waiter in waiters:
         waiter.wake()
+
+
+def _numbers_of(one: Occupancy) -> tuple[str, ...]:
+    return (str(one.in_use), "" if one.limit is None else str(one.limit), str(one.waiting))
 
 
 def _use_of(one: Occupancy) -> str:

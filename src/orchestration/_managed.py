@@ -138,8 +138,8 @@ def invoke_parallel_managed(
         progress: As in `claude_client.invoke_parallel`.
 
     Returns:
-        The answers in prompt order with `.errors`, `.cancelled`, `.usage` (that of earlier runs included, where the
-        journal had an answer) and `.tracker`.
+        The answers in prompt order with `.errors`, `.cancelled`, `.tracker` and `.usage`, that of earlier runs included
+        where the journal had an answer; `.run_usage` is that of this run.
 
     Raises:
         ValueError: For bad input, a repeated or unknown `task_id` included, or without credentials; before any request.

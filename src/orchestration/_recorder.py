@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from claude_client import ClaudeInvocationError, ClaudeResponse, Results
+from claude_client import ClaudeInvocationError, ClaudeResponse, Results, Usage
 from claude_client._values.errors import aborted
 from claude_client._values.results import Item
 from claude_client._verbs.fan_out import Outcome, Run, report_outcomes
@@ -41,6 +41,28 @@ class ManagedResults(Results):
         self.tracker: TaskTracker = TaskTracker() if tracker is None else tracker
         #: The prompts, by index, whose answers or refusals the journal had from an earlier run.
         self.recalled: frozenset[int] = frozenset(recalled)
+
+    @property
+    def run_usage(self) -> Usage:
+        """Tokens used by this run alone; `usage` has those of earlier runs for the answers that were recalled."""
+        return self._usage_of(self._asked)
+
+    @property
+    def run_cost_usd(self) -> float | None:
+        """
+        The price of `run_usage` in dollars; None for a model that is not known.
+
+        Raises:
+            ImportError: Without the `cost` extra.
+        """
+        return self._cost_of(self._asked)
+
+    @property
+    def _asked(self) -> list[int]:
+        return [index for index in range(len(self)) if index not in self.recalled]
+
+    def _counts(self) -> str:
+        return super()._counts() + (f"; {len(self.recalled)} recalled from the journal" if self.recalled else "")
 
 
 class TaskRecorder:
@@ -95,8 +117,9 @@ class TaskRecorder:
         for index, place in self._places.items():
             if place in journal.answered:
                 self._recalled.add(index)
-                self.started(index)
-                self.ended({index: journal.answered[place]})
+                outcome = journal.answered[place]
+                self._move(index, self._tracker.recall, outcome if isinstance(outcome, ClaudeInvocationError) else None)
+                self._tell({index: outcome})
 
     @contextmanager
     def obeyed_by(self, run: Run, indices: Mapping[str, int]) -> Iterator[None]:
@@ -157,6 +180,9 @@ class TaskRecorder:
             else:
                 cancelled.append(self._ids[index])
         self._tracker.cancel_all(cancelled)
+        self._tell(outcomes)
+
+    def _tell(self, outcomes: Mapping[int, Outcome]) -> None:
         self.outcomes.update(outcomes)
         report_outcomes(outcomes, self._move_bar, self._on_result)
 

@@ -8,10 +8,11 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from enum import StrEnum
-from types import MappingProxyType
 from typing import Any
+
+from ._html import table_of
 
 _log = logging.getLogger("task_state")
 
@@ -57,6 +58,18 @@ class InvalidTransitionError(RuntimeError):
         return f"task {self.task_id!r} cannot go from {self.from_state} to {self.to_state}{because}"
 
 
+class _ReadOnly(dict[str, Any]):
+    """A dict that refuses changes. Whatever copies, encodes or tabulates dicts takes it for one."""
+
+    def _refuse(self, *_: Any, **__: Any) -> Any:
+        raise TypeError("the metadata of a task cannot be changed")
+
+    __setitem__ = __delitem__ = __ior__ = clear = pop = popitem = setdefault = update = _refuse
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _ReadOnly, ({**self},)
+
+
 @dataclass(frozen=True, slots=True)
 class TaskInfo:
     """Snapshot of a task at one moment. Times are seconds by the tracker's clock."""
@@ -75,10 +88,6 @@ class TaskInfo:
     #: Each state it has been in and the time it got there, from the first to that of now.
     history: tuple[tuple[TaskState, float], ...]
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        values = {each.name: getattr(self, each.name) for each in fields(self)}
-        return _task_info, ({**values, "metadata": {**self.metadata}},)
-
     @property
     def added_at(self) -> float:
         """The time it was added."""
@@ -86,7 +95,7 @@ class TaskInfo:
 
     @property
     def started_at(self) -> float | None:
-        """The time its last attempt was started; None before the first."""
+        """The time its last attempt was started; None before the first, and for what was recalled."""
         return next((at for state, at in reversed(self.history) if state is TaskState.RUNNING), None)
 
     @property
@@ -108,10 +117,6 @@ def _moved(
         finished,
         (*info.history, (target, at)),
     )
-
-
-def _task_info(values: dict[str, Any]) -> TaskInfo:
-    return TaskInfo(**{**values, "metadata": MappingProxyType(values["metadata"])})
 
 
 class TaskTracker:
@@ -168,7 +173,7 @@ class TaskTracker:
             raise ValueError(f"category must be a string or None, got {category!r}")
         if metadata is not None and not isinstance(metadata, Mapping):
             raise ValueError(f"metadata must be a mapping or None, got {metadata!r}")
-        copied = MappingProxyType({**metadata} if metadata else {})
+        copied = _ReadOnly(metadata or {})
         with self._lock:
             if task_id in self._tasks:
                 raise ValueError(f"there is a task {task_id!r} already")
@@ -188,6 +193,11 @@ class TaskTracker:
     def complete(self, task_id: str) -> TaskInfo:
         """End a running task well."""
         return self._move(task_id, TaskState.COMPLETED)
+
+    def recall(self, task_id: str, error: BaseException | None = None) -> TaskInfo:
+        """Finish an unclaimed task of which the result, or the *error*, is there from an earlier run."""
+        target = TaskState.COMPLETED if error is None else TaskState.FAILED
+        return self._move(task_id, target, error, final=True, recalled=True)
 
     def fail(self, task_id: str, error: str | BaseException | None = None, *, final: bool = False) -> TaskInfo:
         """
@@ -309,6 +319,11 @@ class TaskTracker:
         counts = ", ".join(f"{count} {state}" for state, count in self.summary().items())
         return f"<TaskTracker {counts or 'without tasks'}>"
 
+    def _repr_html_(self) -> str:
+        """The tasks as a table, with the number in each state; of more than 100, those that failed and the first."""
+        tasks = sorted(self._all(), key=lambda info: info.state is not TaskState.FAILED)
+        return table_of(self.summary(), tasks)
+
     def __getstate__(self) -> dict[str, Any]:
         with self._lock:
             tasks = {task_id: self._info(task_id) for task_id in self._tasks}
@@ -321,11 +336,18 @@ class TaskTracker:
         self._observers = {}
 
     def _move(
-        self, task_id: str, target: TaskState, error: str | BaseException | None = None, *, final: bool = False
+        self,
+        task_id: str,
+        target: TaskState,
+        error: str | BaseException | None = None,
+        *,
+        final: bool = False,
+        recalled: bool = False,
     ) -> TaskInfo:
         with self._lock:
             info = self._info(task_id)
-            if info.finished or target not in _NEXT[info.state]:
+            allowed = info.state is TaskState.UNCLAIMED if recalled else target in _NEXT[info.state]
+            if info.finished or not allowed:
                 no_retry = info.finished and info.state is TaskState.FAILED
                 reason = "it failed for good, and no retry is left" if no_retry else ""
                 raise InvalidTransitionError(task_id, info.state, target, reason)

@@ -75,6 +75,17 @@ class ClaudeInvocationError(Exception):
         """
         return cost_of_attempts(self._attempts)
 
+    def _repr_html_(self) -> str:
+        """What went wrong, and what had arrived, as a table."""
+        from claude_client._values import html
+
+        used = self.usage
+        told = ("kind", "status_code", "request_id", "retry_after", "partial_text")
+        tokens = f"{used.total_input_tokens:,} in, {used.output_tokens:,} out"
+        return html.facts(
+            self, [("message", str(self)), *((name, getattr(self, name)) for name in told), ("tokens", tokens)]
+        )
+
 
 _FIELDS = ("kind", "status_code", "details", "request_id", "retry_after", "retryable", "partial_text", "usage")
 

@@ -123,6 +123,17 @@ def table(
     )
 
 
+def facts(of: object, named: Iterable[tuple[str, object]]) -> str:
+    """A small table about *of*: each thing that is *named*, and its value."""
+    rows = "".join(
+        f'<tr><th style="text-align:left">{_text(name)}</th><td style="text-align:left">'
+        f"{one_line(value if isinstance(value, str) else f'{value:,}', '')}</td></tr>"
+        for name, value in named
+        if value not in {None, ""}
+    )
+    return _output(f"<strong>{_text(type(of).__name__)}</strong><table><tbody>{rows}</tbody></table>")
+
+
 def _row(tag: str, widths: Sequence[float], numbers: Sequence[str], shown: str, *, noticed: bool) -> str:
     cell = "box-sizing:content-box;padding:.3em .4em;vertical-align:top;border:none"
     cells = "".join(

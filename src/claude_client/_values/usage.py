@@ -56,6 +56,12 @@ class Usage:
         """
         return cost_of([Bill(model, self)])
 
+    def _repr_html_(self) -> str:
+        """The counts as a table."""
+        from claude_client._values import html
+
+        return html.facts(self, ((field.name, getattr(self, field.name)) for field in fields(self)))
+
     def _as_api_usage(self) -> dict[str, Any]:
         written_1h = self.cache_creation_1h_input_tokens
         return {

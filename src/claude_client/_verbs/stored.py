@@ -8,7 +8,7 @@ from typing import Any
 
 from claude_client._engine.flow import Outcome
 from claude_client._sdk.parameters import message_of
-from claude_client._values.errors import ClaudeInvocationError, fields_of
+from claude_client._values.errors import ClaudeInvocationError, fields_of, with_totals
 from claude_client._values.record import AttemptRecord
 from claude_client._values.response import attempts_of, response_of
 from claude_client._values.usage import Bill, Usage
@@ -17,11 +17,22 @@ from claude_client._values.usage import Bill, Usage
 def to_stored(outcome: Outcome) -> dict[str, Any]:
     """Return all of *outcome* that `from_stored` needs, as a dict in which dates are still objects."""
     if isinstance(outcome, ClaudeInvocationError):
-        return {"error": str(outcome), **fields_of(outcome), "usage": asdict(outcome.usage)}
-    bills = [bill for attempt in attempts_of(outcome) for bill in attempt.bills]
+        return {
+            "error": str(outcome),
+            **fields_of(outcome),
+            "usage": asdict(outcome.usage),
+            "bills": _bills_of(outcome),
+        }
     return {
         "message": outcome.message.to_dict(warnings=False),
         "request_id": outcome.request_id,
+        **_bills_of(outcome),
+    }
+
+
+def _bills_of(outcome: Outcome) -> dict[str, Any]:
+    bills = [bill for attempt in attempts_of(outcome) for bill in attempt.bills]
+    return {
         "usages": [asdict(bill.usage) for bill in bills],
         "models": [bill.model for bill in bills],
         "fast, batch, in_us": [bill[2:] for bill in bills],
@@ -32,11 +43,17 @@ def from_stored(stored: Mapping[str, Any]) -> Outcome:
     """The outcome from the dict of `to_stored`, of this version or an older one."""
     if "error" in stored:
         fields = {**stored, "usage": Usage(**stored["usage"])}
-        return ClaudeInvocationError(fields.pop("error"), **fields)
+        attempts = _attempts_from(fields.pop("bills", {"usages": []}), "")
+        error = ClaudeInvocationError(fields.pop("error"), **fields)
+        return with_totals(error, attempts) if attempts else error
     message = message_of(stored["message"])
+    return response_of(message, stored["request_id"], _attempts_from(stored, message.model))
+
+
+def _attempts_from(stored: Mapping[str, Any], model: str) -> list[AttemptRecord]:
+    """The attempts of `to_stored`; of an older version, which did not write all of it, as plain ones of *model*."""
     usages = [Usage(**used) for used in stored["usages"]]
-    models = stored.get("models") or [message.model] * len(usages)  # which older versions did not write
+    models = stored.get("models") or [model] * len(usages)
     ways = stored.get("fast, batch, in_us") or [()] * len(usages)
     bills = [Bill(model, usage, *way) for model, usage, way in zip(models, usages, ways, strict=True)]
-    attempts = [AttemptRecord(bill.model, bill.usage, billed=(bill,)) for bill in bills]
-    return response_of(message, stored["request_id"], attempts)
+    return [AttemptRecord(bill.model, bill.usage, billed=(bill,)) for bill in bills]
