@@ -20,7 +20,7 @@ from claude_client import (
 from claude_client import invoke_parallel as ask_all
 from claude_client._values.record import AttemptRecord
 from claude_client._values.response import response_of
-from claude_client._values.usage import Bill, cost_of
+from claude_client._values.usage import Bill, bills_of, cost_of
 from claude_client._verbs.stored import from_stored, to_stored
 from helpers import error, event, reply, stream
 
@@ -229,6 +229,35 @@ def test_an_answer_from_a_file_costs_what_it_cost(api):
     answer = asked(api, reply(model="claude-opus-5-5", usage=used), model="us.anthropic.claude-opus-5-5")
     again = from_stored(json.loads(json.dumps(to_stored(answer))))
     assert (again.usage, again.cost_usd) == (answer.usage, answer.cost_usd)
+
+
+NAMES = [
+    "input_tokens",
+    "model",
+    "cache_creation",
+    "ephemeral_1h_input_tokens",
+    "iterations",
+    "server_tool_use",
+    "speed",
+]
+NESTED = {"cache_creation": {"ephemeral_1h_input_tokens": 7}, "service_tier": ["batch"]}
+ODD = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.sampled_from(["fast", "us", "batch", "claude-opus-5-5"]),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from(NAMES), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(st.fixed_dictionaries({}, optional=dict.fromkeys(("usage", "model", "speed"), ODD)), ODD)
+def test_whatever_a_message_says_of_its_usage_there_is_a_bill(message, model):
+    found = bills_of({**message, "usage": {**NESTED, "iterations": [message]}}, "claude-sonnet-4-6", {"speed": model})
+    found += bills_of(message, "claude-sonnet-4-6", {"inference_geo": model}) + bills_of(model, "m", {})
+    cost = cost_of(found)
+    assert cost is None or cost >= 0
 
 
 counts = st.integers(0, 3_000_000)

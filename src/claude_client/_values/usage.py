@@ -64,13 +64,14 @@ class Usage:
 
     def _as_api_usage(self) -> dict[str, Any]:
         written_1h = self.cache_creation_1h_input_tokens
+        written = max(written_1h, self.cache_creation_input_tokens)
         return {
             "input_tokens": self.input_tokens,
             "output_tokens": self.output_tokens,
-            "cache_creation_input_tokens": self.cache_creation_input_tokens,
+            "cache_creation_input_tokens": written,
             "cache_read_input_tokens": self.cache_read_input_tokens,
             "cache_creation": {
-                "ephemeral_5m_input_tokens": self.cache_creation_input_tokens - written_1h,
+                "ephemeral_5m_input_tokens": written - written_1h,
                 "ephemeral_1h_input_tokens": written_1h,
             },
             "server_tool_use": {"web_search_requests": self.web_search_requests},
