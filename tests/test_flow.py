@@ -8,7 +8,9 @@ from anthropic.types import Message
 from claude_client import ClaudeInvocationError, Usage
 from claude_client._engine.flow import MOST_PAUSES, CallFlow, Done, Send
 from claude_client._values.attempt import Answer, Attempt
+from claude_client._values.errors import aborted
 from claude_client._values.request import build
+from claude_client._values.response import attempts_of
 from claude_client._values.retry import RetryPolicy
 from helpers import message
 
@@ -58,7 +60,22 @@ def test_after_the_last_retry_the_error_has_all_that_was_used():
 def test_what_cannot_succeed_is_not_sent_again():
     flow = flow_of()
     attempt = failed(flow.begin(0.0), "invalid_request", retryable=False)
-    assert flow.advance(attempt) == Done(attempt.error)
+    done = flow.advance(attempt)
+    assert isinstance(done, Done)
+    assert (str(done.outcome), done.outcome.kind) == ("no", "invalid_request")
+
+
+def test_an_error_that_ends_several_calls_says_of_each_what_it_used():
+    shared = aborted("interrupted")
+    ends = []
+    for tokens in (0, 7):
+        flow = flow_of()
+        attempt = failed(flow.begin(0.0), "server_error")
+        attempt.usage = Usage(tokens)
+        flow.advance(attempt)
+        ends.append(flow.end(shared))
+    assert [(end.usage, len(attempts_of(end))) for end in ends] == [(Usage(), 1), (Usage(7), 1)]
+    assert (shared.usage, attempts_of(shared)) == (Usage(), ())
 
 
 def test_a_callback_is_never_told_the_same_text_twice():

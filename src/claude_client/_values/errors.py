@@ -98,13 +98,16 @@ def fields_of(error: ClaudeInvocationError) -> dict[str, Any]:
 def with_totals(
     error: ClaudeInvocationError, attempts: Sequence[AttemptRecord], said_before: str = ""
 ) -> ClaudeInvocationError:
-    """*error* as the end of a call that took *attempts*, and whose earlier turns gave the text *said_before*."""
-    usage = total(attempt.usage for attempt in attempts)
-    if usage != error.usage or said_before:
-        totals = {"usage": usage, "partial_text": said_before + error.partial_text}
-        error = _copy(error, totals).with_traceback(error.__traceback__)
-    error._attempts = (*attempts,)  # noqa: SLF001 - of this module
-    return error
+    """
+    A copy of *error*, which others may end with too, as the end of a call that took *attempts*, and whose earlier turns
+    gave the text *said_before*.
+    """
+    totals = {
+        "usage": total(attempt.usage for attempt in attempts),
+        "partial_text": said_before + error.partial_text,
+        "_attempts": (*attempts,),
+    }
+    return _copy(error, totals).with_traceback(error.__traceback__)
 
 
 def for_unsent(error: ClaudeInvocationError) -> ClaudeInvocationError:
