@@ -388,6 +388,10 @@ def test_a_continuation_says_the_guidance_or_the_prompt_of_the_conversation(api)
         ({"messages": {}}, "messages must be a list"),
         ({"messages": [{"role": "user", "content": ""}]}, "messages[0]['content'] is blank"),
         (
+            {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": ""}]},
+            "messages[1] says nothing",
+        ),
+        (
             {
                 "messages": [
                     {"role": "user", "content": "a"},

@@ -8,6 +8,7 @@ import signal
 import threading
 import traceback
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import anthropic
 import pytest
@@ -15,6 +16,10 @@ from anthropic.lib.credentials import AccessToken
 
 import claude_client
 from claude_client import ClaudeInvocationError, InterruptToken, invoke_claude, invoke_claude_streaming
+from claude_client._sdk.network import _Stream, read_end
+from claude_client._sdk.tokens import renew
+from claude_client._values.attempt import Attempt
+from claude_client._verbs.requests import build_request
 from helpers import KEY, end, event, message, start, text_block, until
 from servers import Scripted, in_chunks, whole
 
@@ -309,3 +314,63 @@ def test_a_provider_that_has_no_token_is_about_authentication(served, monkeypatc
     with pytest.raises(ClaudeInvocationError, match="the vault is shut") as caught:
         invoke_claude("hi")
     assert (caught.value.kind, caught.value.retryable) == ("authentication", False)
+
+
+class Wrapped:
+    """A stream as somebody's tracing wraps it, so that nobody can listen to its decoder."""
+
+    __slots__ = ("_events", "close", "response")
+
+    def __init__(self, stream):
+        self.response, self.close, self._events = stream.response, stream.close, stream
+
+    def __iter__(self):
+        yield from self._events
+
+
+class Tracing:
+    """A client whose streams are wrapped."""
+
+    def __init__(self, client):
+        self._client = client
+        self.messages = self
+
+    def create(self, **arguments):
+        return Wrapped(self._client.messages.create(**arguments))
+
+    def with_options(self, **_):
+        return self
+
+
+@pytest.mark.parametrize("then", [b"", b"5\r\nbroken", event("ping")], ids=["ends", "breaks", "goes on"])
+def test_a_stream_that_somebody_wraps_is_read_all_the_same(served, then):
+    late = event("content_block_delta", index=0, delta={"type": "text_delta", "text": "late"})
+    server = served(in_chunks(*PARTS, late, ended=not then) + then + Scripted.CLOSED)
+    with anthropic.Anthropic(base_url=server.url, max_retries=0) as client:
+        claude_client.set_default_client(Tracing(client))
+        assert ask() == "all of it"
+
+
+def test_an_answer_without_text_that_is_not_streamed_tells_the_callback_nothing(served):
+    served(whole(json.dumps(message(content=[])).encode()))
+    chunks = []
+    assert invoke_claude_streaming("hi", chunks.append) == ""
+    assert not chunks
+
+
+def test_what_a_signal_handler_raises_at_the_end_of_a_body_is_not_lost():
+    def chunks():
+        raise SoftTimeLimitError
+        yield b""
+
+    stream = _Stream.__new__(_Stream)
+    with Attempt(build_request(prompt="hi"), 0.0), pytest.raises(SoftTimeLimitError):
+        read_end(SimpleNamespace(extensions={"network_stream": stream}), chunks())
+
+
+def test_a_token_that_another_call_has_renewed_is_not_renewed_again():
+    invalidated = []
+    cache = SimpleNamespace(_cached=SimpleNamespace(token="new"), invalidate=lambda: invalidated.append(True))
+    refused = SimpleNamespace(request=SimpleNamespace(headers={"authorization": "Bearer old"}))
+    assert renew(SimpleNamespace(_token_cache=cache), refused)
+    assert not invalidated
