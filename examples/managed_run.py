@@ -62,7 +62,7 @@ def main() -> int:
     for category in TEXTS:
         indices = [index for index, prompt in enumerate(prompts) if prompt["category"] == category]
         print(f"{category}: {dict(Counter(results[index] for index in indices))}")
-    again = sum(max(0, tracker.get(prompt["task_id"]).attempt - 1) for prompt in prompts)  # 0 attempts: from the journal
+    again = sum(max(0, tracker.get(prompt["task_id"]).attempt - 1) for prompt in prompts)  # 0: from the journal
     print(f"{again} attempts failed and were made again; {len(results.errors)} tickets have no answer.")
     return 1 if results.errors else 0
 
