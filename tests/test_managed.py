@@ -897,7 +897,8 @@ def test_answers_in_hand_at_ctrl_c_are_in_the_journal(sim, tmp_path):
     had = [i for i, answer in enumerate(caught.value.results) if answer is not None]
     before = len(sim.requests)
     assert None not in invoke_parallel_managed(prompts(4), journal=tmp_path / "run.sqlite")
-    assert sorted(r.text for r in sim.requests[before:]) == [f"prompt {i}." for i in range(4) if i not in had]
+    # As a set: a request that the interrupt ended on its way may be counted late.
+    assert {r.text for r in sim.requests[before:]} == {f"prompt {i}." for i in range(4) if i not in had}
 
 
 def test_a_journal_that_is_full_stops_the_run_and_loses_no_answer(sim, tmp_path):
