@@ -101,6 +101,13 @@ def test_a_server_that_does_not_stream_and_sends_no_message_says_what_it_says(se
     assert (caught.value.kind, caught.value.request_id) == ("invalid_response", "req_9")
 
 
+def test_a_server_that_does_not_stream_and_sends_something_else_is_quoted(served):
+    served(whole(b'["something else"]'))
+    with pytest.raises(ClaudeInvocationError, match="cannot be used: it is no message") as caught:
+        ask()
+    assert caught.value.details == ["something else"]
+
+
 ERROR = {"type": "error", "error": {"type": "authentication_error", "message": "key is revoked"}, "request_id": "req_1"}
 
 
@@ -302,6 +309,28 @@ def test_what_a_caller_was_handling_is_not_the_reason_of_a_failure(served):
             invoke_claude("hi", streaming=True, max_retries=0)
     assert caught.value.kind == "invalid_response"
     assert len(server.requests) == 1
+
+
+def test_what_the_sdk_says_of_an_argument_comes_out_whatever_its_caller_was_handling(served):
+    server = served(whole(b"{}", status="400 No"))
+    with anthropic.Anthropic(base_url=server.url, max_retries=0) as client:
+
+        class Wrong:
+            def __init__(self):
+                self.messages = self
+
+            def create(self, **arguments):
+                return client.messages.create(nobody_knows=True, **arguments)
+
+            def with_options(self, **_):
+                return self
+
+        claude_client.set_default_client(Wrong())
+        try:
+            client.messages.create(model="m", max_tokens=1, messages=[{"role": "user", "content": "hi"}])
+        except anthropic.BadRequestError:
+            with pytest.raises(TypeError, match="nobody_knows"):
+                invoke_claude("hi")
 
 
 def test_a_provider_that_has_no_token_is_about_authentication(served, monkeypatch):

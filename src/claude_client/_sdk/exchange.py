@@ -19,10 +19,9 @@ from claude_client._sdk.stream import StreamedMessage
 from claude_client._sdk.tokens import current_token, renew
 from claude_client._values.attempt import Answer, Attempt
 from claude_client._values.errors import ClaudeInvocationError, aborted, from_sdk
-from claude_client._values.kinds import class_names
 from claude_client._values.redaction import without, without_secrets
 from claude_client._values.response import text_of
-from claude_client._values.usage import Usage
+from claude_client._values.usage import total
 
 _SECRET_ATTRIBUTES = ("api_key", "auth_token", "aws_secret_key", "aws_session_token", "access_token")
 # Parts of header names that hold a secret: gateways have names of their own for it.
@@ -45,7 +44,7 @@ def send(client: Any, attempt: Attempt) -> None:
             exchange = _Exchange(client, create_arguments(attempt.request), attempt)
             streamed = attempt.on_text or attempt.must_stream or attempt.request.must_stream
             answer = exchange.stream() if streamed else exchange.create()
-            attempt.usage = Usage.of(getattr(answer.message, "usage", None))
+            attempt.usage = total(bill.usage for bill in attempt.bills)
             attempt.answer = answer
     except BaseException as exc:  # noqa: BLE001 - every exception ends the attempt, and is kept there
         _end_with(attempt, exc)
@@ -113,7 +112,8 @@ class _Exchange:
     def _unstreamed(self, response: Any, request_id: str | None) -> Answer:
         """The answer of a server that was asked for a stream, and sends it in one piece all the same."""
         try:
-            message = self.attempt.message = message_of(json.loads(response.read()))
+            body = json.loads(response.read())
+            message = self.attempt.message = message_of(body) if isinstance(body, dict) else body
         except Exception as exc:  # noqa: BLE001 - whatever reading raises, the answer cannot be read
             error = self._failure(exc, request_id=request_id)
         else:
@@ -159,6 +159,7 @@ class _Exchange:
         try:
             return self._sent_with_new_token()
         except Exception as exc:
+            detach(exc, self.before)
             if self.attempt.status is None and not _is_about_the_exchange(exc):
                 raise
             error = no_credentials(exc) if _is_missing_credentials(exc) else self._failure(exc)
@@ -248,8 +249,9 @@ def _is_secret(header: str) -> bool:
 
 def _is_about_the_exchange(exc: Exception) -> bool:
     """Return whether the SDK, its httpx, an abort or a credential provider raised *exc*, not a check of arguments."""
-    about = {"AnthropicError", "HTTPError", "StreamError", "AbortedError", "UnicodeError"}
-    return bool(about & class_names(exc)) or _is_missing_credentials(exc) or is_of_provider(exc)
+    names = {cls.__name__ for cls in type(exc).__mro__}
+    about = names & {"AnthropicError", "HTTPError", "StreamError", "AbortedError", "UnicodeError"}
+    return bool(about) or _is_missing_credentials(exc) or is_of_provider(exc)
 
 
 def _is_missing_credentials(exc: Exception) -> bool:
