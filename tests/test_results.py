@@ -75,14 +75,15 @@ def test_the_summary_has_a_line_for_each_prompt_and_the_sums(api):
 OBEYED = [*map(chr, [*range(9), *range(11, 32), *range(127, 160)]), *"\u061c\u200e\u202a\u202e\u2066\u2069"]
 
 
-@pytest.mark.parametrize("nasty", OBEYED)
-def test_no_terminal_obeys_an_answer_in_a_summary_or_the_message_of_an_error(api, nasty):
-    results = answers(api, reply(f"a{nasty}]0;b"), error(404, "not_found_error", f"a{nasty}]0;b"))
+def test_no_terminal_obeys_an_answer_in_a_summary_or_the_message_of_an_error(api):
+    nasty = "".join(OBEYED)
+    said = f"a{nasty}]0;b"
+    results = answers(api, reply(said), error(404, "not_found_error", said))
     failed = ParallelInvocationError.of(results)
-    refused = answers(api, reply(stop_reason="refusal", stop_details={"explanation": f"a{nasty}b"}))
+    refused = answers(api, reply(stop_reason="refusal", stop_details={"explanation": said}))
     for shown in (results.summary(), refused.summary(), repr(results), str(results[1]), str(failed), repr(failed)):
-        assert nasty not in shown
-    assert results[0] == f"a{nasty}]0;b"
+        assert not [one for one in nasty if one in shown]
+    assert results[0] == said
 
 
 def test_an_escape_is_shown_as_one(api):
