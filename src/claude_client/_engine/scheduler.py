@@ -198,7 +198,7 @@ class Scheduler:
         job = self._under_way.pop(attempt)
         step = job.flow.advance(attempt)
         if isinstance(step, Send) and self._stopped:
-            step = Done(job.flow.end(for_unsent(self._stopped)))
+            step = Done(job.flow.end(self._stopped))
         elif isinstance(step, Send) and job.index in self._cancelled:
             step = Done(job.flow.end(aborted("cancelled")))
         if isinstance(step, Done):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
 from claude_client._sdk.parameters import message_of
 from claude_client._sdk.stream import StreamedMessage
 from claude_client._values.errors import ClaudeInvocationError, from_body
+from claude_client._values.kinds import field
 from claude_client._values.response import text_of
 from claude_client._values.text import all_whole, is_whole
 from claude_client._values.usage import Usage
@@ -46,9 +47,7 @@ def unusable(arrived: Any, problem: Exception, secrets: Sequence[str], request_i
 def refusal(message: Any, request_id: str | None) -> ClaudeInvocationError:
     """The error for the *message* of a model that refused."""
     details = _fields_of(getattr(message, "stop_details", None))
-    category, explanation = (
-        (details.get("category"), details.get("explanation")) if isinstance(details, Mapping) else (None, None)
-    )
+    category, explanation = field(details, "category"), field(details, "explanation")
     return ClaudeInvocationError(
         "The model refused" + (f" ({category})" if category else "") + (f": {explanation}" if explanation else ""),
         kind="refusal",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 from claude_client._values.errors import ClaudeInvocationError
@@ -11,7 +12,7 @@ from claude_client._values.interrupt import Abortable
 from claude_client._values.options import TextCallback
 from claude_client._values.record import AttemptRecord, Cause
 from claude_client._values.request import Request
-from claude_client._values.usage import Usage, bills_of
+from claude_client._values.usage import Bill, Usage, bills_of
 
 if TYPE_CHECKING:
     from anthropic.types import Message
@@ -120,11 +121,15 @@ class Attempt(Abortable):
             except Exception:  # noqa: BLE001 - a gate that fails costs no answer, and no other permit
                 _log.exception("A gate failed to settle a request; what became of the request stands")
 
+    @cached_property
+    def bills(self) -> tuple[Bill, ...]:
+        """What it has used, by its prices. Not before all that comes of its answer has."""
+        arrived = self.streamed.head if self.streamed else self.message
+        return bills_of(arrived, self.request.model, {**self.request.params, **self.request.extra_body})
+
     def record(self) -> AttemptRecord:
         """The record to keep of it once it is over."""
         answer, error = self.answer, self.error
-        arrived = self.streamed.head if self.streamed else self.message
-        asked = {**self.request.params, **self.request.extra_body}
         return AttemptRecord(
             answer.message.model if answer else self.request.model,
             self.usage,
@@ -137,5 +142,5 @@ class Attempt(Abortable):
             self.first_text_at,
             self.ended_at,
             self.waited,
-            bills_of(arrived, self.request.model, asked),
+            self.bills,
         )

@@ -222,7 +222,7 @@ def message_list(messages: Any) -> list[Block]:
             raise ValueError(f"messages[{i}] has no {min(missing)!r}")
         name = f"messages[{i}]['content']"
         if not isinstance(turn["content"], str):
-            turn["content"] = content_blocks(name, turn["content"])
+            turn["content"] = _checked_blocks(name, turn["content"])
         if i < len(turns) - 1 or turn["role"] != "assistant":
             _check_not_blank(name, turn["content"])
     return turns
@@ -241,14 +241,24 @@ def content_blocks(name: str, content: Any) -> list[Block]:
         ValueError: If it is none.
     """
     if isinstance(content, (bytes, Mapping)) or not isinstance(content, Sequence):
-        raise ValueError(f"{name} must be a str or a list of content blocks, got {type_name(content)}")
-    blocks: list[Block] = to_json_value([*content])
+        raise _no_blocks(name, content)
+    return _checked_blocks(name, to_json_value([*content]))
+
+
+def _checked_blocks(name: str, blocks: Any) -> list[Block]:
+    """*blocks*, copied already, without blank texts; a ValueError if they are none."""
+    if not isinstance(blocks, list):
+        raise _no_blocks(name, blocks)
     for i, block in enumerate(blocks):
         if not _is_block(block):
-            raise ValueError(f"{name}[{i}] must be a content block, a dict with a 'type', got {content[i]!r}")
+            raise ValueError(f"{name}[{i}] must be a content block, a dict with a 'type', got {block!r}")
         if isinstance(parts := block.get("content"), list) and all(map(_is_block, parts)):
             blocks[i] = {**block, "content": without_blank_text(parts)}
     return without_blank_text(blocks)
+
+
+def _no_blocks(name: str, content: Any) -> ValueError:
+    return ValueError(f"{name} must be a str or a list of content blocks, got {type_name(content)}")
 
 
 def _is_block(value: Any) -> bool:

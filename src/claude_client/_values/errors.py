@@ -29,7 +29,7 @@ class ClaudeInvocationError(Exception):
     """
     A request that gave no whole answer. The SDK's error, where there was one, is its `__cause__`.
 
-    No text in it holds the API key; a cause that would show it is left out.
+    Nothing in it shows the API key, and its cause was cleaned of it; a cause that cannot be is left out.
     """
 
     def __init__(

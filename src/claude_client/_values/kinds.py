@@ -4,16 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-Kind = Literal[
-    "invalid_request",
-    "authentication",
-    "permission",
-    "not_found",
-    "request_too_large",
-    "billing",
-    "spend_limit",
+_Transient = Literal[
     "rate_limit",
     "conflict",
     "overloaded",
@@ -22,6 +15,16 @@ Kind = Literal[
     "connection",
     "incomplete_stream",
     "invalid_response",
+]
+Kind = Literal[
+    "invalid_request",
+    "authentication",
+    "permission",
+    "not_found",
+    "request_too_large",
+    "billing",
+    "spend_limit",
+    _Transient,
     "refusal",
     "pause_limit",
     "interrupted",
@@ -31,18 +34,7 @@ Kind = Literal[
 ]
 
 #: Kinds that may succeed when sent again unchanged.
-TRANSIENT: frozenset[Kind] = frozenset(
-    {
-        "rate_limit",
-        "conflict",
-        "overloaded",
-        "server_error",
-        "timeout",
-        "connection",
-        "incomplete_stream",
-        "invalid_response",
-    }
-)
+TRANSIENT: frozenset[Kind] = frozenset(get_args(_Transient))
 #: Kinds that no header can make worth sending again.
 FINAL: frozenset[Kind] = frozenset({"billing", "spend_limit"})
 

@@ -140,12 +140,13 @@ def build(
     if temperature != 1.0 or isinstance(temperature, bool):  # the API's default; newer models refuse the parameter
         params["temperature"] = number("temperature", temperature, 0, 1)
     turns, blocks = _messages(prompt, messages, mark=cache_prompt), system_blocks(system, mark=cache_system)
+    is_text = messages is None and isinstance(prompt, str) and isinstance(system, str | None)
     request = Request(
         model=text("model", model),
         max_tokens=whole_number("max_tokens", max_tokens, 1),
         messages=turns,
         system=blocks,
-        has_files=has_files(turns) or has_files(blocks),
+        has_files=not is_text and (has_files(turns) or has_files(blocks)),
         params=json_values(params) if params else _NONE,
         extra_headers=_NONE if extra_headers is None else _headers(extra_headers),
         extra_query=_NONE if extra_query is None else _mapping("extra_query", extra_query),
@@ -161,7 +162,7 @@ def build(
         task_id=task_id,
         category=_category(category),
     )
-    if params or extra_body or messages is not None or not (isinstance(prompt, str) and isinstance(system, str | None)):
+    if params or extra_body or not is_text:
         check_breakpoints(request)  # texts have none but the two that may have been added here
     return request
 
