@@ -18,7 +18,7 @@ from helpers import end, start, text_block
 from orchestration import invoke_parallel_managed
 from servers import Scripted, in_chunks, that_never_accepts, that_says_nothing
 
-SOON = 0.2  # seconds
+SOON = 0.1  # seconds
 LONG = 60.0
 
 
