@@ -79,7 +79,7 @@ def _limits(headers: Any) -> dict[str, str]:
 
 def _refuse_to_leave(response: Any) -> None:
     """Raise if *response* redirects to another host: prompt and credentials would go where nobody meant them to."""
-    if not response.has_redirect_location:
+    if response.status_code // 100 != 3 or not response.has_redirect_location:  # which reads all headers
         return
     here, there = response.url, response.url.join(response.headers["location"])
     if (here.scheme, here.host, here.port) != (there.scheme, there.host, there.port):

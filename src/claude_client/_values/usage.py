@@ -84,7 +84,8 @@ _NO_USAGE = Usage()
 
 def total(usages: Iterable[Usage]) -> Usage:
     """The sum of *usages*."""
-    return Usage(*map(sum, zip(*map(_counts, usages), strict=True)))
+    first, *more = usages = [*usages] or [_NO_USAGE]
+    return Usage(*map(sum, zip(*map(_counts, usages), strict=True))) if more else first
 
 
 class Bill(NamedTuple):
@@ -185,7 +186,9 @@ def _fields_of(said: Any) -> Mapping[str, Any]:
     """The fields of an object of the SDK, those that it does not know included, or of the dict it was made of."""
     if isinstance(said, dict):
         return said
-    return {**getattr(said, "__dict__", {}), **(getattr(said, "__pydantic_extra__", None) or {})}
+    fields: Mapping[str, Any] = getattr(said, "__dict__", {})
+    unknown = getattr(said, "__pydantic_extra__", None)
+    return {**fields, **unknown} if unknown else fields
 
 
 def _count(said: Any) -> int:
