@@ -931,3 +931,25 @@ def test_a_turn_is_priced_by_the_model_that_answered_it(api):
 def test_a_conversation_says_how_it_is_copied_and_stored(way):
     with pytest.raises(TypeError, match=r"fork\(\) copies it, and ConversationThread\(messages=...\)"):
         way(ConversationThread())
+
+
+def test_its_options_may_be_changed_for_the_turns_to_come(api):
+    api.answers(reply(), reply())
+    thread = ConversationThread(system="Be brief.", max_tokens=50)
+    thread.send("first")
+    thread.model, thread.max_tokens, thread.system = "claude-haiku-4-5", 70, None
+    assert (thread.model, thread.max_tokens, thread.system, thread.temperature) == ("claude-haiku-4-5", 70, None, 1.0)
+    thread.send("second")
+    assert [(body["model"], body["max_tokens"], "system" in body) for body in api.bodies] == [
+        ("claude-sonnet-4-6", 50, True),
+        ("claude-haiku-4-5", 70, False),
+    ]
+
+
+def test_an_option_that_cannot_be_sent_is_refused_when_it_is_set_and_the_old_one_stays(api):
+    thread = ConversationThread()
+    with pytest.raises(ValueError, match="max_tokens must be a whole number of at least 1, got 0"):
+        thread.max_tokens = 0
+    assert thread.max_tokens == 4096
+    with pytest.raises(AttributeError, match="'model' is an option of each conversation"):
+        ConversationThread.model  # noqa: B018

@@ -231,7 +231,9 @@ def test_errors_survive_pickling():
 
 def test_a_parallel_error_has_the_fields_of_the_lowest_failed_index(api):
     api.always(lambda request: error(404 if b"second" in request.content else 403, "x", "why"))
-    with pytest.raises(ParallelInvocationError, match=r"2 of 2 prompts failed; prompts\[0\]: 403") as caught:
+    with pytest.raises(
+        ParallelInvocationError, match=r"2 of 2 prompts failed; prompts\[0\]: permission: 403"
+    ) as caught:
         invoke_parallel([{"prompt": "first"}, {"prompt": "second"}])
     assert (caught.value.kind, caught.value.status_code) == ("permission", 403)
     assert caught.value.errors[1].status_code == 404
@@ -271,7 +273,7 @@ def test_a_notebook_shows_what_went_wrong_and_what_had_arrived():
     )
     page = Page(failed._repr_html_())
     assert dict(zip(page.of("th"), page.of("td"), strict=True)) == {
-        "message": "<b>no</b>",
+        "message": "incomplete_stream: <b>no</b>",
         "kind": "incomplete_stream",
         "status_code": "200",
         "request_id": "req_1",

@@ -1,5 +1,9 @@
 import inspect
+import subprocess
+import sys
+import tomllib
 import typing
+from pathlib import Path
 
 import pytest
 
@@ -7,6 +11,7 @@ import claude_client
 import orchestration
 import task_state
 from claude_client._verbs.conversation import CONTINUATION_PROMPT
+from pages import ROOT
 
 PACKAGES = [claude_client, task_state, orchestration]
 
@@ -65,3 +70,36 @@ def test_every_public_function_and_class_is_documented(package):
 def test_annotations_resolve_at_run_time(name):
     one = getattr(claude_client, name)
     assert "return" in typing.get_type_hints(one.__init__ if inspect.isclass(one) else one)
+
+
+@pytest.mark.once
+def test_the_version_is_that_of_the_package():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert claude_client.__version__ == project["version"]
+
+
+@pytest.mark.parametrize(
+    "thing",
+    [
+        claude_client.ConversationThread(),
+        claude_client.InterruptToken(),
+        claude_client.StallDetector(),
+        orchestration.ConcurrencyLimiter(),
+        task_state.TaskTracker(),
+    ],
+    ids=lambda thing: type(thing).__name__,
+)
+@pytest.mark.parametrize("name", ["max_turns", "global_limit", "timeout", "max_retries", "anything"])
+def test_an_assignment_that_would_do_nothing_is_refused(thing, name):
+    with pytest.raises(AttributeError):
+        setattr(thing, name, 3)
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("name", ["task_state", "claude_client"])
+def test_a_module_of_the_users_that_hides_ours_is_named(tmp_path, name):
+    (tmp_path / f"{name}.py").write_text("mine = True")
+    source = Path(orchestration.__file__).parents[1]
+    code = f"import sys; sys.path[:0] = [{str(tmp_path)!r}, {str(source)!r}]; import {name}, orchestration"
+    failed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert f"{name} is {tmp_path / name}.py here, which sys.path has before ours" in failed.stderr

@@ -62,7 +62,7 @@ def test_what_cannot_succeed_is_not_sent_again():
     attempt = failed(flow.begin(0.0), "invalid_request", retryable=False)
     done = flow.advance(attempt)
     assert isinstance(done, Done)
-    assert (str(done.outcome), done.outcome.kind) == ("no", "invalid_request")
+    assert (done.outcome.args[0], done.outcome.kind) == ("no", "invalid_request")
 
 
 def test_an_error_that_ends_several_calls_says_of_each_what_it_used():

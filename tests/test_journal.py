@@ -147,7 +147,7 @@ def test_the_format_stays_as_it_is():
     back = answered(tasks(a="q"))[0]
     assert (back, back.usage, back.stop_reason, back.model) == ("Hi", Usage(1, 2), "end_turn", "m")
     back = answered(prompts("q"))[0]
-    assert (str(back), back.kind, back.partial_text, back.request_id) == ("No", "refusal", "Well", "req_2")
+    assert (back.args[0], back.kind, back.partial_text, back.request_id) == ("No", "refusal", "Well", "req_2")
 
 
 def test_the_first_format_is_read():

@@ -663,7 +663,7 @@ def test_a_prompt_that_cannot_be_copied_is_a_failed_task_too(sim, text):
     bad = {"prompt": [{"type": "text", "text": text}]}
     for reconcile in (None, lambda given, _: [{**prompt, **bad} for prompt in given]):
         results = invoke_parallel_managed([bad], reconcile=reconcile)
-        assert str(results.errors[0]).startswith("prompts[0]: ")
+        assert str(results.errors[0]).startswith("invalid_request: prompts[0]: ")
     assert not sim.requests
 
 
@@ -1037,3 +1037,23 @@ def test_answers_are_in_the_journal_while_a_callback_takes_its_time(sim, tmp_pat
 
     invoke_parallel_managed(prompts(12), journal=path, on_result=on_result)
     assert seen == [12]
+
+
+@pytest.mark.parametrize(("options", "at_once"), [({}, 12), ({"max_workers": 11}, 11)])
+def test_a_limiter_alone_says_how_many_run_at_once(sim, options, at_once):
+    sim.script_by(lambda _: Reply(fault="silent"))
+    token = InterruptToken()
+    managed = partial(invoke_parallel_managed, prompts(20), concurrency_limiter=ConcurrencyLimiter(12), **options)
+    run = threading.Thread(target=managed, kwargs={"interrupt_token": token})
+    run.start()
+    until(lambda: len(sim.requests) == at_once)
+    token.interrupt()
+    run.join(LONG)
+    assert len(sim.requests) == at_once
+
+
+def test_a_run_that_stops_after_failures_cancels_what_has_not_begun(sim):
+    sim.script_by(lambda _: Reply(fault="not_found"))
+    asked = [{"prompt": str(n)} for n in range(9)]
+    results = invoke_parallel_managed(asked, max_workers=1, stop_after=2)
+    assert (len(sim.requests), results.tracker.summary()) == (2, {"failed": 2, "cancelled": 7})

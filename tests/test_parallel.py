@@ -7,6 +7,7 @@ from claude_client import (
     ClaudeInvocationError,
     ParallelInvocationError,
     Results,
+    invoke_claude,
     invoke_parallel,
     invoke_parallel_interruptible,
     invoke_parallel_streaming,
@@ -14,8 +15,12 @@ from claude_client import (
 from helpers import error, reply, streamed
 
 
+def prompt_of(request):
+    return json.loads(request.content)["messages"][0]["content"]
+
+
 def echo(request):
-    return reply(json.loads(request.content)["messages"][0]["content"])
+    return reply(prompt_of(request))
 
 
 def prompts(*words):
@@ -98,7 +103,10 @@ def test_more_than_ten_workers_are_ten_with_one_warning(api, caplog):
     api.always(echo)
     invoke_parallel(prompts("a"), max_workers=50)
     assert [r.getMessage() for r in caplog.records if r.name == "claude_client"] == [
-        "max_workers=50 is more than the 10 allowed: working with 10"
+        (
+            "max_workers=50 is more than the 10 allowed: working with 10. For more: invoke_parallel_managed with a "
+            "ConcurrencyLimiter whose global_limit is as high"
+        )
     ]
 
 
@@ -172,3 +180,46 @@ def test_bad_prompts_alone_need_no_credentials(monkeypatch):
     monkeypatch.delenv("ANTHROPIC_API_KEY")
     (failed,) = invoke_parallel([{"prompt": ""}], return_exceptions=True)
     assert "prompts[0]: prompt is blank" in str(failed)
+
+
+@pytest.mark.parametrize("number", [0, -1, 1.5, True, "5"])
+def test_a_number_of_failures_to_stop_after_that_is_none_is_refused(api, number):
+    with pytest.raises(ValueError, match="stop_after must be a whole number of at least 1"):
+        invoke_parallel(prompts("a"), stop_after=number)
+    assert not api.requests
+
+
+def test_a_wrong_setting_costs_as_many_requests_as_one_says(api):
+    api.always(error(404, "not_found_error", "model: claude-typo"))
+    asked = prompts(*"abcdefghij")
+    results = invoke_parallel(asked, max_workers=1, stop_after=3, return_exceptions=True)
+    assert len(api.requests) == 3
+    assert {failed.kind for failed in results} == {"not_found"}
+    assert str(results[9]).startswith("Stopped after 3 failures in a row, the last: 404 not_found_error")
+
+
+def test_the_log_says_of_each_failure_whose_it_was(api, caplog, slept):
+    caplog.set_level("INFO", "claude_client")
+    replies = {"fine": reply(), "wrong": error(400, "invalid_request_error", "No")}
+    again = iter([error(500, "api_error", "Oops"), reply(stop_reason="max_tokens")])
+    api.always(lambda request: replies.get(prompt_of(request)) or next(again))
+    asked = [{"prompt": "fine"}, {"prompt": "wrong", "task_id": "mine"}, {"prompt": "again"}]
+    invoke_parallel(asked, return_exceptions=True, max_workers=1)
+    records = [record for record in caplog.records if record.name == "claude_client"]
+    fields = ("levelname", "task_id", "attempt", "kind", "request_id", "model")
+    assert [tuple(getattr(record, field) for field in fields) for record in records] == [
+        ("WARNING", "mine", 1, "invalid_request", "req_1", "claude-sonnet-4-6"),
+        ("INFO", "prompts[2]", 1, "server_error", "req_1", "claude-sonnet-4-6"),
+        ("WARNING", "prompts[2]", 2, None, "req_1", "claude-sonnet-4-6"),
+    ]
+    assert records[0].getMessage() == "mine: failed for good at attempt 1: 400 invalid_request_error: No"
+    assert records[1].getMessage().startswith("prompts[2]: attempt 1 failed, the next in ")
+    assert records[1].delay >= 0
+    assert "the answer was cut off (max_tokens, 5 output tokens)" in records[2].getMessage()
+
+
+def test_a_single_call_leaves_its_failure_to_who_called(api, caplog):
+    api.answers(error(400, "invalid_request_error", "No"))
+    with pytest.raises(ClaudeInvocationError):
+        invoke_claude("hi")
+    assert not [record for record in caplog.records if record.levelname != "INFO"]

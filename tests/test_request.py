@@ -1,11 +1,18 @@
 import base64
 import copy
+import json
 import re
 
 import anthropic
 import pytest
 
-from claude_client import ConversationThread, invoke_claude, invoke_claude_streaming, invoke_parallel
+from claude_client import (
+    ConversationThread,
+    invoke_claude,
+    invoke_claude_streaming,
+    invoke_parallel,
+    set_default_client,
+)
 from claude_client._sdk.parameters import create_arguments, create_parameters
 from claude_client._verbs.requests import build_request, build_requests
 from helpers import SDK_MAJOR, error, reply, streamed
@@ -338,7 +345,9 @@ def test_a_file_is_read_when_its_prompt_is_sent_and_not_before(api, tmp_path):
     (request,) = build_requests([{"prompt": [text(path)]}])
     path.write_text("when it is sent")
     assert request.messages[0]["content"] == [text(path)]
-    assert create_arguments(request)["messages"][0]["content"] == [text("when it is sent")]
+    assert create_arguments(request, anthropic.Anthropic(api_key="k"))["messages"][0]["content"] == [
+        text("when it is sent")
+    ]
 
 
 def test_a_file_that_is_gone_when_its_prompt_is_sent_fails_that_prompt_alone(api, tmp_path):
@@ -509,3 +518,28 @@ def test_what_only_the_sdk_knows_is_taken(monkeypatch):
 def test_a_category_is_a_text():
     with pytest.raises(ValueError, match="category must be a str or None, got 3"):
         build_request(prompt="a", category=3)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "version"),
+    [
+        ("AnthropicVertex", {"region": "r", "project_id": "p", "access_token": "t"}, "vertex-2023-10-16"),
+        ("AnthropicBedrock", {"aws_region": "r"}, "bedrock-2023-05-31"),
+    ],
+)
+def test_sampling_goes_to_the_clouds_under_the_version_that_takes_it(name, options, version):
+    client = getattr(anthropic, name)(**options)
+    request = build_request(prompt="hi", temperature=0.5)
+    assert create_arguments(request, client)["extra_body"] == {"temperature": 0.5, "anthropic_version": version}
+    asked = build_request(prompt="hi", temperature=0.5, extra_body={"anthropic_version": "mine"})
+    assert create_arguments(asked, client)["extra_body"]["anthropic_version"] == "mine"
+
+
+def test_a_call_of_vertex_says_one_version(api):
+    options = {"region": "r", "project_id": "p", "access_token": "t", "base_url": "https://api.anthropic.com"}
+    api.router.post(path__regex="rawPredict").mock(side_effect=lambda _: reply("Hi"))
+    with anthropic.AnthropicVertex(**options) as client:
+        set_default_client(client)
+        assert invoke_claude("hi", temperature=0.5) == "Hi"
+    sent = json.loads(api.router.calls.last.request.content)
+    assert (sent["anthropic_version"], sent["temperature"]) == ("vertex-2023-10-16", 0.5)

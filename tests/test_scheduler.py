@@ -43,15 +43,15 @@ class Gate:
         return permit
 
 
-def scheduler_of(*categories, gates=(), now=0.0, **options):
+def scheduler_of(*categories, gates=(), now=0.0, stop_after=None, **options):
     jobs = [Job(i, CallFlow(build(prompt="hi", category=category, **options))) for i, category in enumerate(categories)]
-    return Scheduler(jobs, gates, now)
+    return Scheduler(jobs, gates, now, stop_after=stop_after)
 
 
 def end(scheduler, attempt, now=0.0, *, error=None, text="done", **fields):
     """Hand *attempt* back with an answer or *error*."""
     if error:
-        attempt.error = ClaudeInvocationError("no", kind=error, retryable=error == "overloaded", **fields)
+        attempt.error = ClaudeInvocationError("no", **{"kind": error, "retryable": error == "overloaded", **fields})
     else:
         said = Message.construct(**message(text, **fields))
         attempt.answer, attempt.usage = Answer(said, "req_1"), Usage.of(said.usage)
@@ -180,7 +180,7 @@ def test_a_job_that_a_gate_refuses_for_good_ends_and_the_next_is_asked():
     gate = Gate(answer=ClaudeInvocationError("shut", kind="rate_limit"))
     scheduler = scheduler_of(None, None, gates=[gate])
     assert scheduler.poll(0.0) == math.inf
-    assert [str(scheduler.outcomes[i]) for i in (0, 1)] == ["shut", "shut"]
+    assert [str(scheduler.outcomes[i]) for i in (0, 1)] == ["rate_limit: shut"] * 2
     assert scheduler.over
 
 
@@ -214,12 +214,12 @@ def test_a_stop_ends_what_waits_and_what_would_be_made_again():
     stopped = ClaudeInvocationError("stopped", kind="interrupted")
     scheduler.stop(stopped)
     scheduler.stop(ClaudeInvocationError("too late"))
-    assert {i: str(outcome) for i, outcome in scheduler.outcomes.items()} == {2: "stopped"}
+    assert {i: outcome.args[0] for i, outcome in scheduler.outcomes.items()} == {2: "stopped"}
     end(scheduler, answered)
     end(scheduler, failing, error="overloaded", usage=Usage(7))
     assert scheduler.outcomes[1] is not scheduler.outcomes[2]
     assert scheduler.outcomes[0] == "done"
-    assert (str(scheduler.outcomes[1]), scheduler.outcomes[1].usage) == ("stopped", Usage())
+    assert (scheduler.outcomes[1].args[0], scheduler.outcomes[1].usage) == ("stopped", Usage())
 
 
 def test_a_job_is_cancelled_wherever_it_is():
@@ -355,3 +355,31 @@ def test_an_attempt_that_nobody_has_ended_is_an_interrupted_one():
     assert isinstance(attempt, Attempt)
     scheduler.finished(attempt, 1.0)
     assert scheduler.outcomes[0].kind == "interrupted"
+
+
+@pytest.mark.parametrize(
+    ("kinds", "stops"),
+    [
+        (["overloaded"] * 3, True),
+        (["overloaded", "overloaded", None, "overloaded"], False),
+        (["overloaded", "overloaded", "timeout", "overloaded"], False),
+        (["overloaded", "cancelled", "overloaded", "overloaded"], True),
+        (["timeout", "overloaded", "overloaded", "overloaded"], True),
+    ],
+)
+def test_so_many_like_failures_in_a_row_end_what_has_not_begun(kinds, stops):
+    scheduler = scheduler_of(*[None] * 9, stop_after=3)
+    for kind in kinds:
+        _, attempt = start(scheduler)
+        end(scheduler, attempt, error=kind, retryable=False)
+    assert scheduler.over is stops
+    if stops:
+        assert str(scheduler.outcomes[8]) == "Stopped after 3 failures in a row, the last: overloaded: no"
+        assert (scheduler.outcomes[8].kind, scheduler.outcomes[8].usage) == ("overloaded", Usage())
+
+
+def test_unless_asked_for_no_number_of_like_failures_ends_a_run():
+    scheduler = scheduler_of(*[None] * 9)
+    for _ in range(8):
+        end(scheduler, start(scheduler)[1], error="overloaded", retryable=False)
+    assert not scheduler.over

@@ -377,7 +377,7 @@ def test_a_stopped_run_lets_what_is_under_way_come_to_its_end():
 
     run = run_of(3, Client(answer), max_workers=1)
     run.run()
-    assert [str(run.outcomes[i]) for i in range(3)] == ["0", "stopped", "stopped"]
+    assert [str(run.outcomes[i]) for i in range(3)] == ["0", *["interrupted: stopped"] * 2]
     assert not run.interrupted
 
 

@@ -10,14 +10,14 @@ Claude calls, one or many at once, over the official `anthropic` SDK.
 - `last_results`: those of the last fan-out, if an exception ended it.
 - `ClaudeInvocationError`, `ParallelInvocationError`, `ParallelInterrupt`: what they raise.
 - `share_limits`, `rate_limits`: share what is learnt of rate limits with other processes; see what that is.
-- `set_default_client`, `has_credentials`: use your own SDK client; check for credentials.
+- `set_default_client`, `has_credentials`, `NoCredentialsError`: use your own SDK client; check for credentials.
 - `claude_client.simulator`: a stand-in for the API, to rehearse without a key or a bill.
 
 Importing this imports no `anthropic`: that happens at the first call.
 """
 
 from claude_client._gates.clients import share_limits
-from claude_client._sdk.client import has_credentials, set_default_client
+from claude_client._sdk.client import NoCredentialsError, has_credentials, set_default_client
 from claude_client._values.errors import ClaudeInvocationError
 from claude_client._values.interrupt import InterruptToken
 from claude_client._values.kinds import Kind
@@ -41,6 +41,9 @@ from claude_client._verbs.limits import rate_limits
 from claude_client._verbs.parallel import invoke_parallel, invoke_parallel_interruptible, invoke_parallel_streaming
 from claude_client._verbs.stall import StallDetector
 
+#: The version of the three packages.
+__version__ = "0.4.0"
+
 __all__ = [
     "ApiParams",
     "CallOptions",
@@ -51,6 +54,7 @@ __all__ = [
     "FanOutOptions",
     "InterruptToken",
     "Kind",
+    "NoCredentialsError",
     "ParallelInterrupt",
     "ParallelInvocationError",
     "PromptOptions",

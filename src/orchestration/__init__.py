@@ -11,14 +11,23 @@ Managed runs on top of `task_state` and `claude_client`.
   drop; and what is whole of a damaged one. `JournalError`: a journal cannot be used.
 """
 
-from claude_client._values.retry import compute_backoff_delay
+import sys
 
-from ._journal_entries import JournalEntry, drop_from_journal, read_journal, salvage_journal
-from ._journal_file import JournalError
-from ._limiter import ConcurrencyLimiter, LimiterStatistics, Occupancy
-from ._managed import ManagedOptions, invoke_parallel_managed, invoke_parallel_with_reconciliation
-from ._recorder import ManagedResults
-from ._retrying import invoke_with_retry
+try:
+    from claude_client._values.retry import compute_backoff_delay
+
+    from ._journal_entries import JournalEntry, drop_from_journal, read_journal, salvage_journal
+    from ._journal_file import JournalError
+    from ._limiter import ConcurrencyLimiter, LimiterStatistics, Occupancy
+    from ._managed import ManagedOptions, invoke_parallel_managed, invoke_parallel_with_reconciliation
+    from ._recorder import ManagedResults
+    from ._retrying import invoke_with_retry
+except ImportError as failed:
+    top = str(failed.name).partition(".")[0]
+    if top in {"claude_client", "task_state"} and top in sys.modules:
+        file = getattr(sys.modules[top], "__file__", None)
+        failed.add_note(f"{top} is {file} here, which sys.path has before ours: rename it, or put our folder first")
+    raise
 
 __all__ = [
     "ConcurrencyLimiter",

@@ -77,6 +77,22 @@ class ConcurrencyLimiter:
         ValueError: A limit is not a whole number from 1, or *hold_seconds* no number of seconds.
     """
 
+    __slots__ = (
+        "__weakref__",
+        "_category_limits",
+        "_free",
+        "_full",
+        "_global_limit",
+        "_held",
+        "_hold_seconds",
+        "_lock",
+        "_look_at",
+        "_next",
+        "_numbers",
+        "_queue",
+        "_taken",
+    )
+
     def __init__(
         self,
         global_limit: int = 10,

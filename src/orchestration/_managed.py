@@ -44,6 +44,8 @@ from ._stalls import stall_watch
 
 _log = logging.getLogger("orchestration")
 
+_WORKERS = 5  # unless somebody says otherwise
+
 
 class ManagedOptions(PromptOptions, total=False):
     """Options of a managed run: those for all prompts, and those about how the run is managed."""
@@ -61,6 +63,7 @@ class ManagedOptions(PromptOptions, total=False):
     journal: str | os.PathLike[str] | None
     interrupt_token: InterruptToken | None
     on_result: ResultCallback | None
+    stop_after: int | None
     progress: bool
 
 
@@ -69,7 +72,7 @@ def invoke_parallel_managed(
     *,
     model: str = DEFAULT_MODEL,
     max_tokens: int = 4096,
-    max_workers: int = 5,
+    max_workers: int | None = None,
     shared_system: Content | None = None,
     cache_shared_system: bool = False,
     concurrency_limiter: ConcurrencyLimiter | None = None,
@@ -91,7 +94,9 @@ def invoke_parallel_managed(
 
         model, max_tokens, shared_system, cache_shared_system: As in `claude_client.invoke_parallel`.
 
-        max_workers: Most requests under way at once: at most 10, or the limiter's `global_limit` where that is more.
+        max_workers:
+            Most requests under way at once: at most 10, or the limiter's `global_limit` where that is more. None: that
+            limit, or 5 without a limiter.
 
         concurrency_limiter:
             Bounds what runs at once, together with all others that use the same limiter.
@@ -135,7 +140,7 @@ def invoke_parallel_managed(
             Called with index and answer (or error) of each task as it ends, of those too that the journal had. Not for
             those that *reconcile* drops before anything is sent.
 
-        progress: As in `claude_client.invoke_parallel`.
+        stop_after, progress: As in `claude_client.invoke_parallel`.
 
     Returns:
         The answers in prompt order with `.errors`, `.cancelled`, `.tracker` and `.usage`, that of earlier runs included
@@ -161,12 +166,12 @@ def invoke_parallel_with_reconciliation(
     *,
     model: str = DEFAULT_MODEL,
     max_tokens: int = 4096,
-    max_workers: int = 5,
+    max_workers: int | None = None,
     shared_system: Content | None = None,
     cache_shared_system: bool = False,
     **options: Unpack[ManagedOptions],
 ) -> ManagedResults:
-    """`invoke_parallel_managed` without a limiter."""
+    """`invoke_parallel_managed` without a limiter, under a name that says what it is called for."""
     return invoke_parallel_managed(
         prompts,
         model=model,
@@ -180,7 +185,7 @@ def invoke_parallel_with_reconciliation(
 
 def _managed(
     prompts: Sequence[Mapping[str, Any]],
-    max_workers: int,
+    max_workers: int | None,
     limiter: ConcurrencyLimiter | None,
     *,
     max_retries: int = 3,
@@ -194,6 +199,7 @@ def _managed(
     journal: str | os.PathLike[str] | None = None,
     interrupt_token: InterruptToken | None = None,
     on_result: ResultCallback | None = None,
+    stop_after: int | None = None,
     progress: bool = False,
     **said: Any,
 ) -> ManagedResults:
@@ -202,7 +208,8 @@ def _managed(
     _check_kind("tracker", tracker, TaskTracker)
     if reconcile is None and reconcile_interval is not None:
         raise ValueError("reconcile_interval is given, but no reconcile to call")
-    workers = workers_of(max_workers, max(MOST_WORKERS, _limit_of(limiter)))
+    limit = _limit_of(limiter)
+    workers = workers_of(max_workers, max(MOST_WORKERS, limit)) if max_workers is not None else limit or _WORKERS
     retry = patient_policy(whole_number("max_retries", max_retries, 0), base_delay_ms, max_delay_ms)
     build = request_builder(retry, max_retries=max_retries, **said)
     tasks = identified(prompts)
@@ -233,6 +240,7 @@ def _managed(
                 on_retry=recorder.failed,
                 on_outcomes=recorder.ended,
                 on_hold=bar.hold if bar else None,
+                stop_after=stop_after if stop_after is None else whole_number("stop_after", stop_after, 1),
                 keep=partial(recorder.keep, opened) if opened else None,
             )
         )

@@ -145,6 +145,16 @@ class TaskTracker:
         ValueError: *max_retries* is not a whole number from 0.
     """
 
+    __slots__ = (
+        "__weakref__",
+        "_cancelled_at",
+        "_clock",
+        "_lock",
+        "_max_retries",
+        "_observers",
+        "_tasks",
+    )
+
     def __init__(self, max_retries: int = 3, *, clock: Callable[[], float] = time.time) -> None:
         if not isinstance(max_retries, int) or isinstance(max_retries, bool) or max_retries < 0:
             raise ValueError(f"max_retries must be a whole number from 0, got {max_retries!r}")
@@ -330,7 +340,8 @@ class TaskTracker:
             return {"_max_retries": self._max_retries, "_clock": self._clock, "_tasks": tasks}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
+        for name, value in state.items():
+            setattr(self, name, value)
         self._cancelled_at = {}
         self._lock = threading.Lock()
         self._observers = {}

@@ -26,7 +26,10 @@ _log = logging.getLogger("claude_client")
 #: How often an answer may pause (the API's `pause_turn`) and be continued.
 MOST_PAUSES = 10
 
-_TRUNCATED = "The answer was cut off (%s, %d output tokens): .truncated is set"
+_FAILED = "%s: attempt %d failed, the next in %.1f s: %s"
+_FAILED_FOR_GOOD = "%s: failed for good at attempt %d: %s"
+_TRUNCATED = "%s: the answer was cut off (%s, %d output tokens): .truncated is set"
+_ENDED_FROM_OUTSIDE = frozenset({"interrupted", "cancelled"})
 
 Outcome = ClaudeResponse | ClaudeInvocationError
 
@@ -68,6 +71,11 @@ class CallFlow:
         self._failures = 0  # that count against the retries
         self._turns: tuple[Answer, ...] = ()
         self._attempts: tuple[AttemptRecord, ...] = ()
+
+    @property
+    def name(self) -> str | None:
+        """The caller's name for it; None where there is none."""
+        return self._asked.task_id
 
     @property
     def attempts(self) -> tuple[AttemptRecord, ...]:
@@ -153,14 +161,31 @@ class CallFlow:
         return [block for turn in self._turns for block in turn.message.content]
 
 
-def log_step(step: Send | Done) -> None:
-    """Log what *step* tells of the attempt before it. For drivers, under no lock: handlers are other people's code."""
+def log_step(step: Send | Done, flow: CallFlow, name: str, level: int = logging.WARNING) -> None:
+    """
+    Log what *step* tells of the attempt of *flow* before it. For drivers, under no lock: handlers are other people's
+    code.
+
+    Args:
+        name: What the call is called in the log.
+
+        level: That of a failure that is final. What was ended from outside is none.
+    """
     if isinstance(step, Send):
         if step.failed:
-            _log.info("Attempt failed, %d so far; the next in %.1f s: %s", step.failures, step.after, step.failed)
-    elif isinstance(step.outcome, ClaudeResponse):
-        reason = step.outcome.message.stop_reason
-        if reason in TRUNCATING:
-            _log.warning(_TRUNCATED, reason, step.outcome.usage.output_tokens)
-        elif reason == "tool_use":
-            _log.info("The model asks for a tool: see .message.content")
+            delay = round(step.after, 3)
+            _log.info(_FAILED, name, len(flow.attempts), delay, step.failed, extra=_extra(flow, name, delay=delay))
+    elif isinstance(step.outcome, ClaudeInvocationError):
+        if step.outcome.kind not in _ENDED_FROM_OUTSIDE:
+            _log.log(level, _FAILED_FOR_GOOD, name, len(flow.attempts), step.outcome, extra=_extra(flow, name))
+    elif (reason := step.outcome.message.stop_reason) in TRUNCATING:
+        _log.warning(_TRUNCATED, name, reason, step.outcome.usage.output_tokens, extra=_extra(flow, name))
+    elif reason == "tool_use":
+        _log.info("%s: the model asks for a tool, see .message.content", name, extra=_extra(flow, name))
+
+
+def _extra(flow: CallFlow, name: str, **more: object) -> dict[str, object]:
+    """The fields of a record of the log about the last attempt of *flow*."""
+    last = flow.attempts[-1]
+    about = {"task_id": name, "attempt": len(flow.attempts), "kind": last.error, "request_id": last.request_id}
+    return {**about, "model": last.model, **more}

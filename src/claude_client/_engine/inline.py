@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Sequence
@@ -41,7 +42,7 @@ def run(flow: CallFlow, token: InterruptToken | None = None) -> ClaudeResponse:
                 with token.watched_by(attempt.abort):
                     send(client, attempt)
             step = flow.advance(attempt)
-            log_step(step)
+            log_step(step, flow, flow.name or "The call", logging.INFO)  # raised anyway
             if attempt.raised is not None:
                 raise attempt.raised
         if isinstance(step.outcome, ClaudeInvocationError):

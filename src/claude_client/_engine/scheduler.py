@@ -15,7 +15,7 @@ from claude_client._engine.flow import CallFlow, Done, Outcome, Send
 from claude_client._gates.gate import Gate, Wait, admit
 from claude_client._gates.holding import Holding
 from claude_client._values.attempt import Attempt
-from claude_client._values.errors import ClaudeInvocationError, aborted, for_unsent
+from claude_client._values.errors import ClaudeInvocationError, aborted, for_unsent, reworded
 from claude_client._values.kinds import Kind
 from claude_client._values.record import Cause
 
@@ -26,6 +26,9 @@ _HOLDING: frozenset[Cause] = frozenset({"rate limit", "outage"})
 
 #: Failures that every other call would share: jobs that have not started are not sent.
 STOPPING: frozenset[Kind] = frozenset({"spend_limit", "billing", "authentication"})
+
+# No failure of the API's, or of what was asked.
+_ENDED_FROM_OUTSIDE: frozenset[Kind | None] = frozenset({"interrupted", "cancelled"})
 
 
 class Job:
@@ -43,6 +46,11 @@ class Job:
         #: Seconds waited since then: its own before it joined its group, and those of the group before it joined.
         self.waited: Mapping[Cause, float] = _NOTHING
         self.waited_before: Mapping[Cause, float] = _NOTHING
+
+    @property
+    def name(self) -> str:
+        """What it is called in the log."""
+        return self.flow.name or f"prompts[{self.index}]"
 
     @property
     def group(self) -> Hashable:
@@ -105,6 +113,8 @@ class Scheduler:
 
     Args:
         on_wait: Called with the seconds that a job has to wait from now on, and with the time.
+
+        stop_after: Stop once so many jobs in a row have ended by failures of one kind. None: never for that.
     """
 
     def __init__(
@@ -114,6 +124,7 @@ class Scheduler:
         now: float,
         *,
         on_wait: Callable[[float, float], object] = lambda *_: None,
+        stop_after: int | None = None,
     ) -> None:
         #: The outcome of each job that has ended, by index.
         self.outcomes: dict[int, Outcome] = {}
@@ -121,6 +132,11 @@ class Scheduler:
         self.holding = Holding()
         self._gates = gates
         self._on_wait = on_wait
+        self._stop_after = stop_after
+        self._alike: tuple[Kind | None, int] = (
+            None,
+            0,
+        )  # the kind of the last failure, and how many of it came in a row
         # Jobs that have yet to start, in one of two places. One that is ended there is taken from _waiting only.
         self._waiting: dict[int, Job] = {}
         self._groups: dict[Hashable, _Group] = {}
@@ -203,14 +219,26 @@ class Scheduler:
             step = Done(job.flow.end(aborted("cancelled")))
         if isinstance(step, Done):
             self._end(job, step.outcome)
-            if isinstance(step.outcome, ClaudeInvocationError) and step.outcome.kind in STOPPING:
-                self.stop(step.outcome)
+            self._stop_if_hopeless(step.outcome)
         else:
             job.step, job.queued_at = step, now
             self._waiting[job.index] = self._retried[job.index] = job
             heapq.heappush(self._due, (now + step.after, job))
             self._on_wait(step.after, now)
         return step
+
+    def _stop_if_hopeless(self, outcome: Outcome) -> None:
+        """Stop if *outcome* shows that the jobs left would fail as well."""
+        kind = outcome.kind if isinstance(outcome, ClaudeInvocationError) else None
+        if kind in _ENDED_FROM_OUTSIDE:
+            return
+        self._alike = (kind, self._alike[1] + 1) if kind == self._alike[0] else (kind, 1)
+        if not isinstance(outcome, ClaudeInvocationError) or self._stopped:
+            return
+        if kind in STOPPING:
+            self.stop(outcome)
+        elif self._alike[1] == self._stop_after:
+            self.stop(reworded(outcome, f"Stopped after {self._stop_after} failures in a row, the last: {outcome}"))
 
     def stop(self, error: ClaudeInvocationError) -> None:
         """

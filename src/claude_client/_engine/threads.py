@@ -68,6 +68,8 @@ class Run:
         on_hold: Called with what all wait for, "rate limit" or "outage", when they begin to; with None when they no
             longer do.
 
+        stop_after: As in `Scheduler`.
+
         keep: Called with index and outcome before *on_outcomes* is, on the thread that ended the job. An exception
             from it fails the run.
     """
@@ -83,6 +85,7 @@ class Run:
         on_retry: Callable[[int, ClaudeInvocationError], object] | None = None,
         on_outcomes: Callable[[Mapping[int, Outcome]], object] | None = None,
         on_hold: Callable[[str | None], object] | None = None,
+        stop_after: int | None = None,
         keep: Callable[[int, Outcome], object] | None = None,
     ) -> None:
         self._client = client
@@ -103,7 +106,7 @@ class Run:
         self._ended_threads: set[threading.Thread] = set()
         self._lock = threading.Lock()  # guards the three below
         self._pauses = PauseLog()
-        self._scheduler = Scheduler(jobs, gates, time.monotonic(), on_wait=self._pauses.note)
+        self._scheduler = Scheduler(jobs, gates, time.monotonic(), on_wait=self._pauses.note, stop_after=stop_after)
         self._jobs = self._unreported = len(jobs)
         self._threads: list[threading.Thread] = []
         # What follows is read in single steps without the lock, which a signal handler that interrupts this run, or a
@@ -376,7 +379,7 @@ class Run:
             if isinstance(step, Send) and step.failed and step.costs_retry and self._on_retry:
                 # Before anybody can start it again.
                 self.post(partial(self._on_retry, job.index, step.failed))
-        log_step(step)
+        log_step(step, job.flow, job.name)
         self._pauses.log()
         self._report(ended)
 

@@ -41,7 +41,7 @@ def send(client: Any, attempt: Attempt) -> None:
         with attempt:
             attempt.sent_at = attempt.last_event_at = time.monotonic()
             attempt.tell("sending")
-            exchange = _Exchange(client, create_arguments(attempt.request), attempt)
+            exchange = _Exchange(client, create_arguments(attempt.request, client), attempt)
             streamed = attempt.on_text or attempt.must_stream or attempt.request.must_stream
             answer = exchange.stream() if streamed else exchange.create()
             attempt.usage = total(bill.usage for bill in attempt.bills)

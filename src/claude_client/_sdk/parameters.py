@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 _SAMPLING = ("temperature", "top_p", "top_k")
 # The last API version that takes sampling parameters. Lower case: SDK 0.x would send another spelling beside its own.
 _SAMPLING_VERSION = {"anthropic-version": "2023-06-01"}
+# ... and as the clients of these clouds say it, in the body.
+_SAMPLING_VERSIONS = {"AnthropicBedrock": "bedrock-2023-05-31", "AnthropicVertex": "vertex-2023-10-16"}
 # Parameters that newer SDKs send as a header rather than in the body.
 _HEADERS = {"user_profile_id": "anthropic-user-profile-id", "workspace_id": "anthropic-workspace-id"}
 _OUR_HEADERS = {*_SAMPLING_VERSION, *_HEADERS.values()}
@@ -32,8 +34,8 @@ def create_parameters() -> frozenset[str]:
     return frozenset(inspect.signature(Messages.create).parameters) - {"self", "stream"}
 
 
-def create_arguments(request: Request) -> dict[str, Any]:
-    """The keyword arguments for the installed SDK's `create`: parameters that it does not know go into the body."""
+def create_arguments(request: Request, client: Any) -> dict[str, Any]:
+    """The keyword arguments for the `create` of *client*: parameters that its SDK does not know go into the body."""
     messages, system = request.messages, request.system
     if request.has_files:
         messages, system = loaded(messages), loaded(system)
@@ -45,11 +47,11 @@ def create_arguments(request: Request) -> dict[str, Any]:
     if request.extra_query:
         sent["extra_query"] = {**request.extra_query}
     if request.params or request.extra_body or request.extra_headers:
-        _place_the_rest(request, sent)
+        _place_the_rest(request, sent, client)
     return sent
 
 
-def _place_the_rest(request: Request, sent: dict[str, Any]) -> None:
+def _place_the_rest(request: Request, sent: dict[str, Any], client: Any) -> None:
     """Put each parameter and extra of *request* into *sent*, or into the extra body or headers in it."""
     body: dict[str, Any] = {}
     headers: dict[str, Any] = {}
@@ -64,6 +66,8 @@ def _place_the_rest(request: Request, sent: dict[str, Any]) -> None:
     body.update(request.extra_body)
     if any(name in body for name in _SAMPLING):
         headers.update(_SAMPLING_VERSION)
+        for version in filter(None, (_SAMPLING_VERSIONS.get(cls.__name__) for cls in type(client).__mro__)):
+            body.setdefault("anthropic_version", version)
     # The caller's replace ours, so they are spelled like ours; the SDK knows others by spelling.
     own = {name.lower() if name.lower() in _OUR_HEADERS else name: item for name, item in request.extra_headers.items()}
     headers.update(own)

@@ -65,6 +65,11 @@ class ClaudeInvocationError(Exception):
 
     _attempts: tuple[AttemptRecord, ...] = ()
 
+    def __str__(self) -> str:
+        """The message, and the kind where it does not say that."""
+        message = super().__str__()
+        return message if self.kind in message else printable(f"{self.kind}: {message}")
+
     @property
     def cost_usd(self) -> float | None:
         """
@@ -113,6 +118,13 @@ def with_totals(
 def for_unsent(error: ClaudeInvocationError) -> ClaudeInvocationError:
     """The failure *error* of one call as the end of others that made no request of their own."""
     return _copy(error, {"partial_text": "", "usage": Usage(), "_attempts": ()})
+
+
+def reworded(error: ClaudeInvocationError, message: str) -> ClaudeInvocationError:
+    """A copy of *error* that says *message*."""
+    copy = _copy(error, {})
+    copy.args = (printable(message),)
+    return copy
 
 
 def _copy(error: ClaudeInvocationError, other: Mapping[str, Any]) -> ClaudeInvocationError:

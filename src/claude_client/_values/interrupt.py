@@ -34,6 +34,8 @@ class InterruptToken:
     Every method may be called from any thread, `interrupt` also from a signal handler.
     """
 
+    __slots__ = ("__weakref__", "_interrupted", "_watchers")
+
     # Flags and dicts are read and changed in single steps rather than under a lock, which a signal handler that
     # interrupts its own thread could not take.
 

@@ -97,5 +97,8 @@ class FanOutOptions(PromptOptions, total=False):
     #: Called with index and answer, or error, of each prompt as it arrives, on the calling thread. It delays nothing
     #: but the callbacks after it; what it raises is logged.
     on_result: ResultCallback | None
+    #: Stop once so many prompts in a row have ended by failures of one kind: what has not begun then ends by the same,
+    #: unsent. None, or left out: only where no other prompt could succeed either, as without credit.
+    stop_after: int | None
     #: Show a bar, with failures, tokens and the share read from the cache. Needs the `progress` extra.
     progress: bool

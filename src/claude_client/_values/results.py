@@ -139,7 +139,7 @@ class Results(list["Item"]):
 
     def _shown(self, index: int) -> str:
         error = self.errors.get(index) or self.cancelled.get(index)
-        text = printable(" ".join(str(self[index] if error is None else f"{error.kind}: {error}").split()))
+        text = printable(" ".join(str(self[index] if error is None else error).split()))
         return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "\u2026"
 
 

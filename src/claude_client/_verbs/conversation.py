@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
-from typing import Any, NoReturn, Unpack
+from typing import Any, Generic, NoReturn, TypeVar, Unpack
 
 from claude_client._engine.flow import CallFlow
 from claude_client._engine.inline import run
@@ -32,6 +32,25 @@ _NOT_OF_A_TURN = PromptSpec.__annotations__.keys() - ApiParams.__annotations__.k
 _NOT_OF_A_CONVERSATION = _NOT_OF_A_TURN - CallOptions.__annotations__.keys()
 
 
+T = TypeVar("T")
+
+
+class _Option(Generic[T]):
+    """An option of a conversation for the turns to come: it can be changed, and is checked when it is."""
+
+    def __set_name__(self, owner: type[ConversationThread], name: str) -> None:
+        self._name = name
+
+    def __get__(self, thread: ConversationThread | None, owner: type[ConversationThread] | None = None) -> T:
+        if thread is None:
+            raise AttributeError(f"{self._name!r} is an option of each conversation, not of the class")
+        value: T = thread._options[self._name]  # noqa: SLF001 - it is a part of the class
+        return value
+
+    def __set__(self, thread: ConversationThread, value: T) -> None:
+        thread._options = _checked({**thread._options, self._name: value})  # noqa: SLF001
+
+
 class ConversationThread:
     """
     A conversation that remembers its turns.
@@ -42,7 +61,9 @@ class ConversationThread:
     called from any thread: of two that send at once, one waits until the other's turn is over.
 
     Args:
-        system, model, max_tokens, temperature, options: For every turn, as in `invoke_claude`.
+        system, model, max_tokens, temperature, options:
+            For every turn, as in `invoke_claude`. The first four may be changed for the turns to come: an assignment
+            to `.model` is checked like the argument. The cache is kept by model, so another model reads it anew.
 
         cache_system: Put a cache breakpoint at the end of *system*.
 
@@ -58,6 +79,23 @@ class ConversationThread:
         ValueError: For bad input; also for *messages* that do not alternate, beginning with the user.
         TypeError: For an unknown parameter.
     """
+
+    __slots__ = (
+        "__weakref__",
+        "_attempts",
+        "_cache_system",
+        "_continuation_prompt",
+        "_history",
+        "_max_turns",
+        "_options",
+        "_sender",
+        "_turn_lock",
+    )
+
+    system = _Option[Content | None]()
+    model = _Option[str]()
+    max_tokens = _Option[int]()
+    temperature = _Option[float]()
 
     def __init__(
         self,
@@ -75,8 +113,7 @@ class ConversationThread:
         _check_names(options, _NOT_OF_A_CONVERSATION)
         self._cache_system = cache_system
         named = {"system": system, "model": model, "max_tokens": max_tokens, "temperature": temperature}
-        self._options: dict[str, Any] = json_values({**named, **options})
-        build_request(prompt="to check the options", **self._options)
+        self._options = _checked({**named, **options})
         self._max_turns = max_turns if max_turns is None else whole_number("max_turns", max_turns, 1)
         self._continuation_prompt = loaded(user_turn(continuation_prompt, "continuation_prompt"))["content"]
         self._history = history_of(messages)
@@ -270,6 +307,13 @@ class ConversationThread:
                 yield
             finally:
                 self._sender = None
+
+
+def _checked(options: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of *options* for turns, which shares nothing with the caller, once they are known to be valid."""
+    copied: dict[str, Any] = json_values(options)
+    build_request(prompt="to check the options", **copied)
+    return copied
 
 
 @contextmanager

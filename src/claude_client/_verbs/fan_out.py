@@ -24,6 +24,11 @@ _log = logging.getLogger("claude_client")
 
 MOST_WORKERS = 10
 
+_TOO_MANY = (
+    "max_workers=%d is more than the %d allowed: working with %d. For more: invoke_parallel_managed with a "
+    "ConcurrencyLimiter whose global_limit is as high"
+)
+
 
 @contextmanager
 def run_of(
@@ -83,5 +88,5 @@ def workers_of(asked: int, most: int = MOST_WORKERS) -> int:
     """Return the number of workers to have where *asked* are wanted and *most* are allowed."""
     if whole_number("max_workers", asked, 1) <= most:
         return asked
-    _log.warning("max_workers=%d is more than the %d allowed: working with %d", asked, most, most)
+    _log.warning(_TOO_MANY, asked, most, most)
     return most

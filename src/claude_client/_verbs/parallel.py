@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Unpack
 
-from claude_client._values.checks import check_callback
+from claude_client._values.checks import check_callback, whole_number
 from claude_client._values.interrupt import InterruptToken
 from claude_client._values.options import Content, FanOutOptions, ResultCallback, TextCallback
 from claude_client._values.request import DEFAULT_MODEL, Request
@@ -41,7 +41,9 @@ def invoke_parallel(
 
         model, max_tokens: For prompts that do not set their own, as in `invoke_claude`.
 
-        max_workers: Most requests under way at once, at most 10; more is clamped, with a logged warning.
+        max_workers:
+            Most requests under way at once, at most 10; more is clamped, with a logged warning. For more, take
+            `orchestration.invoke_parallel_managed` with a limiter.
 
         shared_system: A system prompt for all. A prompt's own `system` follows it.
 
@@ -60,6 +62,8 @@ def invoke_parallel(
             that cannot be sent is then an error of kind "invalid_request", and the others are asked.
             `on_result=None`: called with index and answer (or error) of each prompt as it arrives, on this thread. It
             delays no request; what it raises is logged.
+            `stop_after=None`: stop once so many prompts in a row have ended by failures of one kind; what has not begun
+            then ends by the same, unsent.
             `progress=False`: show a bar of what was answered or has failed, with failures, tokens, the share read from
             the cache, and what an early end left over. Needs the `progress` extra.
 
@@ -119,6 +123,8 @@ def invoke_parallel_interruptible(
     """
     Like `invoke_parallel` with an *interrupt_token*: a prompt that is unfinished when it is interrupted gives None.
 
+    It is the same run, for whom the token is what matters: a second name, and a place for the token.
+
     From `interrupt()` to the return it takes at most 100 ms, whether requests are queued, connecting, waiting for the
     first byte, in the middle of a stream or between attempts; the server sees their connections close. Looking up a
     host's name and callbacks while they run are not reached.
@@ -143,12 +149,14 @@ def _fan_out(
     *,
     return_exceptions: bool = False,
     on_result: ResultCallback | None = None,
+    stop_after: int | None = None,
     progress: bool = False,
     **said: Any,
 ) -> Results:
     built = build_requests(prompts, return_exceptions=return_exceptions, **said)
     callbacks = _checked_callbacks(callbacks, len(built))
     check_callback("on_result", on_result)
+    stop_after = stop_after if stop_after is None else whole_number("stop_after", stop_after, 1)
     workers = workers_of(max_workers)
     asked = {index: request for index, request in enumerate(built) if isinstance(request, Request)}
     outcomes: dict[int, Outcome] = {index: bad for index, bad in enumerate(built) if not isinstance(bad, Request)}
@@ -158,7 +166,14 @@ def _fan_out(
         report_outcomes(outcomes, bar, on_result)
         if asked:
             with (
-                run_of(asked, callbacks=callbacks, max_workers=workers, on_outcomes=show, on_hold=hold) as run,
+                run_of(
+                    asked,
+                    callbacks=callbacks,
+                    max_workers=workers,
+                    on_outcomes=show,
+                    on_hold=hold,
+                    stop_after=stop_after,
+                ) as run,
                 remembered(lambda: Results.of({**outcomes, **run.outcomes}, interrupted=True)),
             ):
                 run.run(token)

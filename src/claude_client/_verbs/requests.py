@@ -49,7 +49,7 @@ def build_requests(
     """
     builder = request_builder(**options)
     built = tuple(request_or_error(builder, index, spec) for index, spec in enumerate(prompt_list(prompts)))
-    bad = [str(error) for error in built if isinstance(error, ClaudeInvocationError)]
+    bad = [error.args[0] for error in built if isinstance(error, ClaudeInvocationError)]
     if bad and not return_exceptions:
         more = f"; and {len(bad) - _MOST_NAMED} more" if len(bad) > _MOST_NAMED else ""
         raise ValueError("; ".join(bad[:_MOST_NAMED]) + more)

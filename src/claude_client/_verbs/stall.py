@@ -54,6 +54,16 @@ class StallDetector:
         TypeError: If *on_stall* cannot be called.
     """
 
+    __slots__ = (
+        "__weakref__",
+        "_clock",
+        "_lock",
+        "_monitor",
+        "_on_stall",
+        "_timeout",
+        "_watched",
+    )
+
     def __init__(
         self,
         timeout: float = 60.0,

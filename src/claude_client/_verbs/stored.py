@@ -18,7 +18,7 @@ def to_stored(outcome: Outcome) -> dict[str, Any]:
     """Return all of *outcome* that `from_stored` needs, as a dict in which dates are still objects."""
     if isinstance(outcome, ClaudeInvocationError):
         return {
-            "error": str(outcome),
+            "error": outcome.args[0],
             **fields_of(outcome),
             "usage": asdict(outcome.usage),
             "bills": _bills_of(outcome),
