@@ -1,9 +1,11 @@
+import base64
 import gc
 import json
 import os
 import subprocess
 import sys
 import threading
+import traceback
 import warnings
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import anthropic
 import pytest
 
 import claude_client
-from claude_client import invoke_claude, invoke_parallel
+from claude_client import ClaudeInvocationError, invoke_claude, invoke_parallel
 from claude_client._sdk import client as _client
 from helpers import KEY, error, message, reply
 
@@ -283,3 +285,17 @@ def test_has_credentials_counts_a_header_that_authenticates(monkeypatch):
     monkeypatch.delenv("ANTHROPIC_API_KEY")
     monkeypatch.setenv("ANTHROPIC_CUSTOM_HEADERS", "X-Api-Key: from-a-gateway")
     assert claude_client.has_credentials()
+
+
+def test_a_password_in_the_base_url_reaches_the_gateway_and_no_log(api, monkeypatch, caplog):
+    caplog.set_level("DEBUG")
+    monkeypatch.setenv("ANTHROPIC_BASE_URL", "https://me:pass%40word@gateway.example")
+    api.answers(reply("Hi"), error(400, "invalid_request_error", "No"))
+    assert invoke_claude("hi") == "Hi"
+    with pytest.raises(ClaudeInvocationError) as failed:
+        invoke_claude("hi")
+    sent = base64.b64encode(b"me:pass@word").decode()
+    assert api.requests[0].headers["authorization"] == f"Basic {sent}"
+    assert "gateway.example" in caplog.text
+    shown = caplog.text + "".join(traceback.format_exception(failed.value)) + repr(vars(failed.value.__cause__))
+    assert not any(secret in shown for secret in ("pass%40word", "pass@word", sent))

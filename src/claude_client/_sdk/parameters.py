@@ -90,6 +90,10 @@ def new_client(*, api_key: str | None = None, auth_token: str | None = None) -> 
 
     http_client = anthropic.DefaultHttpxClient()
     client = anthropic.Anthropic(api_key=api_key, auth_token=auth_token, http_client=http_client, max_retries=0)
+    url = client.base_url
+    if url.userinfo:  # else the HTTP client does this, and its log shows the password with each request
+        client.base_url = url.copy_with(userinfo=b"")
+        http_client.auth = (url.username, url.password)
     if client.auth_token:  # SDKs before 2.x read it from the environment beside a key
         client.auth_token = client.auth_token.strip()
     return client
