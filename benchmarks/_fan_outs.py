@@ -4,7 +4,8 @@ server's own count, with a cache write at 1.25 times and a cache read at 0.1 tim
 is one write of the shared context, and reads of it by all others. Where time counts, rounds of either side alternate:
 the times are medians, the ratio is the median of the rounds' ratios. CPU is that of the whole process, all its threads.
 What is done with each answer as it comes takes 20 ms: ours is told by `on_result`, the raw SDK's side loops over
-`as_completed`.
+`as_completed`. With a thousand requests under way both sides have as many threads; ours divides the connections among
+pools, as one pool looks through all of its connections for each request.
 """
 
 from __future__ import annotations
@@ -22,8 +23,10 @@ from _simulated import READ, WRITE, bill, reset, sides, usages
 from _timing import Call, in_turn, ratio_by_round
 
 from claude_client import Results, invoke_parallel
+from orchestration import ConcurrencyLimiter, invoke_parallel_managed
 
 CONTEXT = "some code " * 2000
+FEW = 32
 
 
 def figures(*, quick: bool) -> Iterator[Figure]:
@@ -31,6 +34,7 @@ def figures(*, quick: bool) -> Iterator[Figure]:
     yield many_calls(60 if quick else 400, rounds=1 if quick else 5)
     yield slow_callback(20 if quick else 50, rounds=1 if quick else 5)
     yield cpu(60 if quick else 500, rounds=1 if quick else 15)
+    yield many_under_way(64 if quick else 1000, rounds=1 if quick else 7)
 
 
 def cached_context(prompts: int) -> Iterator[Figure]:
@@ -109,6 +113,35 @@ def cpu(calls: int, rounds: int) -> Figure:
         ours=f"{statistics.median(taken['ours']) / calls * 1e3:.2f} ms, {ratio:.2f}x",
         raw=f"{statistics.median(taken['raw']) / calls * 1e3:.2f} ms",
         target=at_most(1.10, ratio),
+    )
+
+
+def many_under_way(workers: int, rounds: int) -> Figure:
+    """CPU of a call of a second, of two for each worker, over that with 32 workers."""
+    with sides("--latency", "1") as (_, client):
+
+        def ours(workers: int) -> None:
+            prompts = [{"prompt": text} for text in asked(2 * workers)]
+            assert not invoke_parallel_managed(prompts, concurrency_limiter=ConcurrencyLimiter(workers)).errors
+
+        def raw(workers: int) -> None:
+            assert not lost(ask_all(client, asked(2 * workers), workers=workers))
+
+        both: dict[str, Call] = {}
+        for name, run in (("ours", ours), ("raw", raw)):
+            both |= {f"{name}, few": partial(run, FEW), f"{name}, many": partial(run, workers)}
+        in_turn(1, both)  # to warm up
+        taken = in_turn(rounds, both, time.process_time)
+    ratios, each = {}, {}
+    for name in ("ours", "raw"):
+        few, many = taken[f"{name}, few"], taken[f"{name}, many"]
+        ratios[name] = ratio_by_round(many, few) * FEW / workers
+        each[name] = statistics.median(many) / (2 * workers) * 1e3
+    return Figure(
+        what=f"CPU of a call with {workers:,} under way, over that with {FEW}",
+        ours=f"{each['ours']:.2f} ms, {ratios['ours']:.2f}x",
+        raw=f"{each['raw']:.2f} ms, {ratios['raw']:.2f}x",
+        target=at_most(1.6, ratios["ours"]),
     )
 
 

@@ -16,6 +16,7 @@ from itertools import islice
 from typing import Any
 
 from claude_client._sdk.foreign import foreign
+from claude_client._sdk.pools import Pools
 from claude_client._values.attempt import Attempt
 from claude_client._values.errors import ClaudeInvocationError
 from claude_client._values.interrupt import current, interruptibly
@@ -40,6 +41,7 @@ def instrument(client: Any) -> None:
         backend = getattr(pool, "_network_backend", None)
         if type(backend).__name__ == "SyncBackend":
             pool._network_backend = _Backend(backend)  # type: ignore[union-attr]  # noqa: SLF001 - no public way
+            transport._pool = Pools(pool)  # noqa: SLF001
 
 
 def read_end(response: Any, chunks: Iterator[bytes]) -> None:

@@ -85,10 +85,16 @@ def message_of(fields: Mapping[str, Any]) -> Message:
 
 
 def new_client(*, api_key: str | None = None, auth_token: str | None = None) -> anthropic.Anthropic:
-    """A client with the SDK's own defaults, but no retries: those are ours."""
+    """A client with the SDK's own defaults, but no retries: those are ours; and every connection may be used again."""
     import anthropic
 
-    http_client = anthropic.DefaultHttpxClient()
+    most = anthropic.DEFAULT_CONNECTION_LIMITS
+    limits = type(most)(
+        max_connections=most.max_connections,
+        max_keepalive_connections=most.max_connections,
+        keepalive_expiry=most.keepalive_expiry,
+    )
+    http_client = anthropic.DefaultHttpxClient(limits=limits)
     client = anthropic.Anthropic(api_key=api_key, auth_token=auth_token, http_client=http_client, max_retries=0)
     url = client.base_url
     if url.userinfo:  # else the HTTP client does this, and its log shows the password with each request

@@ -1,0 +1,68 @@
+"""A transport's connections in several pools, over pools of httpcore's that are made for the test."""
+
+import threading
+
+import pytest
+
+from claude_client._sdk.pools import Pools
+
+pytestmark = pytest.mark.once
+
+LONG = 20  # seconds after which a test gives up
+
+
+class Pool:
+    """A pool that answers, with itself, once so many threads have asked it and its like."""
+
+    def __init__(self, connections, together):
+        self._max_connections = connections
+        self._connections, self._requests = [], []
+        self._optional_thread_lock = threading.RLock()
+        self._together = together
+        self.closed = False
+
+    def handle_request(self, request):
+        self._together.wait(LONG)
+        return self
+
+    def close(self):
+        self.closed = True
+
+
+def answered(pools, threads):
+    """What so many threads that ask at once are answered with."""
+    answers = []
+    asking = [threading.Thread(target=lambda: answers.append(pools.handle_request(None))) for _ in range(threads)]
+    for thread in asking:
+        thread.start()
+    for thread in asking:
+        thread.join(LONG)
+    return answers
+
+
+@pytest.mark.parametrize(
+    ("connections", "threads", "limits_and_requests"),
+    [
+        (1000, 100, [(1000, 100)]),
+        (1000, 230, [(100, 30), (100, 100), (100, 100)]),
+        (250, 260, [(50, 50), (100, 100), (100, 110)]),
+        (20, 30, [(20, 30)]),
+    ],
+)
+def test_a_pool_serves_a_hundred_threads_and_all_together_have_no_more_connections(
+    connections, threads, limits_and_requests
+):
+    answers = answered(Pools(Pool(connections, threading.Barrier(threads))), threads)
+    assert sorted((pool._max_connections, answers.count(pool)) for pool in {*answers}) == limits_and_requests
+
+
+def test_a_thread_that_ends_leaves_its_place_to_the_next():
+    pools = Pools(Pool(1000, threading.Barrier(60)))
+    assert len({*answered(pools, 60), *answered(pools, 60), *answered(pools, 60)}) == 1
+
+
+def test_all_pools_are_closed():
+    pools = Pools(Pool(1000, threading.Barrier(101)))
+    used = {*answered(pools, 101)}
+    pools.close()
+    assert [pool.closed for pool in used] == [True, True]
