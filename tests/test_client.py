@@ -107,7 +107,7 @@ def test_the_sdks_defaults_stay_its_own():
     ours = current()
     with anthropic.Anthropic() as plain:
         assert ours.timeout == plain.timeout
-        mine, theirs = (client._client._transport._pool for client in (ours, plain))
+        mine, theirs = ours._client._transport._pool._pools[0], plain._client._transport._pool
         assert mine._max_connections == theirs._max_connections
         assert mine._socket_options == theirs._socket_options
     assert ours.max_retries == 0
