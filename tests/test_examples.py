@@ -44,7 +44,7 @@ PROMISED = {
         "[12] attempts failed and were made again; 0 tickets have no",
     ],
     "interrupted_run.py": [
-        r"interrupted: The call",
+        r"The call was interrupted",
         r"ended \d{1,3} ms after",
         "All 12 have an answer now: True",
         WHOLE_BAR,
