@@ -9,8 +9,8 @@ from claude_client import ClaudeInvocationError, Usage
 from claude_client._engine.flow import MOST_PAUSES, CallFlow, Done, Send
 from claude_client._values.attempt import Answer, Attempt
 from claude_client._values.errors import aborted
+from claude_client._values.record import at
 from claude_client._values.request import build
-from claude_client._values.response import attempts_of
 from claude_client._values.retry import RetryPolicy
 from helpers import message
 
@@ -47,7 +47,7 @@ def test_a_failure_that_may_pass_is_sent_again_after_a_delay_and_counted():
     assert (step.request, step.after, step.failed.kind) == (flow.begin(0.0).request, 7.0, "overloaded")
     done = flow.advance(answered(step))
     assert done.outcome.usage == Usage(11, 5)
-    assert [attempt.error for attempt in flow.attempts] == ["overloaded", None]
+    assert [attempt.outcome for attempt in flow.attempts] == ["overloaded", "ok"]
 
 
 def test_after_the_last_retry_the_error_has_all_that_was_used():
@@ -74,8 +74,8 @@ def test_an_error_that_ends_several_calls_says_of_each_what_it_used():
         attempt.usage = Usage(tokens)
         flow.advance(attempt)
         ends.append(flow.end(shared))
-    assert [(end.usage, len(attempts_of(end))) for end in ends] == [(Usage(), 1), (Usage(7), 1)]
-    assert (shared.usage, attempts_of(shared)) == (Usage(), ())
+    assert [(end.usage, len(end.attempts)) for end in ends] == [(Usage(), 1), (Usage(7), 1)]
+    assert (shared.usage, shared.attempts) == (Usage(), ())
 
 
 def test_a_callback_is_never_told_the_same_text_twice():
@@ -180,9 +180,12 @@ def test_a_record_tells_times_and_the_model_that_answered():
     flow.advance(failed(flow.begin(0.0)))
     first, second = flow.attempts
     assert (first.model, second.model) == ("claude-sonnet-4-6", "claude-opus-5")
-    assert (first.queued_at, first.sent_at, first.first_byte_at, first.ended_at) == (1.0, 2.0, 3.0, 4.0)
+    times = [time - at(0.0) for time in (first.queued, first.sent, first.first_byte, first.ended)]
+    assert times == pytest.approx([1.0, 2.0, 3.0, 4.0], abs=1e-6)
+    assert (first.took, first.first_text) == (pytest.approx(2.0, abs=1e-6), None)
     assert (first.status, first.request_id, first.waited) == (200, "req_1", {"worker": 1.0})
-    assert (first.error, second.error) == (None, "overloaded")
+    assert (first.outcome, second.outcome) == ("ok", "overloaded")
+    assert (second.sent, second.took) == (None, None)
 
 
 def test_permits_are_told_and_settled_in_turn_and_one_that_fails_costs_nothing(caplog):

@@ -102,7 +102,7 @@ def test_an_answer_is_restored_whole():
     assert back == "H\u00e4 \ud83d"
     assert (back.request_id, back.stop_reason, back.model) == ("req_7", "tool_use", "claude-sonnet-4-6")
     assert back.usage == given.usage == Usage(4, 6, web_search_requests=1)
-    assert [attempt.model for attempt in back._attempts] == ["claude-sonnet-4-6"] * 2
+    assert [attempt.model for attempt in back.attempts] == ["claude-sonnet-4-6"] * 2
     assert back.cost_usd == given.cost_usd > 0
     assert isinstance(back.message, anthropic.types.Message)
     assert back.message.to_dict(warnings=False) == given.message.to_dict(warnings=False)

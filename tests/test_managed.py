@@ -321,7 +321,7 @@ def test_what_reconcile_drops_is_cancelled_and_none(sim):
     assert results.tracker.get("task-1").state is TaskState.CANCELLED
     assert (results.errors, [*results.cancelled]) == ({}, [1])
     assert len(sim.requests) == 2
-    assert results.summary().endswith("2 answered, 1 cancelled")
+    assert "  2 answered, 1 cancelled\n" in results.summary()
 
 
 def test_nothing_is_asked_where_nothing_is_wanted(sim, monkeypatch):
@@ -786,7 +786,7 @@ def test_what_this_run_used_is_told_beside_the_whole(sim, tmp_path):
     assert (second.run_usage, second.run_cost_usd) == (second[1].usage, second[1].cost_usd)
     assert second.cost_usd == pytest.approx(first.cost_usd + second.run_cost_usd)
     assert (third.usage, third.run_usage, third.run_cost_usd) == (second.usage, Usage(), 0)
-    assert second.summary().endswith("3 answered; 2 recalled from the journal")
+    assert "  3 answered; 2 recalled from the journal\n" in second.summary()
 
 
 def test_a_refusal_that_is_recalled_costs_what_it_cost_and_was_not_started_here(sim, tmp_path):

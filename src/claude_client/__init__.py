@@ -6,7 +6,7 @@ Claude calls, one or many at once, over the official `anthropic` SDK.
 - `ConversationThread`: many turns with one history.
 - `InterruptToken`: ends calls from another thread.
 - `StallDetector`: notices tasks that show no activity.
-- `ClaudeResponse`, `Results`, `Usage`: what they return.
+- `ClaudeResponse`, `Results`, `Usage`, `AttemptRecord`: what they return, and what is known of each request.
 - `last_results`: those of the last fan-out, if an exception ended it.
 - `ClaudeInvocationError`, `ParallelInvocationError`, `ParallelInterrupt`: what they raise.
 - `share_limits`, `rate_limits`: share what is learnt of rate limits with other processes; see what that is.
@@ -31,6 +31,7 @@ from claude_client._values.options import (
     TextCallback,
 )
 from claude_client._values.rate_limit import RateLimit
+from claude_client._values.record import AttemptRecord
 from claude_client._values.response import ClaudeResponse
 from claude_client._values.results import ParallelInterrupt, ParallelInvocationError, Results
 from claude_client._values.usage import Usage
@@ -46,6 +47,7 @@ __version__ = "0.4.0"
 
 __all__ = [
     "ApiParams",
+    "AttemptRecord",
     "CallOptions",
     "ClaudeInvocationError",
     "ClaudeResponse",

@@ -19,6 +19,7 @@ from claude_client import (
 )
 from claude_client._values.checks import check_callback, seconds, whole_number
 from claude_client._values.options import ResultCallback
+from claude_client._values.record import now
 from claude_client._values.request import DEFAULT_MODEL, Request
 from claude_client._verbs.fan_out import (
     MOST_WORKERS,
@@ -30,7 +31,7 @@ from claude_client._verbs.fan_out import (
 )
 from claude_client._verbs.last import remember, remembered
 from claude_client._verbs.progress import progress_of
-from claude_client._verbs.requests import for_all, request_builder, request_or_error
+from claude_client._verbs.requests import asked_of, for_all, request_builder, request_or_error
 from claude_client._verbs.stall import StallCallback
 from task_state import TaskState, TaskTracker
 
@@ -203,6 +204,7 @@ def _managed(
     progress: bool = False,
     **said: Any,
 ) -> ManagedResults:
+    began = now()
     _check_callbacks(reconcile=reconcile, on_stall=on_stall, on_result=on_result)
     _check_spans(stall_timeout=stall_timeout, reconcile_interval=reconcile_interval)
     _check_kind("tracker", tracker, TaskTracker)
@@ -221,7 +223,8 @@ def _managed(
         bar = stack.enter_context(progress_of(len(tasks), shown=progress))
         opened = stack.enter_context(Journal(journal, [*requests.values()])) if journal is not None else None
         places = {index: place for place, index in enumerate(requests)}
-        recorder = TaskRecorder([*tasks], tracker, places, bar, on_result)
+        about = asked_of(tasks.values(), said["model"], said.get("category"))
+        recorder = TaskRecorder([*tasks], about, began, tracker, places, bar, on_result)
         with _closing(recorder):
             recorder.drop(index for index, task_id in enumerate(tasks) if task_id not in kept)
             recorder.refuse(refused)

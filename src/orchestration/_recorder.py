@@ -9,6 +9,7 @@ from typing import Any
 
 from claude_client import ClaudeInvocationError, ClaudeResponse, Results, Usage
 from claude_client._values.errors import aborted
+from claude_client._values.record import Asked, RunRecord, now
 from claude_client._values.results import Item
 from claude_client._verbs.fan_out import Outcome, Run, report_outcomes
 from task_state import InvalidTransitionError, TaskInfo, TaskState, TaskTracker
@@ -33,10 +34,11 @@ class ManagedResults(Results):
         *,
         cancelled: Mapping[int, ClaudeInvocationError] | None = None,
         interrupted: bool = False,
+        run: RunRecord | None = None,
         tracker: TaskTracker | None = None,
         recalled: Iterable[int] = (),
     ) -> None:
-        super().__init__(answers, errors, cancelled=cancelled, interrupted=interrupted)
+        super().__init__(answers, errors, cancelled=cancelled, interrupted=interrupted, run=run)
         #: The tracker with the state and history of every task.
         self.tracker: TaskTracker = TaskTracker() if tracker is None else tracker
         #: The prompts, by index, whose answers or refusals the journal had from an earlier run.
@@ -45,7 +47,7 @@ class ManagedResults(Results):
     @property
     def run_usage(self) -> Usage:
         """Tokens used by this run alone; `usage` has those of earlier runs for the answers that were recalled."""
-        return self._usage_of(self._asked)
+        return self._usage_of(self._of_this_run)
 
     @property
     def run_cost_usd(self) -> float | None:
@@ -55,10 +57,10 @@ class ManagedResults(Results):
         Raises:
             ImportError: Without the `cost` extra.
         """
-        return self._cost_of(self._asked)
+        return self._cost_of(self._of_this_run)
 
     @property
-    def _asked(self) -> list[int]:
+    def _of_this_run(self) -> Sequence[int]:
         return [index for index in range(len(self)) if index not in self.recalled]
 
     def _counts(self) -> str:
@@ -74,6 +76,8 @@ class TaskRecorder:
     Args:
         ids: The id of each prompt's task.
 
+        asked, began: For the record of the run.
+
         places: The place of each request in the journal, by its index.
 
         move_bar, on_result: Same as in `report_outcomes`, which is called once an outcome is recorded.
@@ -82,12 +86,16 @@ class TaskRecorder:
     def __init__(
         self,
         ids: Sequence[str],
+        asked: Sequence[Asked],
+        began: float,
         tracker: TaskTracker,
         places: Mapping[int, int],
         move_bar: Callable[[Outcome], object] | None,
         on_result: Callable[[int, Outcome], object] | None,
     ) -> None:
         self._ids = ids
+        self._asked = asked
+        self._began = began
         self._tracker = tracker
         self._places = places
         self._move_bar = move_bar
@@ -202,7 +210,13 @@ class TaskRecorder:
 
     def results(self, *, interrupted: bool = False) -> ManagedResults:
         """Return all outcomes as the caller gets them."""
-        return ManagedResults.of(self.outcomes, interrupted=interrupted, tracker=self._tracker, recalled=self._recalled)
+        return ManagedResults.of(
+            self.outcomes,
+            interrupted=interrupted,
+            run=RunRecord(self._began, now(), self._asked),
+            tracker=self._tracker,
+            recalled=self._recalled,
+        )
 
     def _state(self, index: int) -> TaskState:
         return self._tracker.get(self._ids[index]).state

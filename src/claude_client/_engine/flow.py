@@ -187,5 +187,6 @@ def log_step(step: Send | Done, flow: CallFlow, name: str, level: int = logging.
 def _extra(flow: CallFlow, name: str, **more: object) -> dict[str, object]:
     """The fields of a record of the log about the last attempt of *flow*."""
     last = flow.attempts[-1]
-    about = {"task_id": name, "attempt": len(flow.attempts), "kind": last.error, "request_id": last.request_id}
+    kind = None if last.outcome == "ok" else last.outcome
+    about = {"task_id": name, "attempt": len(flow.attempts), "kind": kind, "request_id": last.request_id}
     return {**about, "model": last.model, **more}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 from claude_client._values.errors import ClaudeInvocationError
 from claude_client._values.interrupt import Abortable
 from claude_client._values.options import TextCallback
-from claude_client._values.record import AttemptRecord, Cause
+from claude_client._values.record import AttemptRecord, Cause, at
 from claude_client._values.request import Request
 from claude_client._values.usage import Bill, Usage, bills_of
 
@@ -133,14 +133,14 @@ class Attempt(Abortable):
         return AttemptRecord(
             answer.message.model if answer else self.request.model,
             self.usage,
-            error.kind if error else None,
+            "ok" if answer else error.kind if error else "interrupted",
             self.status,
             answer.request_id if answer else error.request_id if error else None,
-            self.queued_at,
-            self.sent_at,
-            self.first_byte_at,
-            self.first_text_at,
-            self.ended_at,
+            at(self.queued_at),
+            at(self.sent_at),
+            at(self.first_byte_at),
+            at(self.first_text_at),
+            at(self.ended_at),
             self.waited,
             self.bills,
         )

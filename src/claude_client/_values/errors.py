@@ -63,7 +63,8 @@ class ClaudeInvocationError(Exception):
         #: What the failed request is known to have used, as far as the API had said.
         self.usage = usage
 
-    _attempts: tuple[AttemptRecord, ...] = ()
+    #: The requests that it took, in their order, each with its times and what it used. Empty if none was made.
+    attempts: tuple[AttemptRecord, ...] = ()
 
     def __str__(self) -> str:
         """The message, and the kind where it does not say that."""
@@ -78,7 +79,7 @@ class ClaudeInvocationError(Exception):
         Raises:
             ImportError: Without the `cost` extra.
         """
-        return cost_of_attempts(self._attempts)
+        return cost_of_attempts(self.attempts)
 
     def _repr_html_(self) -> str:
         """What went wrong, and what had arrived, as a table."""
@@ -110,14 +111,14 @@ def with_totals(
     totals = {
         "usage": total(attempt.usage for attempt in attempts),
         "partial_text": said_before + error.partial_text,
-        "_attempts": (*attempts,),
+        "attempts": (*attempts,),
     }
     return _copy(error, totals).with_traceback(error.__traceback__)
 
 
 def for_unsent(error: ClaudeInvocationError) -> ClaudeInvocationError:
     """The failure *error* of one call as the end of others that made no request of their own."""
-    return _copy(error, {"partial_text": "", "usage": Usage(), "_attempts": ()})
+    return _copy(error, {"partial_text": "", "usage": Usage(), "attempts": ()})
 
 
 def reworded(error: ClaudeInvocationError, message: str) -> ClaudeInvocationError:

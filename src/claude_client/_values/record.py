@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 from claude_client._values.kinds import Kind
@@ -14,31 +15,89 @@ Cause = Literal["worker", "limiter", "cache writer", "first answer", "rate limit
 _NO_WAITS: Mapping[Cause, float] = {}
 _NO_USAGE = Usage()
 
+# What the seconds of `time.monotonic` lack of the system's clock, as it stood when this was imported.
+_EPOCH = time.time() - time.monotonic()
+
+
+def now() -> float:
+    """Seconds since the epoch by the clock of all records: it never goes back, and differences are exact."""
+    return time.monotonic() + _EPOCH
+
 
 class AttemptRecord(NamedTuple):
-    """The record of a request that is over. Times are seconds by `time.monotonic`, None for what did not happen."""
+    """
+    What is known of one request that is over.
+
+    Times are seconds since the epoch, None for what did not happen. The clock is steady: it is set by the system's
+    once, when this is imported, so that differences are exact. From `queued` to `sent` it `waited`.
+    """
 
     #: The model that answered; if none did, the one that was asked for.
     model: str
+    #: The tokens it used, as far as the API had said.
     usage: Usage = _NO_USAGE
-    #: The kind of its error; None for an answer.
-    error: Kind | None = None
+    #: How it ended: "ok" for an answer, else the kind of its error.
+    outcome: Kind | Literal["ok"] = "ok"
+    #: The HTTP status; None where there was no response.
     status: int | None = None
+    #: The API's id of the request; None if the server sent none.
     request_id: str | None = None
-    queued_at: float | None = None
-    sent_at: float | None = None
-    first_byte_at: float | None = None
-    first_text_at: float | None = None
-    ended_at: float | None = None
-    #: Seconds before it was sent, by what they were waited for.
+    #: When it became the next thing to do for its prompt: at the start of the run, or when the attempt before ended.
+    queued: float | None = None
+    #: When it was sent.
+    sent: float | None = None
+    #: When the head of the answer came.
+    first_byte: float | None = None
+    #: When the first text came; None for an answer that came in one piece.
+    first_text: float | None = None
+    #: When it was over.
+    ended: float | None = None
+    #: Seconds before it was sent, by what they were waited for. Not to be changed.
     waited: Mapping[Cause, float] = _NO_WAITS
     #: What `usage` is made of, by its prices; empty: all of it is at the standard price of `model`.
     billed: tuple[Bill, ...] = ()
 
     @property
+    def wrote_cache(self) -> bool:
+        """True if it wrote a part of its prompt to the cache."""
+        return self.usage.cache_creation_input_tokens > 0
+
+    @property
+    def read_cache(self) -> bool:
+        """True if it read a part of its prompt from the cache."""
+        return self.usage.cache_read_input_tokens > 0
+
+    @property
+    def took(self) -> float | None:
+        """Seconds from when it was sent to when it was over; None if it was not sent."""
+        return None if self.sent is None or self.ended is None else self.ended - self.sent
+
+    @property
     def bills(self) -> tuple[Bill, ...]:
         """What `usage` is made of, by its prices."""
         return self.billed or (Bill(self.model, self.usage),)
+
+
+class Asked(NamedTuple):
+    """What a prompt of a fan-out said of itself."""
+
+    task_id: str | None = None
+    category: str | None = None
+    model: str | None = None
+
+
+class RunRecord(NamedTuple):
+    """What is known of a fan-out that is over. Times as in `AttemptRecord`."""
+
+    started: float
+    ended: float
+    #: One for each prompt.
+    asked: Sequence[Asked]
+
+
+def at(monotonic: float | None) -> float | None:
+    """The time by the clock of records for one by `time.monotonic`."""
+    return None if monotonic is None else monotonic + _EPOCH
 
 
 def cost_of_attempts(attempts: Iterable[AttemptRecord]) -> float | None:

@@ -12,7 +12,6 @@ if TYPE_CHECKING:
 
     from anthropic.types import Message
 
-    from claude_client._values.errors import ClaudeInvocationError
 
 TRUNCATING = ("max_tokens", "model_context_window_exceeded")
 
@@ -42,10 +41,11 @@ class ClaudeResponse(str):  # noqa: SLOT000 - people may hang their own notes on
         response.message = message  # type: ignore[assignment]  # as its comment says
         response.request_id = request_id
         if usages:
-            response._attempts = tuple([AttemptRecord(response.model, used) for used in usages])
+            response.attempts = tuple([AttemptRecord(response.model, used) for used in usages])
         return response
 
-    _attempts: tuple[AttemptRecord, ...] = ()
+    #: The requests that it took, in their order, each with its times and what it used.
+    attempts: tuple[AttemptRecord, ...] = ()
 
     @property
     def usage(self) -> Usage:
@@ -55,7 +55,7 @@ class ClaudeResponse(str):  # noqa: SLOT000 - people may hang their own notes on
         Summed if it took several requests: an answer that paused, attempts that failed after the API had given
         their usage. `message.usage` is that of the last request.
         """
-        return total(attempt.usage for attempt in self._attempts)
+        return total(attempt.usage for attempt in self.attempts)
 
     @property
     def cost_usd(self) -> float | None:
@@ -68,7 +68,7 @@ class ClaudeResponse(str):  # noqa: SLOT000 - people may hang their own notes on
         Raises:
             ImportError: Without the `cost` extra.
         """
-        return cost_of_attempts(self._attempts)
+        return cost_of_attempts(self.attempts)
 
     @property
     def model(self) -> str:
@@ -98,13 +98,8 @@ class ClaudeResponse(str):  # noqa: SLOT000 - people may hang their own notes on
 def response_of(message: Message, request_id: str | None, attempts: Iterable[AttemptRecord]) -> ClaudeResponse:
     """The answer with *message*, which took *attempts*."""
     response = ClaudeResponse(text_of(message.content), message, request_id)
-    response._attempts = tuple(attempts)  # noqa: SLF001 - of this module
+    response.attempts = tuple(attempts)
     return response
-
-
-def attempts_of(outcome: ClaudeResponse | ClaudeInvocationError) -> tuple[AttemptRecord, ...]:
-    """The records of all requests that *outcome* took."""
-    return outcome._attempts  # noqa: SLF001 - of our own
 
 
 def text_of(content: Iterable[Any]) -> str:

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
-from typing import Any, Self
+import csv
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
 
 from claude_client._values.errors import ClaudeInvocationError, fields_of
-from claude_client._values.record import cost_of_attempts
-from claude_client._values.response import TRUNCATING, ClaudeResponse, attempts_of
+from claude_client._values.record import Asked, RunRecord, cost_of_attempts
+from claude_client._values.response import TRUNCATING, ClaudeResponse
+from claude_client._values.table import foot_of, row_of
 from claude_client._values.text import printable
 from claude_client._values.usage import Usage, total
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 Item = ClaudeResponse | ClaudeInvocationError | None
 
@@ -29,6 +39,7 @@ class Results(list["Item"]):
         *,
         cancelled: Mapping[int, ClaudeInvocationError] | None = None,
         interrupted: bool = False,
+        run: RunRecord | None = None,
     ) -> None:
         super().__init__(answers)
         #: The error of each prompt without an answer, by its index. Those that were stopped unsent share one.
@@ -37,6 +48,7 @@ class Results(list["Item"]):
         self.cancelled: dict[int, ClaudeInvocationError] = dict(cancelled or {})
         #: Whether the run was ended before its time, by its token or by Ctrl-C.
         self.interrupted = interrupted
+        self._run = run
 
     @classmethod
     def of(
@@ -62,6 +74,55 @@ class Results(list["Item"]):
         return results
 
     @property
+    def started_at(self) -> datetime | None:
+        """When the run began, in UTC; None for results that were made by hand."""
+        return datetime.fromtimestamp(self._run.started, UTC) if self._run else None
+
+    @property
+    def took(self) -> float | None:
+        """Seconds from the start of the run to its end; None for results that were made by hand."""
+        return self._run.ended - self._run.started if self._run else None
+
+    def to_dicts(self) -> list[dict[str, Any]]:
+        """
+        A flat dict of plain values for each prompt, in prompt order.
+
+        `index`, `task_id`, `category`, `model` (that answered last, or was asked for), `text` (of an error what had
+        arrived), `error` (its kind) and `message`, `stop_reason`, the tokens by their names in `Usage`, `cost_usd`
+        (None without the `cost` extra, or for a model that is not known), `request_id` and `attempts`, their number.
+        In seconds: `waited`, before requests, for whatever cause; `time_to_first_text`, from when the last request was
+        sent, None where all came in one piece; `took`, of all from the start of the run, None where nothing was sent.
+        """
+        asked = self._run.asked if self._run else [Asked()] * len(self)
+        return [row_of(index, self._item(index), asked[index]) for index in range(len(self))]
+
+    def to_pandas(self) -> DataFrame:
+        """
+        A DataFrame with the columns of `to_dicts`.
+
+        Raises:
+            ImportError: Without pandas.
+        """
+        try:
+            import pandas as pd
+        except ImportError as missing:
+            raise ImportError("to_pandas() needs pandas: pip install pandas") from missing
+        return pd.DataFrame(self.to_dicts())
+
+    def to_jsonl(self, path: str | os.PathLike[str]) -> None:
+        """Write the dicts of `to_dicts` to the file *path*, as JSON in UTF-8, one in a line. It is replaced."""
+        with Path(path).open("w", encoding="utf-8", newline="\n") as file:
+            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in self.to_dicts())
+
+    def to_csv(self, path: str | os.PathLike[str]) -> None:
+        """Write the dicts of `to_dicts` to the file *path*, as CSV in UTF-8, with a line of names. It is replaced."""
+        rows = self.to_dicts() or [row_of(0, None, Asked())]
+        with Path(path).open("w", encoding="utf-8", newline="") as file:
+            table = csv.DictWriter(file, rows[0])
+            table.writeheader()
+            table.writerows(rows[: len(self)])
+
+    @property
     def usage(self) -> Usage:
         """Tokens used by all prompts, answered or not, as far as the API had said; failed attempts included."""
         return self._usage_of(range(len(self)))
@@ -83,7 +144,16 @@ class Results(list["Item"]):
         return used.cache_read_input_tokens / used.total_input_tokens if used.total_input_tokens else 0.0
 
     def summary(self) -> str:
-        """A table for a terminal: a line for each prompt, and the sums."""
+        """
+        A table for a terminal: a line for each prompt, the sums, and below them what is known of the times.
+
+        How long the run took, and answers by the second; the latency (of each prompt's last request, from when it was
+        sent to its end), the time to the first text where answers were streamed, and what prompts waited for: half took
+        at most the first figure, p95 is that of 95 in 100. And how many requests were made again, after which failures.
+        """
+        return "\n".join([self._table(), *self._foot()])
+
+    def _table(self) -> str:
         rows = [_COLUMNS, *self._rows()]
         widths = [max(len(row[column]) for row in rows) for column in range(len(_COLUMNS) - 1)]
         return "\n".join(
@@ -117,6 +187,17 @@ class Results(list["Item"]):
         rows = [(*_numbers(str(i), _usage(self._item(i))), self._shown(i)) for i in range(len(self))]
         return [*rows, (*_numbers("all", self.usage), self._counts())]
 
+    def _foot(self) -> Iterator[str]:
+        cost = None
+        with suppress(ImportError):
+            cost = self._cost_of(self._of_this_run)
+        return foot_of([self._item(index) for index in self._of_this_run], self.took, cost)
+
+    @property
+    def _of_this_run(self) -> Sequence[int]:
+        """The prompts that this run has asked, rather than an earlier one."""
+        return range(len(self))
+
     def _counts(self) -> str:
         interrupted = sum(error.kind == "interrupted" for error in self.errors.values())
         counts = {
@@ -135,7 +216,7 @@ class Results(list["Item"]):
 
     def _cost_of(self, indices: Iterable[int]) -> float | None:
         items = map(self._item, indices)
-        return cost_of_attempts(attempt for item in items if item is not None for attempt in attempts_of(item))
+        return cost_of_attempts(attempt for item in items if item is not None for attempt in item.attempts)
 
     def _shown(self, index: int) -> str:
         error = self.errors.get(index) or self.cancelled.get(index)
@@ -166,7 +247,7 @@ class ParallelInvocationError(ClaudeInvocationError):
             results=results,
             **fields_of(first),
         )
-        error._attempts = attempts_of(first)
+        error.attempts = first.attempts
         return error
 
 

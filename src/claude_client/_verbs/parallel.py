@@ -9,12 +9,13 @@ from typing import Any, Unpack
 from claude_client._values.checks import check_callback, whole_number
 from claude_client._values.interrupt import InterruptToken
 from claude_client._values.options import Content, FanOutOptions, ResultCallback, TextCallback
+from claude_client._values.record import RunRecord, now
 from claude_client._values.request import DEFAULT_MODEL, Request
 from claude_client._values.results import ParallelInvocationError, Results
-from claude_client._verbs.fan_out import Outcome, report_outcomes, run_of, workers_of
+from claude_client._verbs.fan_out import Outcome, Run, report_outcomes, run_of, workers_of
 from claude_client._verbs.last import remember, remembered
 from claude_client._verbs.progress import progress_of
-from claude_client._verbs.requests import build_requests, for_all
+from claude_client._verbs.requests import asked_of, build_requests, for_all
 
 
 def invoke_parallel(
@@ -153,6 +154,7 @@ def _fan_out(
     progress: bool = False,
     **said: Any,
 ) -> Results:
+    began = now()
     built = build_requests(prompts, return_exceptions=return_exceptions, **said)
     callbacks = _checked_callbacks(callbacks, len(built))
     check_callback("on_result", on_result)
@@ -160,6 +162,12 @@ def _fan_out(
     workers = workers_of(max_workers)
     asked = {index: request for index, request in enumerate(built) if isinstance(request, Request)}
     outcomes: dict[int, Outcome] = {index: bad for index, bad in enumerate(built) if not isinstance(bad, Request)}
+
+    def results_of(run: Run | None, *, interrupted: bool) -> Results:
+        ended = {**outcomes, **(run.outcomes if run else {})}
+        about = asked_of(prompts, said["model"], said.get("category"))
+        return Results.of(ended, interrupted=interrupted, run=RunRecord(began, now(), about))
+
     with progress_of(len(built), shown=progress) as bar:
         show = partial(report_outcomes, move_bar=bar, on_result=on_result) if bar or on_result else None
         hold = bar.hold if bar else None
@@ -174,12 +182,12 @@ def _fan_out(
                     on_hold=hold,
                     stop_after=stop_after,
                 ) as run,
-                remembered(lambda: Results.of({**outcomes, **run.outcomes}, interrupted=True)),
+                remembered(lambda: results_of(run, interrupted=True)),
             ):
                 run.run(token)
-                results = Results.of({**outcomes, **run.outcomes}, interrupted=run.interrupted)
+                results = results_of(run, interrupted=run.interrupted)
         else:
-            results = Results.of(outcomes)
+            results = results_of(None, interrupted=False)
     if return_exceptions:
         results = results.with_errors()
     raising = bool(results.errors) and not (results.interrupted or return_exceptions)

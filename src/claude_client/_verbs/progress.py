@@ -10,7 +10,6 @@ from typing import Any, Self
 
 from claude_client._engine.flow import Outcome
 from claude_client._values.errors import ClaudeInvocationError
-from claude_client._values.response import attempts_of
 from claude_client._values.usage import Usage
 from claude_client._verbs.fan_out import call_back
 
@@ -84,6 +83,6 @@ def _unanswered(outcome: Outcome) -> str | None:
     """What became of a prompt that was not asked to the end; None if it was answered, or has failed."""
     if not isinstance(outcome, ClaudeInvocationError) or outcome.kind == "invalid_request":
         return None
-    if outcome.kind != "cancelled" and not attempts_of(outcome):
+    if outcome.kind != "cancelled" and not outcome.attempts:
         return "not started"
     return outcome.kind if outcome.kind in {"cancelled", "interrupted"} else None

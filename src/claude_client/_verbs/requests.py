@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from claude_client._sdk.parameters import create_parameters
@@ -10,6 +10,7 @@ from claude_client._values.checks import type_name
 from claude_client._values.content import Block, as_blocks, loaded
 from claude_client._values.errors import ClaudeInvocationError
 from claude_client._values.options import Content, PromptSpec
+from claude_client._values.record import Asked
 from claude_client._values.request import Request, build, system_blocks
 from claude_client._values.retry import PLAIN, RetryPolicy
 
@@ -99,6 +100,16 @@ def for_all(
     named = {"model": model, "max_tokens": max_tokens}
     shared = {"shared_system": shared_system, "cache_shared_system": cache_shared_system}
     return {**named, **shared, **options}
+
+
+def asked_of(prompts: Iterable[Any], model: str, category: str | None) -> list[Asked]:
+    """What *prompts* say of themselves, for the records of a run whose own *model* and *category* those are."""
+    return [
+        Asked(spec.get("task_id"), spec.get("category", category), spec.get("model", model))
+        if isinstance(spec, Mapping)
+        else Asked()
+        for spec in prompts
+    ]
 
 
 def prompt_list(prompts: Any) -> Sequence[Any]:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
+from itertools import islice
 from typing import Any
 
 from claude_client._engine.flow import Outcome
 from claude_client._sdk.parameters import message_of
 from claude_client._values.errors import ClaudeInvocationError, fields_of, with_totals
 from claude_client._values.record import AttemptRecord
-from claude_client._values.response import attempts_of, response_of
-from claude_client._values.usage import Bill, Usage
+from claude_client._values.response import response_of
+from claude_client._values.usage import Bill, Usage, total
 
 
 def to_stored(outcome: Outcome) -> dict[str, Any]:
@@ -31,11 +32,13 @@ def to_stored(outcome: Outcome) -> dict[str, Any]:
 
 
 def _bills_of(outcome: Outcome) -> dict[str, Any]:
-    bills = [bill for attempt in attempts_of(outcome) for bill in attempt.bills]
+    bills = [bill for attempt in outcome.attempts for bill in attempt.bills]
     return {
         "usages": [asdict(bill.usage) for bill in bills],
         "models": [bill.model for bill in bills],
         "fast, batch, in_us": [bill[2:] for bill in bills],
+        # Each with the number of its bills among those.
+        "attempts": [(len(attempt.bills), attempt.model, *attempt[2:-1]) for attempt in outcome.attempts],
     }
 
 
@@ -56,4 +59,11 @@ def _attempts_from(stored: Mapping[str, Any], model: str) -> list[AttemptRecord]
     models = stored.get("models") or [model] * len(usages)
     ways = stored.get("fast, batch, in_us") or [()] * len(usages)
     bills = [Bill(model, usage, *way) for model, usage, way in zip(models, usages, ways, strict=True)]
-    return [AttemptRecord(bill.model, bill.usage, billed=(bill,)) for bill in bills]
+    if "attempts" not in stored:
+        return [AttemptRecord(bill.model, bill.usage, billed=(bill,)) for bill in bills]
+    left = iter(bills)
+    attempts = []
+    for number, answered, *rest in stored["attempts"]:
+        billed = tuple(islice(left, number))
+        attempts.append(AttemptRecord(answered, total(bill.usage for bill in billed), *rest)._replace(billed=billed))
+    return attempts

@@ -1,0 +1,131 @@
+"""The results of a fan-out as rows of plain values, and what all of them come to."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, NamedTuple
+
+from claude_client._values.errors import ClaudeInvocationError
+from claude_client._values.record import Asked, AttemptRecord, Cause
+from claude_client._values.response import ClaudeResponse
+
+Outcome = ClaudeResponse | ClaudeInvocationError
+
+
+def row_of(index: int, outcome: Outcome | None, asked: Asked) -> dict[str, Any]:
+    """What became of the prompt *index*, by the columns of `Results.to_dicts`."""
+    attempts = outcome.attempts if outcome is not None else ()
+    usage = outcome.usage if outcome is not None else None
+    error = outcome if isinstance(outcome, ClaudeInvocationError) else None
+    answer = outcome if isinstance(outcome, ClaudeResponse) else None
+    last = attempts[-1] if attempts else None
+    return {
+        "index": index,
+        "task_id": asked.task_id,
+        "category": asked.category,
+        "model": last.model if last else asked.model,
+        "text": str(answer) if answer is not None else error.partial_text if error else None,
+        "error": error.kind if error else None,
+        "message": str(error) if error else None,
+        "stop_reason": answer.stop_reason if answer is not None else None,
+        "input_tokens": usage.input_tokens if usage else 0,
+        "cache_creation_input_tokens": usage.cache_creation_input_tokens if usage else 0,
+        "cache_read_input_tokens": usage.cache_read_input_tokens if usage else 0,
+        "output_tokens": usage.output_tokens if usage else 0,
+        "cost_usd": _cost_of(outcome),
+        "waited": sum(seconds for attempt in attempts for seconds in attempt.waited.values()),
+        "time_to_first_text": first_text_after(last),
+        "took": whole_time(attempts),
+        "attempts": len(attempts),
+        "request_id": last.request_id if last else None,
+    }
+
+
+def first_text_after(attempt: AttemptRecord | None) -> float | None:
+    """Seconds from when it was sent to its first text; None if there was none, or all came in one piece."""
+    if attempt is None or attempt.first_text is None or attempt.sent is None:
+        return None
+    return attempt.first_text - attempt.sent
+
+
+def whole_time(attempts: Sequence[AttemptRecord]) -> float | None:
+    """Seconds from when a prompt was first queued to when it was over; None if nothing was sent."""
+    if not attempts or attempts[0].queued is None or attempts[-1].ended is None:
+        return None
+    return attempts[-1].ended - attempts[0].queued
+
+
+def _cost_of(outcome: Outcome | None) -> float | None:
+    with suppress(ImportError):  # without the `cost` extra
+        return outcome.cost_usd if outcome is not None else 0.0
+    return None
+
+
+class Spread(NamedTuple):
+    """How some seconds are spread: half are at most *middle*, 95 of 100 at most *most*."""
+
+    middle: float
+    most: float
+    longest: float
+
+    @classmethod
+    def of(cls, seconds: Iterable[float]) -> Spread | None:
+        """None if there are none."""
+        ordered = sorted(seconds)
+        if not ordered:
+            return None
+        middle, most = (ordered[math.ceil(share * len(ordered)) - 1] for share in (0.5, 0.95))
+        return cls(middle, most, ordered[-1])
+
+    def __str__(self) -> str:
+        return f"{span(self.middle)} (p95 {span(self.most)}, longest {span(self.longest)})"
+
+
+def span(seconds: float) -> str:
+    """Seconds for people: to three digits, and in minutes above two."""
+    if seconds >= 120:
+        return f"{seconds / 60:.1f} min"
+    return f"{seconds:.3g} s" if seconds >= 1 else f"{seconds * 1e3:.3g} ms"
+
+
+def foot_of(outcomes: Sequence[Outcome | None], took: float | None, cost_usd: float | None) -> Iterator[str]:
+    """Lines about all *outcomes*: throughput and cost, how long requests and prompts took, what was made again."""
+    done = [outcome for outcome in outcomes if outcome is not None and outcome.attempts]
+    answered = sum(isinstance(outcome, ClaudeResponse) for outcome in done)
+    parts = [f"took {span(took)}"] if took else []
+    if took and answered:
+        parts.append(f"{answered / took:,.3g} answers a second")
+    if cost_usd:
+        parts.append(f"${cost_usd:,.4f}")
+    if parts:
+        yield ", ".join(parts)
+    spreads = {
+        "latency": Spread.of(_known(outcome.attempts[-1].took for outcome in done)),
+        "first text after": Spread.of(_known(first_text_after(outcome.attempts[-1]) for outcome in done)),
+        **{f"waited for {cause}": Spread.of(waits) for cause, waits in waits_of(done).items()},
+    }
+    yield from (f"{what} {spread}" for what, spread in spreads.items() if spread and spread.longest >= 0.001)
+    failed = Counter(attempt.outcome for outcome in done for attempt in outcome.attempts[:-1])
+    again = [f"{count} after {kind}" for kind, count in failed.most_common() if kind != "ok"]
+    if again:
+        yield f"made again: {', '.join(again)}"
+
+
+def waits_of(outcomes: Iterable[Outcome]) -> Mapping[Cause, list[float]]:
+    """The seconds that each prompt has waited, by cause, where it has."""
+    waits: dict[Cause, list[float]] = defaultdict(list)
+    for outcome in outcomes:
+        waited: dict[Cause, float] = {}
+        for attempt in outcome.attempts:
+            for cause, seconds in attempt.waited.items():
+                waited[cause] = waited.get(cause, 0.0) + seconds
+        for cause, seconds in waited.items():
+            waits[cause].append(seconds)
+    return waits
+
+
+def _known(seconds: Iterable[float | None]) -> Iterator[float]:
+    return (one for one in seconds if one is not None)
