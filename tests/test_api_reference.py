@@ -69,7 +69,8 @@ def call_of(name: str, one: Callable[..., object], *, width: int = WIDTH) -> str
 def piece_of(parameter: inspect.Parameter) -> str:
     stars = {parameter.VAR_POSITIONAL: "*", parameter.VAR_KEYWORD: "**"}.get(parameter.kind, "")
     default = "" if parameter.default is parameter.empty else f" = {value(parameter.default)}"
-    return f"{stars}{parameter.name}: {parameter.annotation}{default}"
+    annotation = getattr(parameter.annotation, "__forward_arg__", parameter.annotation)  # of a NamedTuple
+    return f"{stars}{parameter.name}: {annotation}{default}"
 
 
 def returned_by(one: Callable[..., object], signature: inspect.Signature) -> str:
@@ -114,7 +115,7 @@ def members_of(cls: type) -> dict[str, set[str]]:
         return {name: {name} for name in cls.__members__}
     for name, annotation in attributes_of(cls).items():
         typed = {f"{name}: {annotation}"} if annotation else set()
-        members[name] = typed if typed and not dataclasses.is_dataclass(cls) else {name}
+        members[name] = typed if typed and not (dataclasses.is_dataclass(cls) or hasattr(cls, "_fields")) else {name}
     for name, member in vars(cls).items():
         if name.startswith("_") or name in members:
             continue

@@ -6,7 +6,8 @@ Claude calls, one or many at once, over the official `anthropic` SDK.
 - `ConversationThread`: many turns with one history.
 - `InterruptToken`: ends calls from another thread.
 - `StallDetector`: notices tasks that show no activity.
-- `ClaudeResponse`, `Results`, `Usage`, `AttemptRecord`: what they return, and what is known of each request.
+- `ClaudeResponse`, `Results`, `Usage`, `AttemptRecord`: what they return, and what is known of each request;
+  `Timeline`: a picture of it.
 - `last_results`: those of the last fan-out, if an exception ended it.
 - `ClaudeInvocationError`, `ParallelInvocationError`, `ParallelInterrupt`: what they raise.
 - `share_limits`, `rate_limits`: share what is learnt of rate limits with other processes; see what that is.
@@ -34,6 +35,7 @@ from claude_client._values.rate_limit import RateLimit
 from claude_client._values.record import AttemptRecord
 from claude_client._values.response import ClaudeResponse
 from claude_client._values.results import ParallelInterrupt, ParallelInvocationError, Results
+from claude_client._values.timeline import Timeline
 from claude_client._values.usage import Usage
 from claude_client._verbs.conversation import ConversationThread
 from claude_client._verbs.invoke import invoke_claude, invoke_claude_streaming
@@ -65,6 +67,7 @@ __all__ = [
     "Results",
     "StallDetector",
     "TextCallback",
+    "Timeline",
     "Usage",
     "has_credentials",
     "invoke_claude",

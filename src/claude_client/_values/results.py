@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from claude_client._values.errors import ClaudeInvocationError, fields_of
+from claude_client._values.phases import Lane
 from claude_client._values.record import Asked, RunRecord, cost_of_attempts
 from claude_client._values.response import TRUNCATING, ClaudeResponse
 from claude_client._values.table import foot_of, row_of
 from claude_client._values.text import printable
+from claude_client._values.timeline import Timeline
 from claude_client._values.usage import Usage, total
 
 if TYPE_CHECKING:
@@ -121,6 +123,21 @@ class Results(list["Item"]):
             table = csv.DictWriter(file, rows[0])
             table.writeheader()
             table.writerows(rows[: len(self)])
+
+    def timeline(self) -> Timeline:
+        """
+        A picture of what each prompt did when. It shows itself in a notebook; `.save(path)` writes an HTML file.
+
+        What a managed run recalled from its journal is not in it.
+        """
+        lanes = [self._lane(index) for index in self._of_this_run]
+        return Timeline("The run", lanes, self._foot(), note=self._counts())
+
+    def _lane(self, index: int) -> Lane:
+        item = self._item(index)
+        name = self._run.asked[index].task_id if self._run else None
+        kind = item.kind if isinstance(item, ClaudeInvocationError) else "ok" if item is not None else "no answer"
+        return Lane(name or f"prompts[{index}]", kind, item.attempts if item is not None else (), _usage(item))
 
     @property
     def usage(self) -> Usage:

@@ -17,9 +17,11 @@ from claude_client._values.errors import aborted
 from claude_client._values.history import Breakpoints, History, answer_turns, history_of, with_message
 from claude_client._values.interrupt import InterruptToken
 from claude_client._values.options import ApiParams, CallOptions, Content, PromptSpec, TextCallback
+from claude_client._values.phases import Lane
 from claude_client._values.record import AttemptRecord, cost_of_attempts
 from claude_client._values.request import DEFAULT_MODEL
 from claude_client._values.response import ClaudeResponse
+from claude_client._values.timeline import Timeline
 from claude_client._values.usage import Usage, total
 from claude_client._verbs.requests import build_request
 
@@ -82,13 +84,13 @@ class ConversationThread:
 
     __slots__ = (
         "__weakref__",
-        "_attempts",
         "_cache_system",
         "_continuation_prompt",
         "_history",
         "_max_turns",
         "_options",
         "_sender",
+        "_taken",
         "_turn_lock",
     )
 
@@ -117,7 +119,7 @@ class ConversationThread:
         self._max_turns = max_turns if max_turns is None else whole_number("max_turns", max_turns, 1)
         self._continuation_prompt = loaded(user_turn(continuation_prompt, "continuation_prompt"))["content"]
         self._history = history_of(messages)
-        self._attempts: tuple[AttemptRecord, ...] = ()
+        self._taken: tuple[tuple[AttemptRecord, ...], ...] = ()  # the requests of each turn, failed ones too
         self._turn_lock = threading.Lock()  # held for the length of a turn; guards changes of the two above
         self._sender: int | None = None  # the thread that took the lock last
 
@@ -230,7 +232,7 @@ class ConversationThread:
     @property
     def usage(self) -> Usage:
         """Tokens used by all turns, failed and forgotten ones included. Not by forks, nor before `messages`."""
-        return total(attempt.usage for attempt in self._attempts)
+        return total(attempt.usage for attempts in self._taken for attempt in attempts)
 
     @property
     def cost_usd(self) -> float | None:
@@ -240,7 +242,24 @@ class ConversationThread:
         Raises:
             ImportError: Without the `cost` extra.
         """
-        return cost_of_attempts(self._attempts)
+        return cost_of_attempts(attempt for attempts in self._taken for attempt in attempts)
+
+    def timeline(self) -> Timeline:
+        """
+        A picture of its turns, failed and forgotten ones included, one below the other without the time between them,
+        with the tokens that each read from the cache and wrote to it. It shows itself in a notebook; `.save(path)`
+        writes an HTML file.
+        """
+        lanes: list[Lane] = []
+        end = 0.0
+        for number, attempts in enumerate(filter(None, self._taken), 1):
+            used = total(attempt.usage for attempt in attempts)
+            lane = Lane(f"turn {number}", attempts[-1].outcome, attempts, used)
+            start = lane.started or 0.0
+            lanes.append(lane._replace(moved=start - end))
+            end += (lane.ended or start) - start
+        note = f"{self.turn_count} turns, the time between them left out"
+        return Timeline("The conversation", lanes, (), note=note)
 
     def __repr__(self) -> str:
         return f"<ConversationThread {self._options['model']}, {self.turn_count} turns>"
@@ -290,7 +309,7 @@ class ConversationThread:
             try:
                 response = run(flow, token)
             finally:
-                self._attempts += flow.attempts
+                self._taken += (flow.attempts,)
             answered = (*unmarked([*messages]), *answer_turns(response))
             self._history = History(answered, history.turns + 1, cached)
             return response
