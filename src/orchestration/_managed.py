@@ -239,6 +239,7 @@ def _managed(
                 max_workers=workers,
                 # Before the cache gate: a cache writer must not wait for a slot while others wait for it.
                 gates=[LimiterGate(limiter)] if limiter else [],
+                name="invoke_parallel_managed",
                 on_start=recorder.started,
                 on_retry=recorder.failed,
                 on_outcomes=recorder.ended,

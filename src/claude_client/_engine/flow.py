@@ -73,6 +73,11 @@ class CallFlow:
         self._attempts: tuple[AttemptRecord, ...] = ()
 
     @property
+    def request(self) -> Request:
+        """The request that was asked for."""
+        return self._asked
+
+    @property
     def name(self) -> str | None:
         """The caller's name for it; None where there is none."""
         return self._asked.task_id

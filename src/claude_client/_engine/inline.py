@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from claude_client._engine.flow import CallFlow, Done, Send, log_step
 from claude_client._engine.pauses import PauseLog
+from claude_client._engine.telemetry import call_span
 from claude_client._gates.clients import gates_of
 from claude_client._gates.gate import Gate, Wait, admit
 from claude_client._sdk.client import shared_client
@@ -30,6 +31,17 @@ def run(flow: CallFlow, token: InterruptToken | None = None) -> ClaudeResponse:
         ClaudeInvocationError: If there is no answer; of kind "interrupted" if *token* ended the call.
         BaseException: Whatever a callback, a signal handler or the SDK's check of its arguments raised, unchanged.
     """
+    with call_span(flow.request, flow.name, time.monotonic()) as tell:
+        try:
+            answer = _answer(flow, token)
+        except ClaudeInvocationError as failed:
+            tell(failed)
+            raise
+        tell(answer)
+        return answer
+
+
+def _answer(flow: CallFlow, token: InterruptToken | None) -> ClaudeResponse:
     pauses = PauseLog()
     with shared_client() as client:
         gates = gates_of(client)

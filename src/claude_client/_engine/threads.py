@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from contextvars import copy_context
+from contextvars import Context, copy_context
 from functools import partial
 from itertools import islice
 from queue import Empty, SimpleQueue
@@ -23,6 +23,7 @@ from typing import Any, NamedTuple, TypeVar
 from claude_client._engine.flow import Outcome, Send, log_step
 from claude_client._engine.pauses import PauseLog
 from claude_client._engine.scheduler import Job, Scheduler
+from claude_client._engine.telemetry import RunSpan, count, quietly, run_span
 from claude_client._gates.gate import Gate
 from claude_client._sdk.exchange import send
 from claude_client._values.attempt import Attempt
@@ -70,6 +71,8 @@ class Run:
 
         stop_after: As in `Scheduler`.
 
+        name: What a run of this kind is called where it is traced.
+
         keep: Called with index and outcome before *on_outcomes* is, on the thread that ended the job. An exception
             from it fails the run.
     """
@@ -86,9 +89,11 @@ class Run:
         on_outcomes: Callable[[Mapping[int, Outcome]], object] | None = None,
         on_hold: Callable[[str | None], object] | None = None,
         stop_after: int | None = None,
+        name: str = "run",
         keep: Callable[[int, Outcome], object] | None = None,
     ) -> None:
         self._client = client
+        self._name = name
         self._max_workers = max_workers
         self._gates = gates
         self._on_start = on_start
@@ -100,6 +105,7 @@ class Run:
         self._keep = keep
         # The caller's context variables, so that traces and log bindings follow into the threads.
         self._context = copy_context()
+        self._span: RunSpan | None = None
         # None: all outcomes are posted, or a thread broke off.
         self._events: SimpleQueue[Event | None] = SimpleQueue()
         self._left: SimpleQueue[None] = SimpleQueue()  # each thread says so when it ends
@@ -151,6 +157,7 @@ class Run:
         """
         late: BaseException | None = None
         with ExitStack() as stack:
+            self._span = stack.enter_context(run_span(self._name, self._jobs))
             stack.enter_context(_ending_with_the_main_thread(self))
             for gate in self._gates:
                 stack.enter_context(gate.waking(self.wake))
@@ -289,7 +296,7 @@ class Run:
                 job, attempt = taken
                 if self._interrupted:  # before it could be found under way
                     attempt.abort()
-                self._context.copy().run(send, self._client, attempt)
+                self._context_of(job, attempt).run(send, self._client, attempt)
                 self._finish(job, attempt)
         except BaseException as broken:  # noqa: BLE001 - a gate's, or ours; the caller's thread raises it
             self._broken = broken
@@ -298,6 +305,12 @@ class Run:
         finally:
             self._ended_threads.add(threading.current_thread())
             self._left.put(None)
+
+    def _context_of(self, job: Job, attempt: Attempt) -> Context:
+        context = self._context.copy()
+        if self._span:
+            quietly(self._span.enter, context, job.index, attempt.request, job.name, attempt.queued_at)
+        return context
 
     def _next(self) -> tuple[Job, Attempt] | None:
         """Wait for the next attempt for this thread to send; None if the thread is not needed any more."""
@@ -396,6 +409,10 @@ class Run:
         """Keep the outcomes of the jobs that have *ended*, and post them to the caller's thread."""
         if not ended:
             return
+        for outcome in ended.values():
+            count(outcome)
+        if self._span:
+            quietly(self._span.ended, ended)
         if self._keep:
             for index, outcome in ended.items():
                 self._keep_outcome(index, outcome, self._keep)

@@ -181,6 +181,7 @@ def _fan_out(
                     on_outcomes=show,
                     on_hold=hold,
                     stop_after=stop_after,
+                    name="invoke_parallel",
                 ) as run,
                 remembered(lambda: results_of(run, interrupted=True)),
             ):
