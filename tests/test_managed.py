@@ -688,7 +688,7 @@ def test_the_shared_context_is_paid_for_once(sim):
 
 def test_progress_counts_every_task(sim, capsys):
     invoke_parallel_managed(prompts(3), progress=True, reconcile=lambda given, _: given[1:])
-    last = capsys.readouterr().err.split("\r")[-1]
+    last = capsys.readouterr().err.splitlines()[-1]
     assert "2/3" in last
     assert "cancelled=1" in last
 

@@ -4,6 +4,7 @@ import io
 import itertools
 import logging
 import math
+import re
 import sys
 import threading
 from dataclasses import replace
@@ -361,3 +362,19 @@ def test_the_progress_bar_shows_that_all_wait(sim, monkeypatch, fan_out):
     sim.wait_for(lambda _: "waits for=outage" in shown.getvalue())  # asked again at each probe
     token.interrupt()
     run.join(10)
+
+
+@pytest.mark.parametrize("fan_out", [invoke_parallel, invoke_parallel_managed])
+def test_the_progress_bar_tells_how_many_wait_and_how_long_by_the_pace(monkeypatch, fan_out):
+    shown = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", shown)
+    with Simulator(limits=Limits(requests_per_second=5, request_burst=1)) as sim:
+        monkeypatch.setenv("ANTHROPIC_BASE_URL", sim.base_url)
+        token = InterruptToken()
+        options = {"progress": True, "interrupt_token": token, "max_workers": 2}
+        run = threading.Thread(target=fan_out, args=[prompts(300)], kwargs=options)
+        run.start()
+        told = re.compile(r"waits for=rate limit \(29\d prompts, [\d.]+ (s|min) left\)")
+        sim.wait_for(lambda _: told.search(shown.getvalue()))
+        token.interrupt()
+        run.join(10)

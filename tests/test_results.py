@@ -202,7 +202,9 @@ def test_progress_shows_what_is_done_failed_used_and_cached(api, monkeypatch):
     shown = io.StringIO()
     monkeypatch.setattr(sys, "stderr", shown)
     answers(api, reply(usage=USED), error(404, "not_found_error"), progress=True)
-    last = shown.getvalue().split("\r")[-1]
+    assert "\r" not in shown.getvalue()
+    first, last = shown.getvalue().splitlines()
+    assert "0/2" in first
     assert "2/2" in last
     assert all(part in last for part in ("failed=1", "tokens=450", "cached=75%"))
 
@@ -211,7 +213,21 @@ def last_bar(monkeypatch, run) -> str:
     shown = io.StringIO()
     monkeypatch.setattr(sys, "stderr", shown)
     run()
-    return shown.getvalue().split("\r")[-1]
+    return shown.getvalue().splitlines()[-1]
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_in_a_terminal_the_progress_is_drawn_over_itself(api, monkeypatch):
+    shown = Terminal()
+    monkeypatch.setattr(sys, "stderr", shown)
+    answers(api, reply(), reply(), progress=True)
+    drawn = shown.getvalue().split("\r")
+    assert len(drawn) > 2
+    assert "2/2" in drawn[-1]
 
 
 def test_progress_stops_where_an_interrupt_stopped_the_run(api, monkeypatch):

@@ -220,7 +220,7 @@ def _managed(
     named = {prompt["task_id"] for prompt in prompts if prompt.get("task_id") is not None}
     requests, refused = _requests(tasks, kept, named, build, tracker, watched=stall_timeout is not None)
     with ExitStack() as stack:
-        bar = stack.enter_context(progress_of(len(tasks), shown=progress))
+        bar = stack.enter_context(progress_of(len(tasks), workers, shown=progress))
         opened = stack.enter_context(Journal(journal, [*requests.values()])) if journal is not None else None
         places = {index: place for place, index in enumerate(requests)}
         about = asked_of(tasks.values(), said["model"], said.get("category"))

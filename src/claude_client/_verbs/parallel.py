@@ -168,7 +168,7 @@ def _fan_out(
         about = asked_of(prompts, said["model"], said.get("category"))
         return Results.of(ended, interrupted=interrupted, run=RunRecord(began, now(), about))
 
-    with progress_of(len(built), shown=progress) as bar:
+    with progress_of(len(built), workers, shown=progress) as bar:
         show = partial(report_outcomes, move_bar=bar, on_result=on_result) if bar or on_result else None
         hold = bar.hold if bar else None
         report_outcomes(outcomes, bar, on_result)

@@ -1,7 +1,9 @@
-"""A progress bar of tqdm for a fan-out, in a terminal or in a notebook."""
+"""A progress bar of tqdm for a fan-out, in a terminal or in a notebook; elsewhere, as in a log, a line now and then."""
 
 from __future__ import annotations
 
+import sys
+import time
 import warnings
 from collections import Counter
 from contextlib import AbstractContextManager, nullcontext
@@ -10,31 +12,39 @@ from typing import Any, Self
 
 from claude_client._engine.flow import Outcome
 from claude_client._values.errors import ClaudeInvocationError
+from claude_client._values.table import span
 from claude_client._values.usage import Usage
 from claude_client._verbs.fan_out import call_back
+from claude_client._verbs.limits import rate_limits
+
+_LINE_EVERY = 30.0  # seconds, where there is no terminal
 
 
-def progress_of(prompts: int, *, shown: bool) -> AbstractContextManager[Bar | None]:
+def progress_of(prompts: int, workers: int, *, shown: bool) -> AbstractContextManager[Bar | None]:
     """
-    Open a bar: gives the bar to call with each outcome, None for no bar, and closes it with the context.
+    Open a bar over so many *prompts*, of which at most *workers* are under way at once. Gives the bar to call with each
+    outcome, None for no bar, and closes it with the context.
 
     Raises:
         ImportError: If it is to be *shown*, without the `progress` extra.
     """
-    return Bar(prompts) if shown else nullcontext()
+    return Bar(prompts, workers) if shown else nullcontext()
 
 
 class Bar:
     """A bar over all prompts, which moves with each that is answered or has failed. Call it with each outcome."""
 
-    def __init__(self, prompts: int) -> None:
+    def __init__(self, prompts: int, workers: int) -> None:
         try:
             with warnings.catch_warnings():  # without widgets it is a bar of text, also in a notebook
                 warnings.filterwarnings("ignore", message="IProgress not found")
                 from tqdm.auto import tqdm
         except ImportError as missing:
             raise ImportError("progress=True needs tqdm: pip install tqdm") from missing
-        self._bar: Any = tqdm(total=prompts, unit="prompt")
+        lines: dict[str, Any] = {"file": _Lines(sys.stderr), "mininterval": _LINE_EVERY, "maxinterval": _LINE_EVERY}
+        self._bar: Any = tqdm(total=prompts, unit="prompt", **({} if _is_redrawn() else lines))
+        self._left = prompts
+        self._workers = workers
         self._failed = 0
         self._ended: Counter[str] = Counter()  # what was ended before it was answered, or was never begun
         self._used = Usage()
@@ -56,6 +66,7 @@ class Bar:
     def __call__(self, outcome: Outcome) -> None:
         """Count a prompt that is over."""
         self._used += outcome.usage
+        self._left -= 1
         why = _unanswered(outcome)
         if why is None:
             self._failed += isinstance(outcome, ClaudeInvocationError)
@@ -65,7 +76,7 @@ class Bar:
         self._show(False)
 
     def _show(self, refresh: bool) -> None:
-        waits = {"waits for": self._held_by} if self._held_by else {}
+        waits = {"waits for": self._wait()} if self._held_by else {}
         tokens = self._used.total_input_tokens
         self._bar.set_postfix(
             {
@@ -77,6 +88,34 @@ class Bar:
             },
             refresh=refresh,
         )
+
+    def _wait(self) -> str:
+        """What all wait for, how many do, and how long it will take them by the pace that has been learnt."""
+        waiting = max(0, self._left - self._workers)
+        held = [limit for limit in rate_limits() if limit.held_back]
+        seconds = max([waiting / limit.pace for limit in held if limit.pace] + [0.0])
+        seconds += max([limit.shut_until - time.time() for limit in held if limit.shut_until] + [0.0])
+        left = f", {span(round(seconds))} left" if seconds >= 1 else ""
+        return f"{self._held_by} ({waiting:,} prompts{left})" if waiting else f"{self._held_by}"
+
+
+class _Lines:
+    """A file that writes what is drawn upon it as lines, for logs: nothing in them can be drawn over."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+
+    def write(self, drawn: str) -> None:
+        if line := drawn.strip():
+            self._file.write(f"{line}\n")
+
+    def flush(self) -> None:
+        self._file.flush()
+
+
+def _is_redrawn() -> bool:
+    """Whether what is written can be drawn over: in a terminal, and in a notebook."""
+    return "ipykernel" in sys.modules or sys.stderr.isatty()
 
 
 def _unanswered(outcome: Outcome) -> str | None:
