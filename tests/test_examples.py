@@ -43,6 +43,13 @@ PROMISED = {
         "ticket-13 was silent",
         "[12] attempts failed and were made again; 0 tickets have no",
     ],
+    "observed_run.py": [
+        "24 answered",
+        r"latency .+ \(p95",
+        "made again: 1 after overloaded, 1 after incomplete_stream, 1 after rate_limit",
+        r"The slowest, [a-z-]+\d+, took \d",
+        "Look at run.html",
+    ],
     "interrupted_run.py": [
         r"The call was interrupted",
         r"ended \d{1,3} ms after",
@@ -146,8 +153,17 @@ def kinds(output):
 def test_the_notebook_carries_its_outputs_and_nothing_of_the_machine_they_come_from():
     text = NOTEBOOK.read_text()
     notebook = json.loads(text)
-    assert shown(notebook).keys() == {"start", "fan-out", "results", "answer", "costs", "conversation", "interrupt"}
-    assert all("text/html" in shown(notebook)[name] for name in ("results", "conversation", "interrupt"))
+    assert shown(notebook).keys() == {
+        "start",
+        "fan-out",
+        "results",
+        "answer",
+        "costs",
+        "picture",
+        "conversation",
+        "interrupt",
+    }
+    assert all("text/html" in shown(notebook)[name] for name in ("results", "picture", "conversation", "interrupt"))
     assert [cell["metadata"] for cell in notebook["cells"]] == [{}] * len(notebook["cells"])
     assert notebook["metadata"]["kernelspec"]["name"] == "python3"
     counts = [cell["execution_count"] for cell in notebook["cells"] if cell["cell_type"] == "code"]

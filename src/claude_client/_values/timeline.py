@@ -50,6 +50,16 @@ oninput="document.querySelector('svg').style.width=this.value+'%'"></label></p><
 """
 
 
+# Of a picture that has no page to take its colours from.
+_SVG_LOOKS = "<style>svg{color:#1f2328}@media(prefers-color-scheme:dark){svg{color:#e6edf3}}</style>"
+
+
+_NOTHING = (
+    '<svg role="img" viewBox="0 0 300 20" xmlns="http://www.w3.org/2000/svg" style="height:20px;display:block" '
+    'font-size="12" fill="currentColor"><text y="14">No request was made.</text></svg>'
+)
+
+
 class Timeline:
     """
     A picture of what a run or a conversation did when. It shows itself in a notebook; `save` writes it to a file.
@@ -66,8 +76,14 @@ class Timeline:
         self._note = note
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write it to the file *path*, as HTML in UTF-8 that needs nothing else. The file is replaced."""
-        page = _PAGE.format(title=_text(self._title), picture=self._repr_html_())
+        """
+        Write it to the file *path*, as HTML in UTF-8 that needs nothing else; as SVG, the picture alone, where the name
+        ends in `.svg`. The file is replaced.
+        """
+        if str(path).endswith(".svg"):
+            page = self._svg().replace(">", f">{_SVG_LOOKS}", 1)
+        else:
+            page = _PAGE.format(title=_text(self._title), picture=self._repr_html_())
         Path(path).write_text(page, encoding="utf-8")
 
     def __repr__(self) -> str:
@@ -83,7 +99,7 @@ class Timeline:
     def _svg(self) -> str:
         times = [time - lane.moved for lane in self._lanes for time in (lane.started, lane.ended) if time is not None]
         if not times:
-            return "<div>No request was made.</div>"
+            return _NOTHING
         origin, length = min(times), max(max(times) - min(times), 1e-3)
         drawing = _Drawing(origin, length, self._lanes)
         said = _text(f"{self._title}. {', '.join(self._foot)}")
