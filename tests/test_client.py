@@ -16,6 +16,7 @@ import claude_client
 from claude_client import ClaudeInvocationError, invoke_claude, invoke_parallel
 from claude_client._sdk import client as _client
 from helpers import KEY, error, message, reply
+from orchestration import invoke_with_retry
 
 
 def current():
@@ -299,3 +300,59 @@ def test_a_password_in_the_base_url_reaches_the_gateway_and_no_log(api, monkeypa
     assert "gateway.example" in caplog.text
     shown = caplog.text + "".join(traceback.format_exception(failed.value)) + repr(vars(failed.value.__cause__))
     assert not any(secret in shown for secret in ("pass%40word", "pass@word", sent))
+
+
+def test_a_password_in_the_base_url_of_a_client_that_was_brought_is_in_no_log_either(api, caplog):
+    caplog.set_level("DEBUG")
+    said = "wrong password pass-of-mine for Basic " + base64.b64encode(b"me:pass-of-mine").decode()
+    api.router.post(host="gateway.example").mock(return_value=error(401, "authentication_error", said))
+    with anthropic.Anthropic(api_key=KEY, base_url="https://me:pass-of-mine@gateway.example") as client:
+        claude_client.set_default_client(client)
+        with pytest.raises(ClaudeInvocationError) as failed:
+            invoke_claude("hi")
+    shown = caplog.text + str(failed.value) + str(failed.value.details) + str(vars(failed.value.__cause__))
+    assert "pass-of-mine" not in shown
+    assert base64.b64encode(b"me:pass-of-mine").decode() not in shown
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"extra_headers": {"X-Credential": "hush-hush-1"}},
+        {"extra_headers": {"X-Gateway-Pass": "hush-hush-1"}},
+        {"extra_headers": {"X-Session-Id": "hush-hush-1"}},
+        {"extra_headers": {"Cookie": "theme=light-theme; sid=hush-hush-1"}},
+        {"extra_query": {"api_key": "hush-hush-1"}},
+    ],
+    ids=lambda options: next(iter(next(iter(options.values())))),
+)
+def test_what_a_gateway_takes_for_a_secret_is_not_shown_where_it_repeats_it(api, options):
+    api.answers(error(400, "invalid_request_error", "bad value hush-hush-1"))
+    with pytest.raises(ClaudeInvocationError, match="bad value") as failed:
+        invoke_claude("hi", **options)
+    assert "hush-hush-1" not in str(failed.value) + str(failed.value.details) + str(failed.value.__cause__)
+
+
+def locals_of_ours(exc):
+    frames = traceback.TracebackException.from_exception(exc, capture_locals=True).stack
+    ours = ("claude_client", "orchestration")
+    return "".join(str(frame.locals) for frame in frames if any(name in frame.filename for name in ours))
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        invoke_claude,
+        claude_client.invoke_claude_streaming,
+        invoke_with_retry,
+        lambda prompt, **options: invoke_parallel([{"prompt": prompt}], **options),
+        lambda prompt, **options: claude_client.ConversationThread(**options).send(prompt),
+        lambda prompt, **options: claude_client.ConversationThread().send(prompt, **options),
+    ],
+)
+def test_the_locals_of_our_frames_do_not_show_headers(api, call):
+    api.always(lambda _: error(400, "invalid_request_error", "No"))
+    with pytest.raises(ClaudeInvocationError) as failed:
+        call("hi", extra_headers={"x-api-key": "hush-hush-1"})
+    assert "hush-hush-1" not in locals_of_ours(failed.value)
+    assert "'x-api-key': not shown" in locals_of_ours(failed.value)

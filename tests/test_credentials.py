@@ -1,4 +1,7 @@
 import json
+import os
+import subprocess
+import sys
 import traceback
 from pathlib import Path
 
@@ -300,3 +303,27 @@ def test_a_malformed_key_is_in_no_frame_of_the_error(no_key, monkeypatch):
     with pytest.raises(ValueError, match="non-ASCII character") as caught:
         invoke_claude("hi")
     assert "malformed" not in shown_of_ours(caught.value)
+
+
+def test_a_child_that_was_spawned_is_told_that_it_has_a_default_client_of_its_own(tmp_path):
+    code = """
+import multiprocessing
+from claude_client import invoke_claude
+
+if __name__ == "__main__":
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        try:
+            pool.map(invoke_claude, ["hi"])
+        except ValueError as nothing:
+            print("set_default_client()" in str(nothing))
+    try:
+        invoke_claude("hi")
+    except ValueError as nothing:
+        print("set_default_client()" in str(nothing))
+"""
+    (tmp_path / "program.py").write_text(code)
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("ANTHROPIC_")}
+    kept["PYTHONPATH"] = str(Path(claude_client.__file__).parents[1])
+    run = [sys.executable, str(tmp_path / "program.py")]
+    ran = subprocess.run(run, capture_output=True, text=True, timeout=60, check=True, env=kept)
+    assert ran.stdout == "True\nFalse\n"

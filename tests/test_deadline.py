@@ -9,6 +9,7 @@ import pytest
 from claude_client import (
     ClaudeInvocationError,
     ConversationThread,
+    InterruptToken,
     invoke_claude,
     invoke_parallel,
     set_default_client,
@@ -134,3 +135,25 @@ def test_an_answer_is_not_lost_to_a_server_that_keeps_its_connection_open(monkey
 def test_a_deadline_is_a_number_of_seconds(deadline):
     with pytest.raises(ValueError, match="deadline must be a number of seconds above 0, got"):
         invoke_claude("hi", deadline=deadline)
+
+
+def test_a_turn_that_waits_for_another_threads(sim):
+    thread, inside, done = ConversationThread(deadline=SOON), threading.Event(), threading.Event()
+
+    def listen(_):
+        inside.set()
+        done.wait(LONG)
+
+    def turn():
+        with pytest.raises(ClaudeInvocationError, match="deadline"):
+            thread.send("a", callback=listen)
+
+    other = threading.Thread(target=turn)
+    other.start()
+    inside.wait(LONG)
+    for more in ({}, {"interrupt_token": InterruptToken()}):
+        with pytest.raises(ClaudeInvocationError, match="deadline"):
+            thread.send("b", **more)
+    assert len(sim.requests) == 1
+    done.set()
+    other.join(LONG)

@@ -17,7 +17,7 @@ from claude_client import ClaudeResponse, Usage
 from claude_client._values.response import text_of
 from claude_client._verbs.requests import build_request, build_requests
 from helpers import KEY, message, until
-from orchestration import drop_from_journal, read_journal, salvage_journal
+from orchestration import drop_from_journal, invoke_parallel_managed, read_journal, salvage_journal
 from orchestration._fingerprint import fingerprint
 from orchestration._journal import Journal
 from orchestration._journal_file import APPLICATION_ID, JournalError
@@ -567,11 +567,12 @@ def test_a_full_disk_costs_only_the_answer_that_does_not_fit():
     assert answered(requests) == {0: "A", 2: "C"}
 
 
-def test_an_answer_that_cannot_be_written_is_a_journal_error():
-    requests = build_requests([{"prompt": "q", "task_id": "\ud800"}])
-    with Journal("run.sqlite", requests) as journal, pytest.raises(JournalError, match=r"prompts\[0\] could not be"):
-        journal.keep(0, answer())
-    assert answered(requests) == {}
+def test_a_task_id_that_no_encoding_has_is_stored_and_found_again(sim):
+    asked = [{"prompt": f"p{n}", "task_id": f"file-{n}"} for n in range(3)] + [{"prompt": "q", "task_id": "caf\udce9"}]
+    for recalled in (set(), {0, 1, 2, 3}):
+        results = invoke_parallel_managed(asked, journal="run.sqlite")
+        assert (None in results, results.recalled) == (False, recalled)
+    assert len(sim.requests) == 4
 
 
 def test_an_answer_that_holds_what_no_file_can_hold_is_a_journal_error():

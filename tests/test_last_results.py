@@ -160,3 +160,68 @@ for verb in (invoke_parallel, invoke_parallel_managed):
 """
     ran = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, timeout=60, check=True)
     assert ran.stdout == "7 True\n" * 2
+
+
+def test_ctrl_c_while_the_journal_is_closed_gives_the_results(sim, tmp_path):
+    fired = []
+
+    def at_close(frame, event, _):
+        code = frame.f_code
+        if not fired and event == "call" and code.co_name == "__exit__" and "_journal" in code.co_filename:
+            fired.append(1)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    def run():
+        before = sys.getprofile()
+        sys.setprofile(at_close)
+        try:
+            invoke_parallel_managed([{"prompt": str(n)} for n in range(5)], journal=tmp_path / "journal")
+        finally:
+            sys.setprofile(before)
+
+    with pytest.raises(ParallelInterrupt) as stopped:
+        run()
+    assert None not in stopped.value.results
+    assert last_results() == stopped.value.results
+    assert "5 of 5 prompts answered" in str(stopped.value)
+
+
+CHILDREN = """
+import os, threading
+from claude_client import ConversationThread, InterruptToken, invoke_parallel_streaming
+from orchestration import ConcurrencyLimiter, invoke_parallel_managed
+
+def child(call):
+    if (pid := os.fork()) == 0:
+        call()
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+token = InterruptToken()
+thread, limiter, held = ConversationThread(), ConcurrencyLimiter(1), threading.Event()
+threading.Thread(target=lambda: [limiter.acquire(), held.set()]).start()
+held.wait()
+print(child(lambda: invoke_parallel_managed([{"prompt": "a"}], concurrency_limiter=limiter)))
+
+inside, done = threading.Event(), threading.Event()
+turn = threading.Thread(target=thread.send, args=("b",), kwargs={"callback": lambda _: [inside.set(), done.wait()]})
+turn.start()
+inside.wait()
+print(child(lambda: thread.send("c")))
+done.set()
+turn.join()
+
+parent, forked = os.getpid(), []
+def fork(_):
+    if not forked:
+        forked.append(os.fork())
+answers = invoke_parallel_streaming([{"prompt": "d"}, {"prompt": "e"}], [fork, None])
+print(os.waitstatus_to_exitcode(os.waitpid(forked[0], 0)[1]), None not in answers)
+"""
+
+
+def test_a_forked_child_waits_for_no_turn_or_slot_of_its_parent(sim):
+    run = [sys.executable, "-W", "ignore", "-c", CHILDREN]
+    ran = subprocess.run(run, capture_output=True, text=True, timeout=60, check=True)
+    assert ran.stdout == "0\n0\n1 True\n"
+    assert "a callback forked this process" in ran.stderr

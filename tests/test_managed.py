@@ -1057,3 +1057,26 @@ def test_a_run_that_stops_after_failures_cancels_what_has_not_begun(sim):
     asked = [{"prompt": str(n)} for n in range(9)]
     results = invoke_parallel_managed(asked, max_workers=1, stop_after=2)
     assert (len(sim.requests), results.tracker.summary()) == (2, {"failed": 2, "cancelled": 7})
+
+
+class MuteError(Exception):
+    def __str__(self):
+        raise RuntimeError("no str")
+
+
+def test_an_error_without_a_message_that_reconcile_raises_stops_the_run_in_order(sim):
+    sim.script_by(lambda _: Reply(fault="silent"))
+    asked = []
+
+    def reconcile(given, _):
+        asked.append(1)
+        if len(asked) > 1:
+            sim.script_by(lambda _: Reply(text="late"))
+            raise MuteError
+        return given
+
+    with pytest.raises(ParallelInvocationError, match="a MuteError without a message") as stopped:
+        invoke_parallel_managed(
+            prompts(9), reconcile=reconcile, reconcile_interval=0.05, stall_timeout=0.2, max_retries=0
+        )
+    assert len(stopped.value.results) == 9

@@ -1,6 +1,7 @@
 """Answers that are odd: what can be used is, and what cannot comes with all that it said."""
 
 import json
+from functools import partial
 
 import httpx
 import pytest
@@ -133,3 +134,27 @@ def test_every_text_of_a_value_is_made_whole(value):
     mended = all_whole(value)
     json.dumps(mended, ensure_ascii=False).encode()
     assert all_whole(mended) == mended
+
+
+NESTED = "[" * 600 + "]" * 600
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("value", ["NaN", "1e999", "-Infinity", NESTED], ids=["NaN", "1e999", "-Infinity", "nested"])
+def test_a_tool_call_that_no_json_can_hold_is_an_error_that_keeps_the_rest(api, value, streaming):
+    def odd(_):
+        if streaming:
+            return stream(start(), *text_block("told"), *tool_call(f'{{"a": {value}}}'), *end("tool_use"))
+        tool = json.dumps({**TOOL, "input": 0}).replace('"input": 0', f'"input": {{"a": {value}}}')
+        body = json.dumps(message("told", stop_reason="tool_use")).replace("}]", f"}}, {tool}]", 1)
+        return httpx.Response(200, text=body, headers={"content-type": "application/json"})
+
+    api.always(odd)
+    thread = ConversationThread(max_retries=0)
+    send = partial(thread.send, callback=(lambda _: None) if streaming else None)
+    for call in (send, partial(invoke_claude, streaming=streaming, max_retries=0)):
+        with pytest.raises(ClaudeInvocationError, match="The answer cannot be used") as caught:
+            call("hi")
+        assert (caught.value.kind, caught.value.partial_text) == ("invalid_response", "told")
+        assert caught.value.usage.input_tokens == 10
+    assert thread.turn_count == 0

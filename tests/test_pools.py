@@ -25,6 +25,9 @@ class Pool:
         self._together.wait(LONG)
         return self
 
+    def __enter__(self):
+        return self
+
     def close(self):
         self.closed = True
 
@@ -66,3 +69,10 @@ def test_all_pools_are_closed():
     used = {*answered(pools, 101)}
     pools.close()
     assert [pool.closed for pool in used] == [True, True]
+
+
+def test_the_pool_is_entered_and_left_with_its_transport():
+    inner = Pool(1000, threading.Barrier(1))
+    with Pools(inner) as pools:
+        assert pools.handle_request(None) is inner
+    assert inner.closed

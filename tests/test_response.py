@@ -170,3 +170,8 @@ def test_a_usage_that_is_no_count_is_none_and_ends_no_later_call(api, odd):
     body = json.dumps(message("a", usage=used))  # also of what is no JSON, as a server may send it
     api.always(lambda _: httpx.Response(200, content=body, headers={"content-type": "application/json", **limits}))
     assert [invoke_claude("hi").usage for _ in range(3)] == [Usage()] * 3
+
+
+def test_an_answer_made_for_a_test_may_have_a_usage_without_a_message():
+    answer = ClaudeResponse("x", usages=[Usage(1, 2)])
+    assert (answer.usage, answer.attempts[0].outcome) == (Usage(1, 2), "ok")

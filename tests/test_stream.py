@@ -296,3 +296,11 @@ def test_a_stream_that_ends_early_because_its_attempt_was_ended_says_so():
     client = SimpleNamespace(messages=SimpleNamespace(create=lambda **_: Ended()))
     send(client, attempt)
     assert attempt.error.kind == "stalled"
+
+
+def test_lists_that_deltas_of_an_unknown_kind_bring_are_joined(api):
+    opened = event("content_block_start", index=0, content_block={"type": "steps", "steps": []})
+    deltas = [event("content_block_delta", index=0, delta={"type": "steps_delta", "steps": [step]}) for step in "ab"]
+    api.answers(stream(start(), opened, *deltas, event("content_block_stop", index=0), *end()))
+    answer = invoke_claude("hi", streaming=True)
+    assert answer.message.content[0].to_dict(warnings=False) == {"type": "steps", "steps": ["a", "b"]}

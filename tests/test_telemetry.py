@@ -228,3 +228,16 @@ def test_telemetry_of_calls_that_fails_costs_no_answer(sim, provider, caplog):
     provider.add_span_processor(FailsLate())
     assert None not in invoke_parallel([{"prompt": "a"}, {"prompt": "b"}])
     assert "Telemetry failed" in caplog.text
+
+
+def test_the_turns_of_a_paused_answer_are_no_retries(sim, spans):
+    sim.script(Reply(fault="pause_turn"), Reply(text="done"))
+    answer = invoke_claude("hi")
+    assert (len(answer.attempts), spans.calls[0].events) == (2, ())
+
+
+def test_where_nobody_has_imported_opentelemetry_nothing_is_asked_of_it(sim, monkeypatch):
+    for name in ("opentelemetry.trace", "opentelemetry.metrics"):
+        monkeypatch.delitem(sys.modules, name)
+    assert invoke_claude("hi")
+    assert "opentelemetry.metrics" not in sys.modules

@@ -192,3 +192,14 @@ def test_whatever_a_run_did_there_is_a_picture_of_it(runs, many):
         assert len(titles(timeline)) == min(len(lanes), 200)
     else:
         assert "No request was made." in timeline._repr_html_()
+
+
+def test_the_picture_alone_is_written_where_the_name_says_so(tmp_path):
+    Timeline("The run", [lane(record())], []).save(tmp_path / "run.svg")
+    root = ET.fromstring((tmp_path / "run.svg").read_text(encoding="utf-8"))
+    assert (root.tag, root[0].tag) == (f"{SVG}svg", f"{SVG}style")
+
+
+def test_a_shared_row_without_requests_is_empty():
+    (band,) = bands_of([lane(outcome="interrupted")], 1, 0.0, 3.0)
+    assert (band.spans, band.failed) == ([], 1)

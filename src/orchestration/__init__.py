@@ -22,7 +22,7 @@ try:
     from ._managed import ManagedOptions, invoke_parallel_managed, invoke_parallel_with_reconciliation
     from ._recorder import ManagedResults
     from ._retrying import invoke_with_retry
-except ImportError as failed:
+except ImportError as failed:  # no coverage: in a process of its own, where another module hides one of ours
     top = str(failed.name).partition(".")[0]
     if top in {"claude_client", "task_state"} and top in sys.modules:
         file = getattr(sys.modules[top], "__file__", None)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from claude_client._values.breakpoints import unmarked
 from claude_client._values.content import as_blocks, loaded
+from claude_client._values.text import whole
 
 if TYPE_CHECKING:
     import json
@@ -52,7 +53,7 @@ def keys_of(requests: Sequence[Request]) -> list[tuple[str, str | None, int]]:
     keys = []
     for i, request in enumerate(requests):
         try:
-            same = (fingerprint(request), request.task_id)
+            same = (fingerprint(request), None if request.task_id is None else whole(request.task_id))
         except ValueError as unknown:
             raise ValueError(f"prompts[{i}]: {unknown}") from unknown
         keys.append((*same, before[same]))

@@ -5,12 +5,14 @@ from __future__ import annotations
 import bisect
 import itertools
 import math
+import os
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from weakref import WeakSet
 
 from claude_client._values.checks import number, whole_number
 
@@ -52,6 +54,9 @@ class _Waiter:
 
     def __lt__(self, other: _Waiter) -> bool:
         return self.number < other.number
+
+
+_limiters: WeakSet[ConcurrencyLimiter] = WeakSet()  # of this process
 
 
 class ConcurrencyLimiter:
@@ -108,6 +113,11 @@ class ConcurrencyLimiter:
             category: whole_number(f"category_limits[{category!r}]", limit, 1)
             for category, limit in (category_limits or {}).items()
         }
+        self._begin()
+        _limiters.add(self)
+
+    def _begin(self) -> None:
+        """Be as if nobody had ever taken a slot."""
         self._lock = threading.Lock()  # guards everything below
         self._taken: Counter[str | None] = Counter()  # slots taken, or held for somebody whose turn it is
         self._free = self._global_limit  # how many are neither
@@ -331,3 +341,12 @@ def _numbers_of(one: Occupancy) -> tuple[str, ...]:
 def _use_of(one: Occupancy) -> str:
     limit = "" if one.limit is None else f" of {one.limit}"
     return f"{one.in_use}{limit} in use, {one.waiting} waiting"
+
+
+def _forget() -> None:  # no coverage: in a forked child, where the threads of the parent give nothing back
+    for limiter in [*_limiters]:
+        limiter._begin()  # noqa: SLF001 - of this module
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import os
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any, Unpack
@@ -18,6 +17,7 @@ from claude_client import (
     PromptOptions,
 )
 from claude_client._values.checks import check_callback, seconds, whole_number
+from claude_client._values.log import Log, told
 from claude_client._values.options import ResultCallback
 from claude_client._values.record import now
 from claude_client._values.request import DEFAULT_MODEL, Request
@@ -43,7 +43,7 @@ from ._recorder import ManagedResults, TaskRecorder
 from ._retrying import patient_policy
 from ._stalls import stall_watch
 
-_log = logging.getLogger("orchestration")
+_log = Log("orchestration")
 
 _WORKERS = 5  # unless somebody says otherwise
 
@@ -219,7 +219,7 @@ def _managed(
     kept = wanted(reconcile, tasks, tracker) if reconcile else tasks
     named = {prompt["task_id"] for prompt in prompts if prompt.get("task_id") is not None}
     requests, refused = _requests(tasks, kept, named, build, tracker, watched=stall_timeout is not None)
-    with ExitStack() as stack:
+    with _remembered_once_known() as known, ExitStack() as stack:
         bar = stack.enter_context(progress_of(len(tasks), workers, shown=progress))
         opened = stack.enter_context(Journal(journal, [*requests.values()])) if journal is not None else None
         places = {index: place for place, index in enumerate(requests)}
@@ -258,10 +258,10 @@ def _managed(
             ask_again = partial(_reconcile_again, reconcile, kept, tracker, run, indices)
             periodic = Periodic(reconcile_interval, ask_again)
         run.run(interrupt_token, periodic)
-        results = recorder.results(interrupted=run.interrupted)
-    remember(results, returned=not run.failure)
+        results = remember(recorder.results(interrupted=run.interrupted), returned=not run.failure)
+        known.append(results)
     if run.failure:
-        raise ParallelInvocationError(f"The run was stopped: {run.failure}", results=results) from run.failure
+        raise ParallelInvocationError(f"The run was stopped: {told(run.failure)}", results=results) from run.failure
     return results
 
 
@@ -271,6 +271,19 @@ def _closing(recorder: TaskRecorder, run: Run | None = None) -> AbstractContextM
     tasks may be asked again.
     """
     return remembered(partial(recorder.closed, run), BaseException if run else KeyboardInterrupt)
+
+
+@contextmanager
+def _remembered_once_known() -> Iterator[list[ManagedResults]]:
+    """Remember the results that are put in the list, if an exception comes after that: while a journal is closed."""
+    known: list[ManagedResults] = []
+    try:
+        yield known
+    except BaseException:
+        for results in known:
+            with remembered(lambda results=results: results):  # type: ignore[misc]
+                raise
+        raise
 
 
 def _limit_of(limiter: ConcurrencyLimiter | None) -> int:

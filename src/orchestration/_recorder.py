@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from claude_client import ClaudeInvocationError, ClaudeResponse, Results, Usage
 from claude_client._values.errors import aborted
+from claude_client._values.log import Log
 from claude_client._values.record import Asked, RunRecord, now
 from claude_client._values.results import Item
 from claude_client._verbs.fan_out import Outcome, Run, report_outcomes
@@ -16,7 +16,7 @@ from task_state import InvalidTransitionError, TaskInfo, TaskState, TaskTracker
 
 from ._journal import Journal
 
-_log = logging.getLogger("orchestration")
+_log = Log("orchestration")
 
 _CANCELLING = frozenset({"interrupted", "cancelled"})
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Unpack
 
 from claude_client import ApiParams, ClaudeResponse, Content, InterruptToken
+from claude_client._values.redaction import hide_headers
 from claude_client._values.request import DEFAULT_MODEL
 from claude_client._values.retry import RetryPolicy, compute_backoff_delay
 from claude_client._verbs.invoke import ask
@@ -74,6 +75,7 @@ def invoke_with_retry(
         ValueError: For bad input, before any request, or if there are no credentials.
         ClaudeInvocationError: If there is no whole answer. What cannot succeed is not tried again.
     """
+    hide_headers(options)
     policy = patient_policy(max_retries, base_delay_ms, max_delay_ms)
     if is_continuation:
         policy = patient_policy(max_retries, CONTINUATION_MS, CONTINUATION_MS)

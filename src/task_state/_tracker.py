@@ -371,7 +371,8 @@ class TaskTracker:
             try:
                 observer(info)
             except Exception:  # noqa: BLE001 - a user's callback
-                _log.exception("A callback for task %r failed; the task is %s all the same", task_id, target)
+                with suppress(Exception):  # a handler of the log may fail as well
+                    _log.exception("A callback for task %r failed; the task is %s all the same", task_id, target)
         return info
 
     def _info(self, task_id: str) -> TaskInfo:

@@ -15,13 +15,14 @@ from typing import Any, NamedTuple
 from claude_client._values.attempt import Answer, Attempt
 from claude_client._values.content import to_json_value, without_blank_text
 from claude_client._values.errors import ClaudeInvocationError, aborted, with_totals
+from claude_client._values.log import Log, told
 from claude_client._values.options import TextCallback
 from claude_client._values.record import AttemptRecord, Cause
 from claude_client._values.request import Request
 from claude_client._values.response import TRUNCATING, ClaudeResponse, response_of, text_of
 from claude_client._values.retry import next_delay
 
-_log = logging.getLogger("claude_client")
+_log = Log("claude_client")
 
 #: How often an answer may pause (the API's `pause_turn`) and be continued.
 MOST_PAUSES = 10
@@ -109,7 +110,7 @@ class CallFlow:
             response = self._response()
         except Exception as exc:  # noqa: BLE001 - an answer that cannot be used is the server's fault
             unusable = ClaudeInvocationError(
-                f"The answer cannot be used: {type(exc).__name__}: {exc}",
+                f"The answer cannot be used: {type(exc).__name__}: {told(exc)}",
                 kind="invalid_response",
                 status_code=200,
                 request_id=attempt.answer.request_id,

@@ -23,9 +23,9 @@ from claude_client._values.response import ClaudeResponse
 _ASK_AGAIN = 0.05  # seconds until a gate that would wake other drivers is asked again
 
 
-def run(flow: CallFlow, token: InterruptToken | None = None) -> ClaudeResponse:
+def run(flow: CallFlow, token: InterruptToken | None = None, began: float | None = None) -> ClaudeResponse:
     """
-    Run *flow* to its answer.
+    Run *flow* to its answer. Its deadline counts from when it *began*, by `time.monotonic`; None: from now.
 
     Raises:
         ClaudeInvocationError: If there is no answer; of kind "interrupted" if *token* ended the call.
@@ -33,7 +33,7 @@ def run(flow: CallFlow, token: InterruptToken | None = None) -> ClaudeResponse:
     """
     with call_span(flow.request, flow.name, time.monotonic()) as tell:
         try:
-            answer = _answer(flow, token)
+            answer = _answer(flow, token, time.monotonic() if began is None else began)
         except ClaudeInvocationError as failed:
             tell(failed)
             raise
@@ -41,11 +41,11 @@ def run(flow: CallFlow, token: InterruptToken | None = None) -> ClaudeResponse:
         return answer
 
 
-def _answer(flow: CallFlow, token: InterruptToken | None) -> ClaudeResponse:
+def _answer(flow: CallFlow, token: InterruptToken | None, began: float) -> ClaudeResponse:
     pauses = PauseLog()
     with shared_client() as client:
         gates = gates_of(client)
-        step: Send | Done = flow.begin(time.monotonic())
+        step: Send | Done = flow.begin(began)
         while isinstance(step, Send):
             attempt = _admitted(gates, step, flow, token, pauses)
             if token is None:

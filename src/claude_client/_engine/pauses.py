@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 import math
 
+from claude_client._values.log import Log
 from claude_client._values.retry import LONGEST_RETRY_AFTER
 
-_log = logging.getLogger("claude_client")
+_log = Log("claude_client")
 
 _SAME_PAUSE = 10.0  # seconds that the ends of waits may lie apart, to count as one pause
 

@@ -8,7 +8,6 @@ nothing is done; nor where there is no provider.
 
 from __future__ import annotations
 
-import logging
 import sys
 import threading
 from collections import Counter
@@ -19,13 +18,14 @@ from functools import partial
 from typing import Any, TypeVar
 
 from claude_client._values.errors import ClaudeInvocationError
+from claude_client._values.log import Log
 from claude_client._values.record import at
 from claude_client._values.request import Request
 from claude_client._values.response import ClaudeResponse
 
 T = TypeVar("T")
 
-_log = logging.getLogger("claude_client")
+_log = Log("claude_client")
 
 _NAME = "orchestrating_agents"
 _ENDED_FROM_OUTSIDE = frozenset({"interrupted", "cancelled"})

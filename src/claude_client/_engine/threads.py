@@ -29,6 +29,7 @@ from claude_client._sdk.exchange import send
 from claude_client._values.attempt import Attempt
 from claude_client._values.errors import ClaudeInvocationError, aborted
 from claude_client._values.interrupt import InterruptToken
+from claude_client._values.log import told
 
 T = TypeVar("T")
 
@@ -201,7 +202,7 @@ class Run:
     def fail(self, failure: Exception) -> None:
         """Stop because of *failure*. From any thread."""
         self.failure = self.failure or failure
-        self.stop(ClaudeInvocationError(f"The run was stopped: {failure}", kind="interrupted"))
+        self.stop(ClaudeInvocationError(f"The run was stopped: {told(failure)}", kind="interrupted"))
 
     def cancel(self, index: int) -> None:
         """End a job, with an error of kind "cancelled", unless it has its outcome. From any thread."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
@@ -28,16 +29,22 @@ def message_from(arrived: Any) -> Any:
         raise ValueError("it is no message")
     if not isinstance(message.stop_reason, str):
         raise ValueError("it has no stop reason")
-    if isinstance(arrived, StreamedMessage) or all(map(_is_whole_text, message.content)):
+    if all(map(_is_whole_text, message.content)):
         return message
-    fields = message.to_dict(warnings=False)
-    mended = all_whole(fields)
+    try:
+        fields = message.to_dict(warnings=False)
+        mended = all_whole(fields)
+        json.dumps(mended, allow_nan=False, default=str)
+    except (RecursionError, ValueError) as unwritable:  # nested too deeply, or with a number that JSON has not
+        raise ValueError(f"it cannot be written as JSON: {unwritable}") from unwritable
     return message if mended == fields else message_of(mended)
 
 
 def unusable(arrived: Any, problem: Exception, secrets: Sequence[str], request_id: str | None) -> ClaudeInvocationError:
     """The error for what has *arrived*, with its text and usage, and all else that it says as `details`."""
-    said = _fields_of(arrived)
+    said = None
+    with suppress(Exception):  # what is nested too deeply to be read
+        said = _fields_of(arrived)
     text, usage = contents_of(arrived)
     return from_body(
         said, secrets, f"The answer cannot be used: {problem}", request_id=request_id, partial_text=text, usage=usage

@@ -78,7 +78,7 @@ def set_default_client(client: Any | None) -> None:
     asynchronous = inspect.iscoroutinefunction(getattr(client, "close", None))
     if not all(map(callable, needed)) or isinstance(client, type) or asynchronous:
         raise TypeError(f"client must be a synchronous client of the anthropic SDK, got {type(client).__name__}")
-    _replace(_Shared(_observed(client).with_options(max_retries=0)))
+    _replace(_Shared(parameters.without_userinfo(_observed(client).with_options(max_retries=0))))
 
 
 def has_credentials() -> bool:

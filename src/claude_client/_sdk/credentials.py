@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -79,8 +80,8 @@ def base_url_problem() -> str | None:
     if url is None:
         return None
     try:
-        parts = urlsplit(url.strip())
-        if parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0:
+        parts = urlsplit(url)
+        if parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0 and url == url.strip():
             return None
     except ValueError:  # a port that is none, brackets that do not match
         pass
@@ -109,7 +110,17 @@ def nothing_found(folders: Sequence[str | os.PathLike[str]] = FOLDERS) -> str:
     return (
         "No Claude API credentials found. Looked at: the environment (ANTHROPIC_API_KEY, ANTHROPIC_AUTH_TOKEN, "
         f"ANTHROPIC_PROFILE, workload identity), {files} (its {JSON_NAME!r}), and the SDK's stored profile. "
-        "Set ANTHROPIC_API_KEY or write the key into one of these files."
+        "Set ANTHROPIC_API_KEY or write the key into one of these files." + _about_spawned()
+    )
+
+
+def _about_spawned() -> str:
+    multiprocessing = sys.modules.get("multiprocessing")
+    if multiprocessing is None or multiprocessing.parent_process() is None:
+        return ""
+    return (
+        " A client that was given to set_default_client() in the parent process is not the default of this one: set it "
+        "here as well."
     )
 
 

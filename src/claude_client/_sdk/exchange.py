@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,7 +26,7 @@ from claude_client._values.usage import total
 
 _SECRET_ATTRIBUTES = ("api_key", "auth_token", "aws_secret_key", "aws_session_token", "access_token")
 # Parts of header names that hold a secret: gateways have names of their own for it.
-_SECRET_WORDS = ("auth", "key", "token", "secret", "cookie", "password")
+_SECRET_WORDS = ("auth", "key", "token", "secret", "cookie", "pass", "cred", "session", "sign")
 # ... and of those that name a key which opens nothing.
 _PLAIN_WORDS = ("cache", "idempotency")
 
@@ -238,9 +239,25 @@ class _Exchange:
         kept = {} if exc is None else vars(exc)
         request = kept.get("request") or kept.get("_request")  # httpx's property raises where it is unset
         sent = getattr(request, "headers", {})
-        for headers in (sent, getattr(self.client, "_custom_headers", {}), self.arguments.get("extra_headers", {})):
-            found += [value for name, value in headers.items() if _is_secret(name.lower())]
-        return [secret.removeprefix("Bearer ") for secret in found if isinstance(secret, str) and secret]
+        named = (
+            *(sent, getattr(self.client, "_custom_headers", {}), self.arguments.get("extra_headers", {})),
+            *(getattr(self.client, "_custom_query", {}), self.arguments.get("extra_query", {})),
+        )
+        for values in named:
+            found += [value for name, value in values.items() if _is_secret(name.lower())]
+        return [part for secret in found if isinstance(secret, str) for part in _parts_of(secret)]
+
+
+def _parts_of(secret: str) -> Iterator[str]:
+    """The value of a header that holds a *secret*, and what of it is one by itself."""
+    scheme, _, rest = secret.partition(" ")
+    yield rest if scheme == "Bearer" else secret
+    if scheme == "Basic":
+        yield rest
+        with suppress(ValueError):
+            yield base64.b64decode(rest).decode().partition(":")[2]
+    for cookie in secret.split(";") if ";" in secret or "=" in secret else ():
+        yield cookie.partition("=")[2].strip()
 
 
 def _is_secret(header: str) -> bool:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import inspect
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from claude_client._values.content import loaded
 
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from anthropic.types import Message
 
     from claude_client._values.request import Request
+
+C = TypeVar("C")
 
 _SAMPLING = ("temperature", "top_p", "top_k")
 # The last API version that takes sampling parameters. Lower case: SDK 0.x would send another spelling beside its own.
@@ -96,10 +99,17 @@ def new_client(*, api_key: str | None = None, auth_token: str | None = None) -> 
     )
     http_client = anthropic.DefaultHttpxClient(limits=limits)
     client = anthropic.Anthropic(api_key=api_key, auth_token=auth_token, http_client=http_client, max_retries=0)
-    url = client.base_url
-    if url.userinfo:  # else the HTTP client does this, and its log shows the password with each request
-        client.base_url = url.copy_with(userinfo=b"")
-        http_client.auth = (url.username, url.password)
     if client.auth_token:  # SDKs before 2.x read it from the environment beside a key
         client.auth_token = client.auth_token.strip()
-    return client
+    return without_userinfo(client)
+
+
+def without_userinfo(client: C) -> C:
+    """*client*, or one like it that sends the password of its base URL as a header: what logs show of a URL has it."""
+    url: Any = getattr(client, "base_url", None)
+    if not getattr(url, "userinfo", b""):
+        return client
+    said = base64.b64encode(f"{url.username}:{url.password}".encode()).decode()
+    headers = {"Authorization": f"Basic {said}"}  # as the HTTP client does itself, in place of any other
+    other: C = client.with_options(base_url=url.copy_with(userinfo=b""), default_headers=headers)  # type: ignore[attr-defined]
+    return other

@@ -161,6 +161,8 @@ class StreamedMessage:
             block.setdefault(name, None)
         elif before is not None and isinstance(before, str) != isinstance(value, str):
             raise StreamError(f"a delta turns {name!r} of a block of type {block['type']!r} into something else")
+        elif isinstance(value, list) and isinstance(before, list):
+            block[name] = [*before, *value]
         elif isinstance(value, str) and name != "signature":  # which comes as a whole
             self._pieces.setdefault((index, name), []).append(value)
         else:

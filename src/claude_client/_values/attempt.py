@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 from claude_client._values.errors import ClaudeInvocationError
 from claude_client._values.interrupt import Abortable
+from claude_client._values.log import Log
 from claude_client._values.options import TextCallback
 from claude_client._values.record import AttemptRecord, Cause, at
 from claude_client._values.request import Request
@@ -17,7 +17,7 @@ from claude_client._values.usage import Bill, Usage, bills_of
 if TYPE_CHECKING:
     from anthropic.types import Message
 
-_log = logging.getLogger("claude_client")
+_log = Log("claude_client")
 
 #: What an attempt reports of itself, on its own thread: it is about to be sent, the head of the answer is there
 #: (`status` and `limits` are set), the answer has begun (what it wrote to the cache can be read).

@@ -13,6 +13,19 @@ from claude_client._values.kinds import chain
 _SHORTEST_SECRET = 8
 
 
+class Hidden(dict[str, Any]):
+    """A dict that does not show what is in it, as in the locals of a traceback."""
+
+    def __repr__(self) -> str:
+        return f"<{', '.join(map(repr, self))}: not shown>"
+
+
+def hide_headers(options: Any) -> None:
+    """Have the `extra_headers` in *options*, which are not the caller's, shown by nothing that shows *options*."""
+    if isinstance(headers := options.get("extra_headers"), Mapping):
+        options["extra_headers"] = Hidden(headers)
+
+
 def without_secrets(exc: BaseException, secrets: Sequence[str]) -> BaseException | None:
     """
     *exc*, changed so that neither it nor an error in its chain shows one of *secrets*: not in their texts, in what they

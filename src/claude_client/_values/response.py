@@ -41,7 +41,8 @@ class ClaudeResponse(str):  # noqa: SLOT000 - people may hang their own notes on
         response.message = message  # type: ignore[assignment]  # as its comment says
         response.request_id = request_id
         if usages:
-            response.attempts = tuple([AttemptRecord(response.model, used) for used in usages])
+            model = message.model if message else ""
+            response.attempts = tuple([AttemptRecord(model, used) for used in usages])
         return response
 
     #: The requests that it took, in their order, each with its times and what it used.

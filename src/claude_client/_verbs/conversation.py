@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+import os
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, Generic, NoReturn, TypeVar, Unpack
 
 from claude_client._engine.flow import CallFlow
@@ -19,6 +22,7 @@ from claude_client._values.interrupt import InterruptToken
 from claude_client._values.options import ApiParams, CallOptions, Content, PromptSpec, TextCallback
 from claude_client._values.phases import Lane
 from claude_client._values.record import AttemptRecord, cost_of_attempts
+from claude_client._values.redaction import hide_headers
 from claude_client._values.request import DEFAULT_MODEL
 from claude_client._values.response import ClaudeResponse
 from claude_client._values.timeline import Timeline
@@ -89,6 +93,7 @@ class ConversationThread:
         "_history",
         "_max_turns",
         "_options",
+        "_process",
         "_sender",
         "_taken",
         "_turn_lock",
@@ -113,6 +118,7 @@ class ConversationThread:
         **options: Unpack[CallOptions],
     ) -> None:
         _check_names(options, _NOT_OF_A_CONVERSATION)
+        hide_headers(options)
         self._cache_system = cache_system
         named = {"system": system, "model": model, "max_tokens": max_tokens, "temperature": temperature}
         self._options = _checked({**named, **options})
@@ -122,6 +128,7 @@ class ConversationThread:
         self._taken: tuple[tuple[AttemptRecord, ...], ...] = ()  # the requests of each turn, failed ones too
         self._turn_lock = threading.Lock()  # held for the length of a turn; guards changes of the two above
         self._sender: int | None = None  # the thread that took the lock last
+        self._process = os.getpid()
 
     def send(
         self,
@@ -159,6 +166,7 @@ class ConversationThread:
             RuntimeError: If `max_turns` have been taken, or if called from *callback*. Nothing is sent.
             ClaudeInvocationError: If there is no whole answer. The conversation is as it was.
         """
+        hide_headers(options)
         message = loaded(user_turn(user_message, "user_message"))
         return self._take_turn(message, cache_history, callback, interrupt_token, max_tokens, options)
 
@@ -178,6 +186,7 @@ class ConversationThread:
         Raises:
             RuntimeError: Also before any turn: there is nothing to go on with.
         """
+        hide_headers(options)
         message = loaded(user_turn(self._continuation_prompt if guidance is None else guidance, "guidance"))
         return self._take_turn(message, cache_history, callback, interrupt_token, max_tokens, options, goes_on=True)
 
@@ -293,7 +302,8 @@ class ConversationThread:
         check_callback("callback", callback)
         _check_names(params, _NOT_OF_A_TURN)
         options = {**self._options, **params, **({} if max_tokens is None else {"max_tokens": max_tokens})}
-        with self._turn(token):
+        began = time.monotonic()
+        with self._turn(token, began + (options.get("deadline") or math.inf)):
             history = self._history
             if goes_on and not history.turns:
                 raise RuntimeError("there is nothing to continue: send() comes first")
@@ -307,7 +317,7 @@ class ConversationThread:
             cached = marks.put_on_history() if cache_history else history.cached
             flow = CallFlow(marks.request, callback)
             try:
-                response = run(flow, token)
+                response = run(flow, token, began)
             finally:
                 self._taken += (flow.attempts,)
             answered = (*unmarked([*messages]), *answer_turns(response))
@@ -315,12 +325,14 @@ class ConversationThread:
             return response
 
     @contextmanager
-    def _turn(self, token: InterruptToken | None) -> Iterator[None]:
-        """Hold the turn, as the one thread that may change the history."""
+    def _turn(self, token: InterruptToken | None, until: float = math.inf) -> Iterator[None]:
+        """Hold the turn, as the one thread that may change the history; it is waited for *until* then at most."""
+        if self._process != os.getpid():  # no coverage: in a forked child, where no turn of the parent ever ends
+            self._turn_lock, self._sender, self._process = threading.Lock(), None, os.getpid()
         me = threading.get_ident()
         if self._sender == me and self._turn_lock.locked():
             raise RuntimeError("called from a callback of the same conversation, whose turn is not over")
-        with _held(self._turn_lock, token):
+        with _held(self._turn_lock, token, until):
             self._sender = me
             try:
                 yield
@@ -331,22 +343,25 @@ class ConversationThread:
 def _checked(options: Mapping[str, Any]) -> dict[str, Any]:
     """A copy of *options* for turns, which shares nothing with the caller, once they are known to be valid."""
     copied: dict[str, Any] = json_values(options)
+    hide_headers(copied)
     build_request(prompt="to check the options", **copied)
     return copied
 
 
 @contextmanager
-def _held(lock: threading.Lock, token: InterruptToken | None) -> Iterator[None]:
-    """Hold *lock*, unless there is an interrupt while waiting for it."""
-    if token is None:
+def _held(lock: threading.Lock, token: InterruptToken | None, until: float) -> Iterator[None]:
+    """Hold *lock*, unless there is an interrupt while waiting for it, or it comes to be *until*."""
+    if token is None and until == math.inf:
         with lock:
             yield
         return
     interrupts: list[bool] = []
-    with token.watched_by(lambda: interrupts.append(True)):
-        while not lock.acquire(timeout=_CHECK_EVERY):
+    with token.watched_by(lambda: interrupts.append(True)) if token else nullcontext():
+        while not lock.acquire(timeout=max(0.0, min(_CHECK_EVERY, until - time.monotonic()))):
             if interrupts:
                 raise aborted("interrupted")
+            if time.monotonic() >= until:
+                raise aborted("deadline")
     try:
         if interrupts:
             raise aborted("interrupted")

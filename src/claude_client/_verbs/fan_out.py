@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import logging
+import os
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -15,12 +16,13 @@ from claude_client._gates.gate import Gate
 from claude_client._gates.prefix import with_prefixes
 from claude_client._sdk.client import check_credentials, shared_client
 from claude_client._values.checks import whole_number
+from claude_client._values.log import Log
 from claude_client._values.options import TextCallback
 from claude_client._values.request import Request
 
 __all__ = ["MOST_WORKERS", "Outcome", "Periodic", "Run", "call_back", "report_outcomes", "run_of", "workers_of"]
 
-_log = logging.getLogger("claude_client")
+_log = Log("claude_client")
 
 MOST_WORKERS = 10
 
@@ -55,10 +57,27 @@ def run_of(
     with shared_client() as client:
         check_credentials(client, [request.extra_headers for request in requests.values()])
         jobs = [
-            Job(index, CallFlow(request, callbacks[index] if callbacks else None))
+            Job(index, CallFlow(request, _in_one_process(callbacks[index]) if callbacks else None))
             for index, request in zip(requests, with_prefixes([*requests.values()]), strict=True)
         ]
         yield Run(client, jobs, max_workers=max_workers, gates=[*gates, *gates_of(client)], **hooks)
+
+
+def _in_one_process(callback: TextCallback | None) -> TextCallback | None:
+    """*callback*; a child that it forks ends there, as it would read the answers of its parent, or wait for ever."""
+    if callback is None:
+        return None
+    process = os.getpid()
+
+    def call(text: str) -> None:
+        try:
+            callback(text)
+        finally:
+            if os.getpid() != process:  # no coverage: in a forked child
+                sys.stderr.write("RuntimeError: a callback forked this process: the run goes on in the parent only\n")
+                os._exit(1)
+
+    return call
 
 
 def call_back(callback: Callable[..., object], name: str, about: str, *args: object) -> None:

@@ -10,6 +10,7 @@ from claude_client._engine.inline import run
 from claude_client._values.checks import check_callback
 from claude_client._values.interrupt import InterruptToken
 from claude_client._values.options import CallOptions, Content, TextCallback
+from claude_client._values.redaction import hide_headers
 from claude_client._values.request import DEFAULT_MODEL, Request
 from claude_client._values.response import ClaudeResponse
 from claude_client._verbs.requests import build_request
@@ -76,6 +77,7 @@ def invoke_claude(
         TypeError: For an unknown parameter.
         ClaudeInvocationError: If there is no whole answer, a refusal included.
     """
+    hide_headers(options)
     request = build_request(
         prompt=prompt,
         model=model,
@@ -118,6 +120,7 @@ def invoke_claude_streaming(
             Same as `invoke_claude`. A stream that breaks after *callback* has been given text is not tried again, as it
             would be given the same text twice; the error's `partial_text` holds what had arrived.
     """
+    hide_headers(options)
     check_callback("callback", callback)
     request = build_request(
         prompt=prompt,

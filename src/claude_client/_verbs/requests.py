@@ -11,6 +11,7 @@ from claude_client._values.content import Block, as_blocks, loaded
 from claude_client._values.errors import ClaudeInvocationError
 from claude_client._values.options import Content, PromptSpec
 from claude_client._values.record import Asked
+from claude_client._values.redaction import hide_headers
 from claude_client._values.request import Request, build, system_blocks
 from claude_client._values.retry import PLAIN, RetryPolicy
 
@@ -97,6 +98,7 @@ def for_all(
     model: str, max_tokens: int, shared_system: Content | None, cache_shared_system: bool, options: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Collect all that a fan-out says for its prompts."""
+    hide_headers(options)
     named = {"model": model, "max_tokens": max_tokens}
     shared = {"shared_system": shared_system, "cache_shared_system": cache_shared_system}
     return {**named, **shared, **options}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -11,8 +10,9 @@ from dataclasses import dataclass
 from typing import Self
 
 from claude_client._values.checks import check_callback, seconds
+from claude_client._values.log import Log
 
-_log = logging.getLogger("claude_client")
+_log = Log("claude_client")
 
 #: Called with a task's id and the seconds since its last activity.
 StallCallback = Callable[[str, float], object]

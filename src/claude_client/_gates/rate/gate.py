@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import random
 import time
@@ -19,13 +18,14 @@ from claude_client._gates.rate.pace import Pace
 from claude_client._gates.rate.state import State
 from claude_client._values.attempt import Attempt, Event
 from claude_client._values.errors import ClaudeInvocationError
+from claude_client._values.log import Log
 from claude_client._values.rate_limit import RateLimit
 from claude_client._values.request import Request
 from claude_client._values.retry import LONGEST_RETRY_AFTER
 
 T = TypeVar("T")
 
-_log = logging.getLogger("claude_client")
+_log = Log("claude_client")
 
 _SHORTEST_WAIT = 0.001  # seconds; no shorter wait is answered
 _MOST_FREE = 10  # rejections of one prompt that cost it no retry, even if nothing else is let in

@@ -16,8 +16,9 @@ from threading import Lock
 from typing import Any
 
 from claude_client._gates.rate.state import State
+from claude_client._values.log import Log
 
-_log = logging.getLogger("claude_client")
+_log = Log("claude_client")
 
 _MAGIC = b"claude_client limits 1"
 _PAGE = 4096  # of the header and of each record: a process that is killed while it writes a page has written it or not
