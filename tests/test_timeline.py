@@ -61,6 +61,7 @@ def test_a_request_is_shown_as_its_waits_in_a_row_and_then_as_what_had_come():
 
 def test_the_lines_above_tell_requests_under_way_and_accepted():
     lanes = [lane(record()), lane(record(sent=2.0, first_byte=2.5, ended=4.0)), lane(record(status=529, outcome="x"))]
+    lanes.append(lane(record(sent=None, first_byte=None, status=None)))
     assert under_way(lanes, 0.0) == [(1.0, 2), (2.0, 3), (3.0, 1), (4.0, 0)]
     assert accepted(lanes, 0.0, 2.0, 2) == [0.0, 1.0]
 

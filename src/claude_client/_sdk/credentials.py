@@ -118,7 +118,7 @@ def _about_spawned() -> str:
     multiprocessing = sys.modules.get("multiprocessing")
     if multiprocessing is None or multiprocessing.parent_process() is None:
         return ""
-    return (
+    return (  # no coverage: in a child of multiprocessing
         " A client that was given to set_default_client() in the parent process is not the default of this one: set it "
         "here as well."
     )

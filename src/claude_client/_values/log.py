@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from contextlib import suppress
 
 
 class Log:
@@ -37,14 +38,11 @@ class Log:
         *,
         exc_info: bool = False,
     ) -> None:
-        for fields in (extra, None):
+        with suppress(Exception):  # there is no other place to say it
             try:
-                self._logger.log(level, message, *args, extra=fields, exc_info=exc_info, stacklevel=3)
+                self._logger.log(level, message, *args, extra=extra, exc_info=exc_info, stacklevel=3)
             except KeyError:  # the records of this program have one of these fields already
-                continue
-            except Exception:  # noqa: BLE001 - there is no other place to say it
-                return
-            return
+                self._logger.log(level, message, *args, exc_info=exc_info, stacklevel=3)
 
 
 def told(exc: BaseException) -> str:
