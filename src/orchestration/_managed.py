@@ -359,6 +359,7 @@ def _reconcile_again(
 
 
 def _report_stall(ids: Sequence[str], on_stall: StallCallback | None, index: int, idle: float) -> None:
-    _log.warning("%s showed no activity for %.1f s: its attempt was ended", ids[index], idle)
+    about = {"task_id": ids[index], "idle": round(idle, 3)}
+    _log.warning("%s showed no activity for %.1f s: its attempt was ended", ids[index], idle, extra=about)
     if on_stall:
         call_back(on_stall, "on_stall", ids[index], ids[index], idle)
