@@ -168,7 +168,8 @@ def of_the_installed_sdk(sim, monkeypatch) -> dict[str, str]:
     both_sent = {"x-api-key", "authorization"} <= sim.requests[-1].headers.keys()
     monkeypatch.delenv("ANTHROPIC_API_KEY")
     monkeypatch.setenv("ANTHROPIC_PROFILE", "nobody")
-    not_taken = {"temperature", *ApiParams.__annotations__} - create_parameters()
+    ours = {"output", "output_retries"}
+    not_taken = {"temperature", *ApiParams.__annotations__} - ours - create_parameters()
     return {
         "`anthropic-version`": headers["anthropic-version"],
         "header of an API key": f"`{min({'x-api-key', 'authorization'} & headers.keys())}`",

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Self
+
+from claude_client import ClaudeResponse
+from claude_client._values.output import OutputType
 
 from ._fingerprint import keys_of
 from ._journal_file import JournalError, JournalFile, refusing
@@ -37,6 +40,7 @@ class Journal:
     def __init__(self, path: str | os.PathLike[str], requests: Sequence[Request]) -> None:
         self._file = JournalFile(path)
         self._keys = keys_of(requests)
+        self._outputs = [request.output for request in requests]
         #: The outcomes of earlier runs, by the index of their request.
         self.answered: dict[int, Outcome] = {}
 
@@ -49,7 +53,7 @@ class Journal:
         """
         with refusing(self._file.path), ExitStack() as opening:
             opening.enter_context(self._file)
-            self.answered = {index: row.outcome for index, row in self._found()}
+            self.answered = dict(self._recalled())
             opening.pop_all()
         return self
 
@@ -75,6 +79,13 @@ class Journal:
                 f"The answer to prompts[{index}] could not be stored in the journal {self._file.path}: {failed}"
             ) from failed
 
+    def _recalled(self) -> Iterator[tuple[int, Outcome]]:
+        """The outcomes of earlier runs. An answer that does not read as what is asked for now is none."""
+        for index, row in self._found():
+            outcome, output = row.outcome, self._outputs[index]
+            if output is None or not isinstance(outcome, ClaudeResponse) or _reads(outcome, output):
+                yield index, outcome
+
     def _found(self) -> Iterator[tuple[int, Row]]:
         """The index of each request that has an outcome, and its row."""
         stored: dict[tuple[str, str | None], dict[int, Row]] = {
@@ -93,3 +104,11 @@ class Journal:
         for index, rows in rest:  # there were more of the same, and an earlier one had no outcome
             if rows:
                 yield index, rows.pop(min(rows))
+
+
+def _reads(answer: ClaudeResponse, output: OutputType) -> bool:
+    """Read the `output` of *answer*; return whether it could be."""
+    with suppress(Exception):  # also of people's own validators, which may be others now
+        answer.output = output.read(str(answer))
+        return True
+    return False

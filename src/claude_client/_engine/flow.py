@@ -17,6 +17,7 @@ from claude_client._values.content import to_json_value, without_blank_text
 from claude_client._values.errors import ClaudeInvocationError, aborted, with_totals
 from claude_client._values.log import Log, told
 from claude_client._values.options import TextCallback
+from claude_client._values.output import OutputType
 from claude_client._values.record import AttemptRecord, Cause
 from claude_client._values.request import Request
 from claude_client._values.response import TRUNCATING, ClaudeResponse, response_of, text_of
@@ -62,7 +63,7 @@ class CallFlow:
             text twice.
     """
 
-    __slots__ = ("_asked", "_attempts", "_failures", "_request", "_turns", "ends_at", "on_text")
+    __slots__ = ("_asked", "_attempts", "_failures", "_mended", "_request", "_turns", "ends_at", "on_text")
 
     def __init__(self, request: Request, on_text: TextCallback | None = None) -> None:
         self.on_text = on_text
@@ -70,6 +71,7 @@ class CallFlow:
         self.ends_at = math.inf
         self._request = self._asked = request
         self._failures = 0  # that count against the retries
+        self._mended = 0  # answers that were asked for again, as they were not what was to be
         self._turns: tuple[Answer, ...] = ()
         self._attempts: tuple[AttemptRecord, ...] = ()
 
@@ -108,6 +110,8 @@ class CallFlow:
             if attempt.answer.message.stop_reason == "pause_turn":
                 return self._after_pause(attempt.answer)
             response = self._response()
+            if self._asked.output:
+                return self._read(response, self._asked.output)
         except Exception as exc:  # noqa: BLE001 - an answer that cannot be used is the server's fault
             unusable = ClaudeInvocationError(
                 f"The answer cannot be used: {type(exc).__name__}: {told(exc)}",
@@ -161,6 +165,35 @@ class CallFlow:
         if len(self._turns) > 1:
             message = message.model_copy(update={"content": self._content()})
         return response_of(message, request_id, self._attempts)
+
+    def _read(self, response: ClaudeResponse, output: OutputType) -> Send | Done:
+        """*response* with the value of its text; if it is none, the next try, or the error with all that it says."""
+        if response.truncated:
+            used = response.message.usage.output_tokens
+            problem = f"it was cut off ({response.stop_reason}) after {used} output tokens, of {self._asked.max_tokens}"
+            return Done(self._invalid_output(response, problem))
+        try:
+            response.output = output.read(str(response))
+        except Exception as invalid:  # noqa: BLE001 - also of people's own validators
+            problem = f"{type(invalid).__name__}: {told(invalid)}"
+            if self._mended < self._asked.output_retries and response and self.on_text is None:
+                self._mended += 1
+                self._turns = ()
+                self._request = self._asked.mended(str(response), problem)
+                return Send(self._request)
+            error = self._invalid_output(response, problem)
+            error.__cause__ = invalid
+            return Done(error)
+        return Done(response)
+
+    def _invalid_output(self, response: ClaudeResponse, problem: str) -> ClaudeInvocationError:
+        error = ClaudeInvocationError(
+            f"The answer is not what output= asked for: {problem}",
+            kind="invalid_output",
+            status_code=200,
+            request_id=response.request_id,
+        )
+        return self.end(error)
 
     def _content(self) -> list[Any]:
         """The blocks of all turns."""

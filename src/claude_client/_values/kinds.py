@@ -26,6 +26,7 @@ Kind = Literal[
     "spend_limit",
     _Transient,
     "refusal",
+    "invalid_output",
     "pause_limit",
     "interrupted",
     "stalled",

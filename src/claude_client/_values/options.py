@@ -20,11 +20,17 @@ ResultCallback = Callable[[int, ClaudeResponse | ClaudeInvocationError], object]
 
 class ApiParams(TypedDict, total=False):
     """
-    Parameters of the API that are passed through as they are.
+    What is asked of the API: its own parameters, passed through as they are, and what an answer is to be.
 
     One that the installed SDK does not know is still sent, so the same call works on all its majors.
     """
 
+    #: What the answer, and its `.output`, is to be: a type that pydantic knows, or a JSON schema as a dict. None, or
+    #: left out: a text.
+    output: Any
+    #: How often to ask again, with the answer and what is wrong with it, where a whole answer is not what `output` asks
+    #: for. Not in streams with a callback, which would be told two answers. If left out: 0.
+    output_retries: int
     cache_control: Mapping[str, Any] | None
     container: Any
     diagnostics: Mapping[str, Any] | None

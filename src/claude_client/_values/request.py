@@ -21,6 +21,7 @@ from claude_client._values.content import (
     user_turn,
 )
 from claude_client._values.options import Content
+from claude_client._values.output import OutputType, output_of
 from claude_client._values.retry import PLAIN, RetryPolicy
 
 DEFAULT_MODEL = "claude-sonnet-4-6"
@@ -75,6 +76,9 @@ class Request:
     refused: int = 0
     task_id: str | None = None
     category: str | None = None
+    #: What its answer is to be, which is in `params` too; None for a text.
+    output: OutputType | None = None
+    output_retries: int = 0
 
     @property
     def must_stream(self) -> bool:
@@ -89,6 +93,12 @@ class Request:
     def continued(self, content: Sequence[Block]) -> Request:
         """The request that lets a paused answer go on: the same, with *content* as the assistant's turn so far."""
         return replace(self, messages=[*self.messages, {"role": "assistant", "content": list(content)}])
+
+    def mended(self, answer: str, problem: str) -> Request:
+        """The request to answer again, as what is wrong with the *answer* is the *problem*."""
+        again = f"That answer cannot be used: {problem}\nAnswer again, as a whole, without it."
+        more = [{"role": "assistant", "content": answer}, {"role": "user", "content": again}]
+        return replace(self, messages=[*self.messages, *more])
 
     def sharing(self, shared: Sequence[Block]) -> Request:
         """
@@ -123,6 +133,8 @@ def build(
     deadline: float | None = None,
     task_id: str | None = None,
     category: str | None = None,
+    output: Any = None,
+    output_retries: int = 0,
     extra_headers: Mapping[str, Any] | None = None,
     extra_query: Mapping[str, Any] | None = None,
     extra_body: Mapping[str, Any] | None = None,
@@ -139,6 +151,9 @@ def build(
     """
     if temperature != 1.0 or isinstance(temperature, bool):  # the API's default; newer models refuse the parameter
         params["temperature"] = number("temperature", temperature, 0, 1)
+    wanted = output_of(output)
+    if wanted:
+        params["output_config"] = _with_format(params.get("output_config"), wanted)
     turns, blocks = _messages(prompt, messages, mark=cache_prompt), system_blocks(system, mark=cache_system)
     is_text = messages is None and isinstance(prompt, str) and isinstance(system, str | None)
     request = Request(
@@ -161,6 +176,8 @@ def build(
         streaming=bool(streaming),
         task_id=task_id,
         category=_category(category),
+        output=wanted,
+        output_retries=whole_number("output_retries", output_retries, 0),
     )
     if params or extra_body or not is_text:
         check_breakpoints(request)  # texts have none but the two that may have been added here
@@ -189,6 +206,13 @@ def check_breakpoints(request: Request) -> int:
     if found > MOST_BREAKPOINTS:
         raise ValueError(f"at most {MOST_BREAKPOINTS} cache breakpoints are allowed, got {found}")
     return found
+
+
+def _with_format(config: Any, wanted: OutputType) -> dict[str, Any]:
+    """The `output_config` that asks for *wanted*, beside what else *config* says."""
+    if isinstance(config, Mapping) and config.get("format") is not None:
+        raise ValueError("output= and output_config={'format': ...} both say what the answer is to be: say one")
+    return {**(config or {}), "format": {"type": "json_schema", "schema": wanted.schema}}
 
 
 def _messages(prompt: Any, messages: Any, *, mark: bool) -> list[Block]:

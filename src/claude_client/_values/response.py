@@ -45,6 +45,8 @@ class ClaudeResponse(str):  # noqa: SLOT000 - people may hang their own notes on
             response.attempts = tuple([AttemptRecord(model, used) for used in usages])
         return response
 
+    #: What `output=` asked for, read from the text; None where it asked for nothing.
+    output: Any = None
     #: The requests that it took, in their order, each with its times and what it used.
     attempts: tuple[AttemptRecord, ...] = ()
 

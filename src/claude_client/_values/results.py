@@ -120,7 +120,7 @@ class Results(list["Item"]):
         """Write the dicts of `to_dicts` to the file *path*, as CSV in UTF-8, with a line of names. It is replaced."""
         rows = self.to_dicts() or [row_of(0, None, Asked())]
         with Path(path).open("w", encoding="utf-8", newline="") as file:
-            table = csv.DictWriter(file, rows[0])
+            table = csv.DictWriter(file, dict.fromkeys(name for row in rows for name in row))
             table.writeheader()
             table.writerows(rows[: len(self)])
 
@@ -138,6 +138,11 @@ class Results(list["Item"]):
         name = self._run.asked[index].task_id if self._run else None
         kind = item.kind if isinstance(item, ClaudeInvocationError) else "ok" if item is not None else "no answer"
         return Lane(name or f"prompts[{index}]", kind, item.attempts if item is not None else (), _usage(item))
+
+    @property
+    def outputs(self) -> list[Any]:
+        """The `output` of each answer, in prompt order; None where there is none."""
+        return [item.output if isinstance(item, ClaudeResponse) else None for item in self]
 
     @property
     def usage(self) -> Usage:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -41,6 +42,23 @@ def row_of(index: int, outcome: Outcome | None, asked: Asked) -> dict[str, Any]:
         "took": whole_time(attempts),
         "attempts": len(attempts),
         "request_id": last.request_id if last else None,
+        **(_columns_of(answer.output) if answer is not None else {}),
+    }
+
+
+def _columns_of(output: Any) -> dict[str, Any]:
+    """The fields of an answer's *output*; what is neither a text nor a number as JSON."""
+    if output is None:
+        return {}
+    from pydantic_core import to_jsonable_python
+
+    plain = to_jsonable_python(output)
+    fields = (
+        {f"output.{name}": value for name, value in plain.items()} if isinstance(plain, dict) else {"output": plain}
+    )
+    return {
+        name: json.dumps(value, ensure_ascii=False) if isinstance(value, (dict, list)) else value
+        for name, value in fields.items()
     }
 
 

@@ -20,6 +20,7 @@ from claude_client._values.errors import aborted
 from claude_client._values.history import Breakpoints, History, answer_turns, history_of, with_message
 from claude_client._values.interrupt import InterruptToken
 from claude_client._values.options import ApiParams, CallOptions, Content, PromptSpec, TextCallback
+from claude_client._values.output import output_of
 from claude_client._values.phases import Lane
 from claude_client._values.record import AttemptRecord, cost_of_attempts
 from claude_client._values.redaction import hide_headers
@@ -342,8 +343,10 @@ class ConversationThread:
 
 def _checked(options: Mapping[str, Any]) -> dict[str, Any]:
     """A copy of *options* for turns, which shares nothing with the caller, once they are known to be valid."""
-    copied: dict[str, Any] = json_values(options)
+    output = output_of(options.get("output"))
+    copied: dict[str, Any] = json_values({name: value for name, value in options.items() if name != "output"})
     hide_headers(copied)
+    copied["output"] = output
     build_request(prompt="to check the options", **copied)
     return copied
 

@@ -64,9 +64,10 @@ def invoke_claude(
             `max_retries=2`: how often to try again after a failure that may pass: 408, 409, 429, 5xx, a connection or
             stream that broke. A `retry-after` of up to 60 seconds is waited for, a longer one is not.
             `timeout=None`: seconds without a byte from the server until an attempt counts as failed; None: the SDK's
-            600. `deadline=None`: seconds that all of it may take, retries and waits included. And everything else the
-            API takes (`tools`, `thinking`, `output_config`, `metadata`, `top_p`, `top_k` ...), and `extra_headers`,
-            `extra_query`, `extra_body`, which win over what we set.
+            600. `deadline=None`: seconds that all of it may take, retries and waits included. `output=None`: the type
+            that the answer's `.output` is to be of. And everything else the API takes (`tools`, `thinking`,
+            `output_config`, `metadata`, `top_p`, `top_k` ...), and `extra_headers`, `extra_query`, `extra_body`, which
+            win over what we set.
 
     Returns:
         The text, a str that also carries the SDK's message, the usage and the stop reason. An answer that pauses

@@ -1,0 +1,432 @@
+"""Answers as data: the schema that is sent, the value that comes back, and what is no such value."""
+
+import dataclasses
+import datetime as dt
+import enum
+import json
+import pickle
+import sys
+from typing import Annotated, Any, Literal, NotRequired
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import BaseModel, Field, TypeAdapter, field_validator
+from typing_extensions import TypedDict
+
+from claude_client import (
+    ClaudeInvocationError,
+    ConversationThread,
+    extract_json,
+    invoke_claude,
+    invoke_claude_streaming,
+    invoke_parallel,
+)
+from claude_client._values.output import OutputType, output_of
+from claude_client._values.schema import for_api
+from claude_client.simulator import Reply
+from claude_client.simulator._schemas import check_complexity, checked_parts
+from helpers import reply, streamed
+from orchestration import invoke_parallel_managed
+
+
+class Urgency(enum.Enum):
+    LOW = "low"
+    HIGH = "high"
+
+
+class Ticket(BaseModel):
+    title: str = Field(max_length=40, description="What it is about")
+    urgency: Urgency
+    tags: list[str] = Field(min_length=1, max_length=3)
+    score: int = Field(ge=0, le=10, default=5)
+    due: dt.date | None = None
+
+
+@dataclasses.dataclass
+class Point:
+    x: int
+    y: float
+
+
+class Options(TypedDict):
+    name: str
+    size: NotRequired[int]
+
+
+class Cat(BaseModel):
+    kind: Literal["cat"]
+    lives: int
+
+
+class Dog(BaseModel):
+    kind: Literal["dog"]
+    tricks: list[str]
+
+
+class Node(BaseModel):
+    children: list["Node"]
+
+
+MANY = [f"f{n}" for n in range(17)]
+Pet = Annotated[Cat | Dog, Field(discriminator="kind")]
+
+VALUES = [
+    (Ticket, Ticket(title="Lost", urgency=Urgency.LOW, tags=["a"], due=dt.date(2026, 1, 1))),
+    (Point, Point(1, 2.5)),
+    (Options, {"name": "a"}),
+    (list[Point], [Point(1, 2.0), Point(3, 4.0)]),
+    (Literal["a", "b"], "b"),
+    (Urgency, Urgency.HIGH),
+    (int, 5),
+    (float, 0.5),
+    (bool, True),
+    (str, "text"),
+    (int | None, None),
+    (Cat | Dog, Dog(kind="dog", tricks=["sit"])),
+    (Pet, Cat(kind="cat", lives=9)),
+    (set[int], {1, 2}),
+    (dt.datetime, dt.datetime(2026, 1, 1, tzinfo=dt.UTC)),
+]
+
+
+@pytest.mark.parametrize(("asked", "value"), VALUES, ids=lambda item: getattr(item, "__name__", None))
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_value_of_the_type_comes_back_and_the_api_takes_its_schema(sim, asked, value, streaming):
+    sim.script(Reply(text=TypeAdapter(asked).dump_json(value).decode()))
+    answer = invoke_claude("hi", output=asked, streaming=streaming)
+    assert answer.output == value
+    assert type(answer.output) is type(value)
+    assert invoke_claude("hi", output=asked, streaming=streaming).output is not ...  # the simulator's own answer
+    assert pickle.loads(pickle.dumps(answer)).output == value
+
+
+def test_a_json_schema_is_asked_for_as_it_is(sim):
+    schema = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
+    sim.script(Reply(text='{"a": 5}'))
+    assert invoke_claude("hi", output=schema).output == {"a": 5}
+    sent = sim.requests[0].body["output_config"]["format"]
+    assert sent == {"type": "json_schema", "schema": {**schema, "additionalProperties": False}}
+
+
+def test_rules_that_the_api_does_not_enforce_are_words_in_the_schema_and_checked_on_the_answer(sim):
+    sim.script(Reply(text=json.dumps({"title": "x" * 41, "urgency": "low", "tags": ["a"]})))
+    with pytest.raises(ClaudeInvocationError, match="at most 40 characters") as failed:
+        invoke_claude("hi", output=Ticket)
+    assert failed.value.kind == "invalid_output"
+    title = sim.requests[0].body["output_config"]["format"]["schema"]["properties"]["title"]
+    assert title == {"type": "string", "description": "What it is about; characters at most 40"}
+
+
+def test_rules_of_a_json_schema_are_checked_as_well(sim):
+    sim.script(Reply(text="7"), Reply(text="3"))
+    schema = {"type": "integer", "maximum": 5}
+    with pytest.raises(ClaudeInvocationError, match="7 is greater than the maximum of 5"):
+        invoke_claude("hi", output=schema)
+    assert invoke_claude("hi", output=schema).output == 3
+
+
+def test_without_jsonschema_such_rules_are_refused_before_any_request(api, monkeypatch):
+    monkeypatch.setitem(sys.modules, "jsonschema", None)
+    with pytest.raises(ImportError, match="pip install jsonschema"):
+        invoke_claude("hi", output={"type": "integer", "maximum": 6})
+    assert not api.requests
+
+
+@pytest.mark.parametrize("text", ["HIGH", "High", "high"])
+def test_an_enum_is_read_in_upper_and_lower_case(sim, text):
+    sim.script(Reply(text=json.dumps(text)), Reply(text=json.dumps([{"kind": "CAT", "lives": 9}])))
+    assert invoke_claude("hi", output=Urgency).output is Urgency.HIGH
+    assert invoke_claude("hi", output=list[Pet]).output == [Cat(kind="cat", lives=9)]
+
+
+def test_where_case_tells_two_values_apart_nothing_is_guessed():
+    wanted = output_of(Literal["a", "A"])
+    assert (wanted.read('"a"'), wanted.read('"A"')) == ("a", "A")
+    with pytest.raises(ValueError, match="b"):
+        wanted.read('"b"')
+
+
+@pytest.mark.parametrize(
+    ("asked", "problem"),
+    [
+        (Node, "output is recursive: Node contains itself"),
+        (dict[str, int], "output is a dict with keys of any name, .*: use a list of objects"),
+        (list[dict[str, int]], r"output\[\] is a dict with keys of any name"),
+        (tuple[int, str], "output is a tuple, .*: use a class"),
+        (Any, "output may be anything"),
+        ("a text", "output must be a type or a JSON schema, got 'a text'"),
+        (object(), "output cannot be <object"),
+        ({"type": "object", "not": {}}, "output has 'not', which the API does not take"),
+        ({"properties": {"a": {"prefixItems": []}}}, r"output\.a is a tuple"),
+        ({"properties": {"a": 5}}, r"output\.a is no JSON schema, got 5"),
+        ({"$ref": "elsewhere.json"}, "output refers to 'elsewhere.json', which is not in it"),
+        ({"properties": {"a": {}}, "additionalProperties": {"type": "string"}}, r"output\.a may be anything"),
+        (
+            {"properties": {"a": {"type": "null"}}, "additionalProperties": {"type": "null"}},
+            "more fields than it names",
+        ),
+        ({"properties": {f"f{n}": {"type": "null"} for n in range(25)}}, "output has 25 fields that may be left out"),
+        (
+            {
+                "properties": {f"f{n}": {"type": ["null", "string"]} for n in range(17)},
+                "required": [f"f{n}" for n in range(17)],
+            },
+            "output has 17 fields of more than one type",
+        ),
+    ],
+)
+def test_what_the_api_does_not_take_is_refused_by_name_before_any_request(api, asked, problem):
+    with pytest.raises(ValueError, match=problem):
+        invoke_claude("hi", output=asked)
+    with pytest.raises(ValueError, match=problem):
+        invoke_parallel([{"prompt": "hi"}], output=asked)
+    assert not api.requests
+
+
+def test_two_ways_of_saying_it_are_refused(api):
+    with pytest.raises(ValueError, match="say one"):
+        invoke_claude(
+            "hi", output=int, output_config={"format": {"type": "json_schema", "schema": {"type": "integer"}}}
+        )
+
+
+def test_the_effort_stays_beside_it(sim):
+    invoke_claude("hi", output=int, output_config={"effort": "low"})
+    assert sim.requests[0].body["output_config"]["effort"] == "low"
+
+
+def test_an_answer_that_is_cut_off_says_so_and_is_not_asked_again(sim):
+    sim.script(Reply(text='{"x": 1', fault="max_tokens"))
+    with pytest.raises(ClaudeInvocationError, match=r"cut off \(max_tokens\) after \d+ output tokens, of 50") as failed:
+        invoke_claude("hi", output=Point, max_tokens=50, output_retries=3)
+    assert (failed.value.kind, failed.value.partial_text) == ("invalid_output", '{"x": 1')
+    assert (failed.value.usage.output_tokens > 0, len(sim.requests)) == (True, 1)
+
+
+def test_an_answer_that_does_not_fit_comes_with_all_that_it_said(sim):
+    sim.script(Reply(text='{"x": "one", "y": 2}'))
+    with pytest.raises(ClaudeInvocationError, match="ValidationError") as failed:
+        invoke_claude("hi", output=Point)
+    assert (failed.value.kind, failed.value.retryable) == ("invalid_output", False)
+    assert failed.value.partial_text == '{"x": "one", "y": 2}'
+    assert type(failed.value.__cause__).__name__ == "ValidationError"
+    assert failed.value.attempts[0].outcome == "ok"
+
+
+def test_a_refusal_is_a_refusal(sim):
+    sim.script(Reply(fault="refusal"))
+    with pytest.raises(ClaudeInvocationError) as failed:
+        invoke_claude("hi", output=Point)
+    assert failed.value.kind == "refusal"
+
+
+class Even(BaseModel):
+    number: int
+
+    @field_validator("number")
+    @classmethod
+    def is_even(cls, number):
+        if number % 2:
+            raise ValueError(f"{number} is odd")
+        return number
+
+
+def test_an_answer_that_does_not_fit_is_asked_again_with_what_is_wrong(sim):
+    sim.script(Reply(text='{"number": 3}'), Reply(text='{"number": 5}'), Reply(text='{"number": 6}'))
+    answer = invoke_claude("hi", output=Even, output_retries=2)
+    assert (answer.output.number, str(answer), len(answer.attempts)) == (6, '{"number": 6}', 3)
+    said, again = sim.requests[2].body["messages"][1:]
+    assert said == {"role": "assistant", "content": '{"number": 5}'}
+    assert "5 is odd" in again["content"]
+    assert answer.usage.output_tokens == sum(request.usage["output_tokens"] for request in sim.requests)
+
+
+def test_it_is_asked_again_as_often_as_one_says_and_not_after_a_callback_has_heard_it(sim):
+    sim.script(*[Reply(text='{"number": 3}')] * 4)
+    with pytest.raises(ClaudeInvocationError, match="3 is odd") as failed:
+        invoke_claude("hi", output=Even, output_retries=1)
+    assert len(failed.value.attempts) == 2
+    with pytest.raises(ClaudeInvocationError, match="3 is odd"):
+        invoke_claude_streaming("hi", lambda _: None, output=Even, output_retries=1)
+    assert len(sim.requests) == 3
+
+
+def test_a_fan_out_has_outputs_and_each_prompt_may_ask_for_its_own(sim):
+    asked = [{"prompt": "a"}, {"prompt": "b", "output": int}, {"prompt": "c", "output": None}]
+    results = invoke_parallel(asked, output=Point)
+    assert [type(output) for output in results.outputs] == [Point, int, type(None)]
+    bodies = {request.body["messages"][0]["content"]: request.body for request in sim.requests}
+    assert "output_config" not in bodies["c"]
+
+
+def test_outputs_are_columns_of_the_table(sim, tmp_path):
+    sim.script(Reply(text='{"title": "Lost", "urgency": "low", "tags": ["a", "b"]}'))
+    results = invoke_parallel([{"prompt": "a"}, {"prompt": "b", "output": int}], output=Ticket, max_workers=1)
+    first, second = results.to_dicts()
+    told = {name: value for name, value in first.items() if name.startswith("output.")}
+    assert told == {
+        "output.title": "Lost",
+        "output.urgency": "low",
+        "output.tags": '["a", "b"]',
+        "output.score": 5,
+        "output.due": None,
+    }
+    assert second["output"] == 0
+    results.to_csv(tmp_path / "run.csv")
+    assert "output.urgency" in (tmp_path / "run.csv").read_text().splitlines()[0]
+
+
+def test_a_conversation_may_have_one_for_all_turns_or_for_one(sim):
+    thread = ConversationThread(output=Point)
+    assert type(thread.send("a").output) is Point
+    assert thread.send("b", output=int).output == 0
+    assert type(thread.fork().send("c").output) is Point
+    thread.model = "claude-opus-4-6"
+    assert type(thread.send("d").output) is Point
+
+
+def test_a_journal_recalls_outputs_as_the_type_and_a_changed_type_asks_again(sim, tmp_path):
+    asked = [{"prompt": "a"}, {"prompt": "b"}]
+    for output, recalled in ((Point, set()), (Point, {0, 1}), (Options, set())):
+        results = invoke_parallel_managed(asked, output=output, journal=tmp_path / "journal")
+        assert results.recalled == recalled
+        assert all(results.outputs)
+    assert type(results.outputs[0]) is dict
+    assert len(sim.requests) == 4
+
+
+def test_an_answer_that_no_longer_passes_is_asked_for_again(sim, tmp_path):
+    class Strict(BaseModel):
+        number: int
+
+    allowed = [3]
+    Strict.model_config["title"] = "Strict"
+
+    class Checked(Strict):
+        @field_validator("number")
+        @classmethod
+        def known(cls, number):
+            if number not in allowed:
+                raise ValueError("unknown")
+            return number
+
+    sim.script(Reply(text='{"number": 3}'), Reply(text='{"number": 4}'))
+    options = {"output": Checked, "journal": tmp_path / "journal"}
+    assert invoke_parallel_managed([{"prompt": "a"}], **options).outputs[0].number == 3
+    allowed[0] = 4
+    results = invoke_parallel_managed([{"prompt": "a"}], **options)
+    assert (results.outputs[0].number, results.recalled) == (4, set())
+    assert invoke_parallel_managed([{"prompt": "a"}], **options).recalled == {0}
+
+
+def test_the_schema_of_a_type_is_made_once():
+    assert output_of(Ticket) is output_of(Ticket)
+    assert output_of({"type": "integer"}) is output_of({"type": "integer"})
+    assert output_of(None) is None
+    made = OutputType(int)
+    assert output_of(made) is made
+    assert output_of(Annotated[int, Field(json_schema_extra={"a": []})]).schema["type"] == "integer"
+
+
+def test_the_text_of_all_blocks_is_one_answer(api):
+    content = [{"type": "text", "text": '{"x": 1, '}, {"type": "text", "text": '"y": 2}'}]
+    api.answers(reply(content=content), streamed('{"x": 1, "y"', ": 2}"))
+    for streaming in (False, True):
+        assert invoke_claude("hi", output=Point, streaming=streaming).output == Point(1, 2.0)
+
+
+@pytest.mark.once
+def test_what_the_api_takes_stays_as_it_is_and_the_rest_is_told_in_words():
+    schema = {
+        "type": "object",
+        "title": "Dropped",
+        "properties": {
+            "const": {"const": "x"},
+            "mixed": {"enum": [1, "a", None]},
+            "pattern": {"type": "string", "pattern": "^[a-z]+$"},
+            "lookahead": {"type": "string", "pattern": "(?=a)b"},
+            "format": {"type": "string", "format": "date-time"},
+            "other": {"type": "string", "format": "color"},
+            "one": {"type": "array", "items": {"type": "integer"}, "minItems": 1},
+            "many": {"type": "array", "items": {"type": "integer"}, "minItems": 2, "uniqueItems": True},
+            "number": {"type": "number", "exclusiveMinimum": 0, "default": 1.5},
+            "either": {"oneOf": [{"type": "string"}, {"type": "null"}]},
+        },
+        "required": ["const"],
+    }
+    made = for_api(schema)
+    assert made["additionalProperties"] is False
+    assert "title" not in made
+    assert made["properties"] == {
+        "const": {"const": "x"},
+        "mixed": {"enum": [1, "a", None]},
+        "pattern": {"type": "string", "pattern": "^[a-z]+$"},
+        "lookahead": {"type": "string", "description": 'matching the pattern "(?=a)b"'},
+        "format": {"type": "string", "format": "date-time"},
+        "other": {"type": "string", "description": 'in the format "color"'},
+        "one": {"type": "array", "items": {"type": "integer"}, "minItems": 1},
+        "many": {
+            "type": "array",
+            "items": {"type": "integer"},
+            "description": "items at least 2; all items different",
+        },
+        "number": {"type": "number", "description": "more than 0; by default 1.5"},
+        "either": {"anyOf": [{"type": "string"}, {"type": "null"}]},
+    }
+    check_complexity(checked_parts("output", made))
+
+
+TYPES = st.recursive(
+    st.sampled_from([int, float, bool, str, Literal["a", "b"], Urgency, Point, Ticket, Options, dt.date, int | None]),
+    lambda inner: inner.map(lambda one: list[one]),
+    max_leaves=3,
+)
+
+
+@pytest.mark.once
+@given(TYPES, st.data())
+def test_whatever_the_type_its_schema_is_taken_and_its_values_survive(asked, data):
+    wanted = OutputType(asked)
+    check_complexity(checked_parts("output", wanted.schema))
+    value = data.draw(st.from_type(asked)) if asked not in {Ticket, list[Ticket]} else None
+    adapter = TypeAdapter(asked)
+    if value is not None and value == value:  # noqa: PLR0124 - not NaN
+        text = adapter.dump_json(value).decode()
+        if "null" not in text or asked == int | None:  # JSON has no infinity
+            assert wanted.read(text) == adapter.validate_json(text)
+
+
+@pytest.mark.once
+@pytest.mark.parametrize(
+    ("answer", "value"),
+    [
+        ('{"a": 1}', {"a": 1}),
+        (" [1, 2]\n", [1, 2]),
+        ("42", 42),
+        ('Here it is:\n```json\n{"a": [1]}\n```\nAnything else?', {"a": [1]}),
+        ("```\n7\n```", 7),
+        ('As asked [see below]: {"x": 2}. Done.', {"x": 2}),
+        ('~~~\n{"a": "```"}\n~~~', {"a": "```"}),
+    ],
+)
+def test_the_one_json_value_in_a_free_text_is_found(answer, value):
+    assert extract_json(answer) == value
+
+
+@pytest.mark.once
+@pytest.mark.parametrize(
+    ("answer", "problem"),
+    [
+        ("none here", "no JSON values in the answer, not one: 'none here'"),
+        ('{"a": 1} and {"b": 2}', "2 JSON values"),
+        ("```\n1\n```\nor\n```\n2\n```", "no JSON values"),
+        ('{"a": [1, 2], ', "cut off"),
+        ('{"a": "unfinished', "cut off"),
+        ("x" * 300, "no JSON values in the answer, not one: 'x+\u2026'"),
+        ("[" * 100_000, "nested too deeply|cut off"),
+    ],
+)
+def test_where_there_is_not_one_whole_value_nothing_is_guessed(answer, problem):
+    with pytest.raises(ValueError, match=problem):
+        extract_json(answer)
