@@ -43,6 +43,12 @@ PROMISED = {
         "ticket-13 was silent",
         "[12] attempts failed and were made again; 0 tickets have no",
     ],
+    "ticket_triage.py": [
+        "billing: 20, 20 of them urgent",
+        "question: 20, 0 of them urgent",
+        r"60 of 60 tickets sorted, 9\d% of the input",
+        "Written: tickets.csv, tickets.html",
+    ],
     "observed_run.py": [
         "24 answered",
         r"latency .+ \(p95",

@@ -136,20 +136,19 @@ def test_every_text_of_a_value_is_made_whole(value):
     assert all_whole(mended) == mended
 
 
-NESTED = "[" * 600 + "]" * 600
+def with_tool_input(value, *, streaming):
+    """An answer that says "told", and calls a tool with *value*."""
+    if streaming:
+        return stream(start(), *text_block("told"), *tool_call(f'{{"a": {value}}}'), *end("tool_use"))
+    tool = json.dumps({**TOOL, "input": 0}).replace('"input": 0', f'"input": {{"a": {value}}}')
+    body = json.dumps(message("told", stop_reason="tool_use")).replace("}]", f"}}, {tool}]", 1)
+    return httpx.Response(200, text=body, headers={"content-type": "application/json"})
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-@pytest.mark.parametrize("value", ["NaN", "1e999", "-Infinity", NESTED], ids=["NaN", "1e999", "-Infinity", "nested"])
+@pytest.mark.parametrize("value", ["NaN", "1e999", "-Infinity"])
 def test_a_tool_call_that_no_json_can_hold_is_an_error_that_keeps_the_rest(api, value, streaming):
-    def odd(_):
-        if streaming:
-            return stream(start(), *text_block("told"), *tool_call(f'{{"a": {value}}}'), *end("tool_use"))
-        tool = json.dumps({**TOOL, "input": 0}).replace('"input": 0', f'"input": {{"a": {value}}}')
-        body = json.dumps(message("told", stop_reason="tool_use")).replace("}]", f"}}, {tool}]", 1)
-        return httpx.Response(200, text=body, headers={"content-type": "application/json"})
-
-    api.always(odd)
+    api.always(lambda _: with_tool_input(value, streaming=streaming))
     thread = ConversationThread(max_retries=0)
     send = partial(thread.send, callback=(lambda _: None) if streaming else None)
     for call in (send, partial(invoke_claude, streaming=streaming, max_retries=0)):
@@ -158,3 +157,22 @@ def test_a_tool_call_that_no_json_can_hold_is_an_error_that_keeps_the_rest(api, 
         assert (caught.value.kind, caught.value.partial_text) == ("invalid_response", "told")
         assert caught.value.usage.input_tokens == 10
     assert thread.turn_count == 0
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("depth", [100, 300, 600, 2000, 100_000])
+def test_a_tool_call_that_is_nested_deeply_is_used_or_an_error_and_nothing_else(api, depth, streaming):
+    api.always(lambda _: with_tool_input("[" * depth + "]" * depth, streaming=streaming))  # Pythons differ in how deep
+    thread = ConversationThread(max_retries=0)
+    send = partial(thread.send, callback=(lambda _: None) if streaming else None)
+    for call in (send, partial(invoke_claude, streaming=streaming, max_retries=0)):
+        try:
+            outcome = call("hi")
+        except ClaudeInvocationError as failed:
+            outcome = failed
+        if isinstance(outcome, str):
+            assert outcome == "told"
+            continue
+        assert (outcome.kind, depth > 100) == ("invalid_response", True)
+        if depth < 2000:  # else the body cannot be read at all
+            assert (outcome.partial_text, outcome.usage.input_tokens) == ("told", 10)
