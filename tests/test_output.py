@@ -430,3 +430,19 @@ def test_the_one_json_value_in_a_free_text_is_found(answer, value):
 def test_where_there_is_not_one_whole_value_nothing_is_guessed(answer, problem):
     with pytest.raises(ValueError, match=problem):
         extract_json(answer)
+
+
+def test_a_stream_tells_what_there_is_so_far(api):
+    api.answers(streamed('{"x"', ': 1, "y": 2', ".5}"), streamed("no JSON"))
+    heard, told = [], []
+    answer = invoke_claude_streaming("hi", heard.append, output=Point, on_output=told.append)
+    assert (heard, answer.output) == (['{"x"', ': 1, "y": 2', ".5}"], Point(1, 2.5))
+    assert told == [{}, {"x": 1, "y": 2}, {"x": 1, "y": 2.5}]
+    invoke_claude_streaming("hi", on_output=told.append)
+    assert len(told) == 3
+
+
+def test_what_hears_of_outputs_has_to_be_callable(api):
+    with pytest.raises(TypeError, match="on_output"):
+        invoke_claude_streaming("hi", output=int, on_output=5)
+    assert not api.requests

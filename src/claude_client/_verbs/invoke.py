@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Unpack
 
 from claude_client._engine.flow import CallFlow
@@ -10,6 +10,7 @@ from claude_client._engine.inline import run
 from claude_client._values.checks import check_callback
 from claude_client._values.interrupt import InterruptToken
 from claude_client._values.options import CallOptions, Content, TextCallback
+from claude_client._values.partial import with_partial_output
 from claude_client._values.redaction import hide_headers
 from claude_client._values.request import DEFAULT_MODEL, Request
 from claude_client._values.response import ClaudeResponse
@@ -106,6 +107,7 @@ def invoke_claude_streaming(
     *,
     messages: Sequence[Mapping[str, Any]] | None = None,
     interrupt_token: InterruptToken | None = None,
+    on_output: Callable[[Any], object] | None = None,
     **options: Unpack[CallOptions],
 ) -> ClaudeResponse:
     """
@@ -116,6 +118,11 @@ def invoke_claude_streaming(
             Called on this thread with one str a time; together they are the answer. What it raises ends the
             stream and comes out unchanged. None to stream without looking.
 
+        on_output:
+            Called on this thread, after *callback*, with what there is so far of an answer as data (`output=`): plain
+            dicts, lists, texts and numbers, of which the last may be cut off, with nothing checked yet. What it raises
+            ends the stream, too.
+
     Raises:
         ClaudeInvocationError:
             Same as `invoke_claude`. A stream that breaks after *callback* has been given text is not tried again, as it
@@ -123,6 +130,7 @@ def invoke_claude_streaming(
     """
     hide_headers(options)
     check_callback("callback", callback)
+    check_callback("on_output", on_output)
     request = build_request(
         prompt=prompt,
         model=model,
@@ -134,7 +142,7 @@ def invoke_claude_streaming(
         messages=messages,
         **{**options, "streaming": True},
     )
-    return ask(request, callback, interrupt_token)
+    return ask(request, with_partial_output(callback, on_output), interrupt_token)
 
 
 def ask(request: Request, callback: TextCallback | None = None, token: InterruptToken | None = None) -> ClaudeResponse:
