@@ -46,13 +46,13 @@ def answered(pools, threads):
 @pytest.mark.parametrize(
     ("connections", "threads", "limits_and_requests"),
     [
-        (1000, 100, [(1000, 100)]),
-        (1000, 230, [(100, 30), (100, 100), (100, 100)]),
-        (250, 260, [(50, 50), (100, 100), (100, 110)]),
+        (1000, 50, [(1000, 50)]),
+        (1000, 130, [(50, 30), (50, 50), (50, 50)]),
+        (120, 130, [(20, 20), (50, 50), (50, 60)]),
         (20, 30, [(20, 30)]),
     ],
 )
-def test_a_pool_serves_a_hundred_threads_and_all_together_have_no_more_connections(
+def test_a_pool_serves_fifty_threads_and_all_together_have_no_more_connections(
     connections, threads, limits_and_requests
 ):
     answers = answered(Pools(Pool(connections, threading.Barrier(threads))), threads)
@@ -60,13 +60,13 @@ def test_a_pool_serves_a_hundred_threads_and_all_together_have_no_more_connectio
 
 
 def test_a_thread_that_ends_leaves_its_place_to_the_next():
-    pools = Pools(Pool(1000, threading.Barrier(60)))
-    assert len({*answered(pools, 60), *answered(pools, 60), *answered(pools, 60)}) == 1
+    pools = Pools(Pool(1000, threading.Barrier(40)))
+    assert len({*answered(pools, 40), *answered(pools, 40), *answered(pools, 40)}) == 1
 
 
 def test_all_pools_are_closed():
-    pools = Pools(Pool(1000, threading.Barrier(101)))
-    used = {*answered(pools, 101)}
+    pools = Pools(Pool(1000, threading.Barrier(51)))
+    used = {*answered(pools, 51)}
     pools.close()
     assert [pool.closed for pool in used] == [True, True]
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from contextvars import Context
 from functools import partial
@@ -50,8 +50,7 @@ class CallSpan:
 
     def current(self) -> AbstractContextManager[Any]:
         """Make this the current span for a `with` block."""
-        use = _module("trace").use_span
-        return use(self._span, end_on_exit=False, record_exception=False, set_status_on_exception=False)  # type: ignore[no-any-return]
+        return _as_current(self._span)
 
     def abandon(self) -> None:
         """End it without an outcome."""
@@ -89,7 +88,7 @@ class RunSpan:
     def enter(self, context: Context, index: int, request: Request, name: str, queued_at: float) -> None:
         """Make the span of a call the current one of *context*, in which its next request is made."""
         if index not in self._calls:
-            parent = _module("trace").set_span_in_context(self._span)
+            parent = context.run(_module("trace").set_span_in_context, self._span)
             self._calls[index] = CallSpan(self._tracer, request, name, queued_at, parent)
         self._calls[index].enter(context)
 
@@ -97,7 +96,7 @@ class RunSpan:
         """End the spans of the calls that have ended. One that was never begun has none, and is counted only."""
         for index, outcome in outcomes.items():
             if call := self._calls.pop(index, None):
-                call.end(outcome)
+                quietly(call.end, outcome)
             with self._lock:
                 self._counts[outcome.kind if isinstance(outcome, ClaudeInvocationError) else "ok"] += 1
 
@@ -131,7 +130,7 @@ def call_span(request: Request, name: str | None, queued_at: float) -> Iterator[
     tracer = _tracer()
     span = tracer and quietly(CallSpan, tracer, request, name, queued_at)
     if not span:
-        yield count
+        yield lambda outcome: count([outcome])
         return
     with span.current():
         told: list[Outcome] = []
@@ -139,8 +138,7 @@ def call_span(request: Request, name: str | None, queued_at: float) -> Iterator[
             yield told.append
         finally:
             quietly(span.end, told[0]) if told else quietly(span.abandon)
-            for outcome in told:
-                count(outcome)
+            count(told)
 
 
 def quietly(action: Callable[..., T], *args: Any) -> T | None:
@@ -152,10 +150,11 @@ def quietly(action: Callable[..., T], *args: Any) -> T | None:
         return None
 
 
-def count(outcome: Outcome) -> None:
-    """Add a call to the metrics, if anybody reads them."""
+def count(outcomes: Iterable[Outcome]) -> None:
+    """Add calls to the metrics, if anybody reads them."""
     if _has_provider("metrics"):
-        quietly(_count, outcome)
+        for outcome in outcomes:
+            quietly(_count, outcome)
 
 
 def _count(outcome: Outcome) -> None:

@@ -410,8 +410,7 @@ class Run:
         """Keep the outcomes of the jobs that have *ended*, and post them to the caller's thread."""
         if not ended:
             return
-        for outcome in ended.values():
-            count(outcome)
+        count(ended.values())
         if self._span:
             quietly(self._span.ended, ended)
         if self._keep:

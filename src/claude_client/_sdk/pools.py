@@ -8,7 +8,7 @@ import threading
 from heapq import heappop, heappush
 from typing import Any, Self
 
-_SIZE = 100  # connections of a pool, above which another costs less
+_SIZE = 50  # connections of a pool, above which another costs less
 
 
 class Pools:

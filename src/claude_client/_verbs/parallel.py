@@ -161,11 +161,11 @@ def _fan_out(
     stop_after = stop_after if stop_after is None else whole_number("stop_after", stop_after, 1)
     workers = workers_of(max_workers)
     asked = {index: request for index, request in enumerate(built) if isinstance(request, Request)}
+    about = asked_of(prompts, said["model"], said.get("category"))
     outcomes: dict[int, Outcome] = {index: bad for index, bad in enumerate(built) if not isinstance(bad, Request)}
 
     def results_of(run: Run | None, *, interrupted: bool) -> Results:
         ended = {**outcomes, **(run.outcomes if run else {})}
-        about = asked_of(prompts, said["model"], said.get("category"))
         return Results.of(ended, interrupted=interrupted, run=RunRecord(began, now(), about))
 
     with progress_of(len(built), workers, shown=progress) as bar:
