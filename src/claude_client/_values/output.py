@@ -114,10 +114,9 @@ def _validator_of(schema: Schema) -> Any:
 
 def _in_its_case(value: Any, schema: Any, root: Schema) -> Any:
     """*value* with the texts of enums spelt as *schema* has them, which the API does not promise of upper and lower."""
-    if not isinstance(schema, Mapping):
+    if schema is None:
         return value
-    if isinstance(reference := schema.get("$ref"), str):
-        schema = {**root.get("$defs", {}), **root.get("definitions", {})}.get(reference.rpartition("/")[2], {})
+    schema = _defined(schema, root)
     if isinstance(value, str):
         allowed = [text for text in _texts_of(schema, root) if isinstance(text, str)]
         same = [text for text in allowed if text.casefold() == value.casefold()]
@@ -132,12 +131,17 @@ def _in_its_case(value: Any, schema: Any, root: Schema) -> Any:
     return value
 
 
-def _texts_of(schema: Any, root: Schema) -> list[Any]:
+def _defined(schema: Schema, root: Schema) -> Schema:
+    """*schema*, or what it refers to in *root*."""
+    if "$ref" not in schema:
+        return schema
+    defined: Schema = {**root.get("$defs", {}), **root.get("definitions", {})}[schema["$ref"].rpartition("/")[2]]
+    return defined
+
+
+def _texts_of(schema: Schema, root: Schema) -> list[Any]:
     """What *schema* allows by name."""
-    if not isinstance(schema, Mapping):
-        return []
-    if isinstance(reference := schema.get("$ref"), str):
-        schema = {**root.get("$defs", {}), **root.get("definitions", {})}.get(reference.rpartition("/")[2], {})
+    schema = _defined(schema, root)
     named = [*schema.get("enum", ()), *([schema["const"]] if "const" in schema else ())]
     parts = [*schema.get("anyOf", ()), *schema.get("oneOf", ())]
     return [*named, *(text for part in parts for text in _texts_of(part, root))]
