@@ -12,6 +12,7 @@ import pytest
 
 from claude_client import (
     ClaudeInvocationError,
+    ClaudeResponse,
     InterruptToken,
     ParallelInterrupt,
     ParallelInvocationError,
@@ -19,6 +20,7 @@ from claude_client import (
     invoke_claude,
 )
 from claude_client._values.errors import fields_of
+from claude_client._values.record import Asked, now
 from claude_client.simulator import Reply
 from helpers import until
 from orchestration import (
@@ -31,6 +33,7 @@ from orchestration import (
     invoke_parallel_with_reconciliation,
     read_journal,
 )
+from orchestration._recorder import TaskRecorder
 from task_state import TaskState, TaskTracker
 
 LONG = 20  # seconds after which a test gives up
@@ -1080,3 +1083,12 @@ def test_an_error_without_a_message_that_reconcile_raises_stops_the_run_in_order
             prompts(9), reconcile=reconcile, reconcile_interval=0.05, stall_timeout=0.2, max_retries=0
         )
     assert len(stopped.value.results) == 9
+
+
+def test_an_answer_whose_start_a_ctrl_c_cut_in_two_is_a_completed_task():
+    tracker = TaskTracker()
+    recorder = TaskRecorder(["a"], [Asked("a")], now(), tracker, {0: 0}, None, None)
+    tracker.add("a")
+    tracker.claim("a")  # and there the Ctrl-C came
+    recorder.ended({0: ClaudeResponse("paid")})
+    assert states(tracker, "a") == ["unclaimed", "claimed", "running", "completed"]

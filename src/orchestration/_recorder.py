@@ -18,6 +18,7 @@ from ._journal import Journal
 
 _log = Log("orchestration")
 
+_NOT_STARTED = frozenset({TaskState.UNCLAIMED, TaskState.CLAIMED, TaskState.RETRY_QUEUED})
 _CANCELLING = frozenset({"interrupted", "cancelled"})
 
 
@@ -148,9 +149,11 @@ class TaskRecorder:
 
     def started(self, index: int) -> None:
         """Record the start of an attempt. A request that continues a paused answer belongs to the same attempt."""
-        if self._state(index) is not TaskState.RUNNING:
+        if self._state(index) is TaskState.RUNNING:
+            return
+        if self._state(index) is not TaskState.CLAIMED:  # else a Ctrl-C came between the two moves
             self._move(index, self._tracker.claim)
-            self._move(index, self._tracker.start)
+        self._move(index, self._tracker.start)
 
     def failed(self, index: int, error: ClaudeInvocationError) -> None:
         """Record that an attempt has failed, and that there will be another."""
@@ -182,6 +185,8 @@ class TaskRecorder:
             if index in self._unkept:
                 self._move(index, self._tracker.fail, self._unkept[index], final=True)
             elif isinstance(outcome, ClaudeResponse):
+                if self._state(index) in _NOT_STARTED:  # a Ctrl-C came while its start was recorded
+                    self.started(index)
                 self._move(index, self._tracker.complete)
             elif outcome.kind not in _CANCELLING and self._state(index) is TaskState.RUNNING:
                 self._move(index, self._tracker.fail, outcome, final=True)
