@@ -1092,3 +1092,9 @@ def test_an_answer_whose_start_a_ctrl_c_cut_in_two_is_a_completed_task():
     tracker.claim("a")  # and there the Ctrl-C came
     recorder.ended({0: ClaudeResponse("paid")})
     assert states(tracker, "a") == ["unclaimed", "claimed", "running", "completed"]
+
+
+def test_a_number_of_failures_to_stop_after_that_is_none_is_refused_before_a_journal_is_made(sim, tmp_path):
+    with pytest.raises(ValueError, match="stop_after must be a whole number of at least 1, got 0"):
+        invoke_parallel_managed(prompts(1), stop_after=0, journal=tmp_path / "journal")
+    assert not (tmp_path / "journal").exists()

@@ -447,3 +447,11 @@ def test_what_hears_of_outputs_has_to_be_callable(api):
     with pytest.raises(TypeError, match="on_output"):
         invoke_claude_streaming("hi", output=int, on_output=5)
     assert not api.requests
+
+
+def test_an_answer_that_pauses_when_it_is_asked_again_goes_on_from_there(sim):
+    sim.script(Reply(text='{"number": 3}'), Reply(text='{"num', fault="pause_turn"), Reply(text='ber": 4}'))
+    answer = invoke_claude("hi", output=Even, output_retries=1)
+    assert (answer.output.number, len(answer.attempts)) == (4, 3)
+    roles = [turn["role"] for turn in sim.requests[2].body["messages"]]
+    assert roles == ["user", "assistant", "user", "assistant"]

@@ -26,6 +26,7 @@ from claude_client._verbs.fan_out import (
     Periodic,
     Run,
     call_back,
+    check_stop_after,
     run_of,
     workers_of,
 )
@@ -208,6 +209,7 @@ def _managed(
     _check_callbacks(reconcile=reconcile, on_stall=on_stall, on_result=on_result)
     _check_spans(stall_timeout=stall_timeout, reconcile_interval=reconcile_interval)
     _check_kind("tracker", tracker, TaskTracker)
+    check_stop_after(stop_after)
     if reconcile is None and reconcile_interval is not None:
         raise ValueError("reconcile_interval is given, but no reconcile to call")
     limit = _limit_of(limiter)
@@ -244,7 +246,7 @@ def _managed(
                 on_retry=recorder.failed,
                 on_outcomes=recorder.ended,
                 on_hold=bar.hold if bar else None,
-                stop_after=stop_after if stop_after is None else whole_number("stop_after", stop_after, 1),
+                stop_after=stop_after,
                 keep=partial(recorder.keep, opened) if opened else None,
             )
         )

@@ -8,6 +8,7 @@ from typing import Any
 
 from claude_client import ClaudeInvocationError, ClaudeResponse, Results, Usage
 from claude_client._values.errors import aborted
+from claude_client._values.kinds import FROM_OUTSIDE
 from claude_client._values.log import Log
 from claude_client._values.record import Asked, RunRecord, now
 from claude_client._values.results import Item
@@ -19,7 +20,6 @@ from ._journal import Journal
 _log = Log("orchestration")
 
 _NOT_STARTED = frozenset({TaskState.UNCLAIMED, TaskState.CLAIMED, TaskState.RETRY_QUEUED})
-_CANCELLING = frozenset({"interrupted", "cancelled"})
 
 
 class ManagedResults(Results):
@@ -188,7 +188,7 @@ class TaskRecorder:
                 if self._state(index) in _NOT_STARTED:  # a Ctrl-C came while its start was recorded
                     self.started(index)
                 self._move(index, self._tracker.complete)
-            elif outcome.kind not in _CANCELLING and self._state(index) is TaskState.RUNNING:
+            elif outcome.kind not in FROM_OUTSIDE and self._state(index) is TaskState.RUNNING:
                 self._move(index, self._tracker.fail, outcome, final=True)
             else:
                 cancelled.append(self._ids[index])

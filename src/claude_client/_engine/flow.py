@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from claude_client._values.attempt import Answer, Attempt
 from claude_client._values.content import to_json_value, without_blank_text
 from claude_client._values.errors import ClaudeInvocationError, aborted, with_totals
+from claude_client._values.kinds import FROM_OUTSIDE
 from claude_client._values.log import Log, told
 from claude_client._values.options import TextCallback
 from claude_client._values.output import OutputType
@@ -31,7 +32,6 @@ MOST_PAUSES = 10
 _FAILED = "%s: attempt %d failed, the next in %.1f s: %s"
 _FAILED_FOR_GOOD = "%s: failed for good at attempt %d: %s"
 _TRUNCATED = "%s: the answer was cut off (%s, %d output tokens): .truncated is set"
-_ENDED_FROM_OUTSIDE = frozenset({"interrupted", "cancelled"})
 
 Outcome = ClaudeResponse | ClaudeInvocationError
 
@@ -63,13 +63,13 @@ class CallFlow:
             text twice.
     """
 
-    __slots__ = ("_asked", "_attempts", "_failures", "_mended", "_request", "_turns", "ends_at", "on_text")
+    __slots__ = ("_asked", "_attempts", "_base", "_failures", "_mended", "_request", "_turns", "ends_at", "on_text")
 
     def __init__(self, request: Request, on_text: TextCallback | None = None) -> None:
         self.on_text = on_text
         #: When it ends at the latest, by the clock of `begin`.
         self.ends_at = math.inf
-        self._request = self._asked = request
+        self._request = self._base = self._asked = request  # to send next; what pauses go on from; what was asked for
         self._failures = 0  # that count against the retries
         self._mended = 0  # answers that were asked for again, as they were not what was to be
         self._turns: tuple[Answer, ...] = ()
@@ -155,7 +155,7 @@ class CallFlow:
                     )
                 )
             )
-        self._request = self._asked.continued(without_blank_text(to_json_value(self._content())))
+        self._request = self._base.continued(without_blank_text(to_json_value(self._content())))
         if self._asked.retry.retries_per_turn:
             self._failures = 0
         return Send(self._request)
@@ -179,7 +179,7 @@ class CallFlow:
             if self._mended < self._asked.output_retries and response and self.on_text is None:
                 self._mended += 1
                 self._turns = ()
-                self._request = self._asked.mended(str(response), problem)
+                self._request = self._base = self._asked.mended(str(response), problem)
                 return Send(self._request)
             error = self._invalid_output(response, problem)
             error.__cause__ = invalid
@@ -215,7 +215,7 @@ def log_step(step: Send | Done, flow: CallFlow, name: str, level: int = logging.
             delay = round(step.after, 3)
             _log.info(_FAILED, name, len(flow.attempts), delay, step.failed, extra=_extra(flow, name, delay=delay))
     elif isinstance(step.outcome, ClaudeInvocationError):
-        if step.outcome.kind not in _ENDED_FROM_OUTSIDE:
+        if step.outcome.kind not in FROM_OUTSIDE:
             _log.log(level, _FAILED_FOR_GOOD, name, len(flow.attempts), step.outcome, extra=_extra(flow, name))
     elif (reason := step.outcome.message.stop_reason) in TRUNCATING:
         _log.warning(_TRUNCATED, name, reason, step.outcome.usage.output_tokens, extra=_extra(flow, name))

@@ -31,9 +31,10 @@ def run(flow: CallFlow, token: InterruptToken | None = None, began: float | None
         ClaudeInvocationError: If there is no answer; of kind "interrupted" if *token* ended the call.
         BaseException: Whatever a callback, a signal handler or the SDK's check of its arguments raised, unchanged.
     """
-    with call_span(flow.request, flow.name, time.monotonic()) as tell:
+    began = time.monotonic() if began is None else began
+    with call_span(flow.request, flow.name, began) as tell:
         try:
-            answer = _answer(flow, token, time.monotonic() if began is None else began)
+            answer = _answer(flow, token, began)
         except ClaudeInvocationError as failed:
             tell(failed)
             raise

@@ -16,7 +16,7 @@ from claude_client._gates.gate import Gate, Wait, admit
 from claude_client._gates.holding import Holding
 from claude_client._values.attempt import Attempt
 from claude_client._values.errors import ClaudeInvocationError, aborted, for_unsent, reworded
-from claude_client._values.kinds import Kind
+from claude_client._values.kinds import FROM_OUTSIDE, Kind
 from claude_client._values.record import Cause
 
 _NOTHING: Mapping[Cause, float] = {}
@@ -26,9 +26,6 @@ _HOLDING: frozenset[Cause] = frozenset({"rate limit", "outage"})
 
 #: Failures that every other call would share: jobs that have not started are not sent.
 STOPPING: frozenset[Kind] = frozenset({"spend_limit", "billing", "authentication"})
-
-# No failure of the API's, or of what was asked.
-_ENDED_FROM_OUTSIDE: frozenset[Kind | None] = frozenset({"interrupted", "cancelled"})
 
 
 class Job:
@@ -133,10 +130,8 @@ class Scheduler:
         self._gates = gates
         self._on_wait = on_wait
         self._stop_after = stop_after
-        self._alike: tuple[Kind | None, int] = (
-            None,
-            0,
-        )  # the kind of the last failure, and how many of it came in a row
+        # The kind of the last failure, None for an answer, and how many like it came in a row.
+        self._alike: tuple[Kind | None, int] = (None, 0)
         # Jobs that have yet to start, in one of two places. One that is ended there is taken from _waiting only.
         self._waiting: dict[int, Job] = {}
         self._groups: dict[Hashable, _Group] = {}
@@ -230,7 +225,7 @@ class Scheduler:
     def _stop_if_hopeless(self, outcome: Outcome) -> None:
         """Stop if *outcome* shows that the jobs left would fail as well."""
         kind = outcome.kind if isinstance(outcome, ClaudeInvocationError) else None
-        if kind in _ENDED_FROM_OUTSIDE:
+        if kind in FROM_OUTSIDE:
             return
         self._alike = (kind, self._alike[1] + 1) if kind == self._alike[0] else (kind, 1)
         if not isinstance(outcome, ClaudeInvocationError) or self._stopped:

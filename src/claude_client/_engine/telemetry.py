@@ -18,6 +18,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from claude_client._values.errors import ClaudeInvocationError
+from claude_client._values.kinds import FROM_OUTSIDE
 from claude_client._values.log import Log
 from claude_client._values.record import at
 from claude_client._values.request import Request
@@ -28,7 +29,6 @@ T = TypeVar("T")
 _log = Log("claude_client")
 
 _NAME = "orchestrating_agents"
-_ENDED_FROM_OUTSIDE = frozenset({"interrupted", "cancelled"})
 
 Outcome = ClaudeResponse | ClaudeInvocationError
 
@@ -66,7 +66,7 @@ class CallSpan:
         self._span.set_attributes(_attributes(outcome))
         ended = _nanoseconds(outcome.attempts[-1].ended) if outcome.attempts else None
         if isinstance(outcome, ClaudeInvocationError):
-            if outcome.kind in _ENDED_FROM_OUTSIDE:
+            if outcome.kind in FROM_OUTSIDE:
                 self._span.add_event(outcome.kind, timestamp=ended)
             else:
                 status = _module("trace.status")

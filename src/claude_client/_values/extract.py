@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+from contextlib import suppress
 from typing import Any
 
 _SHOWN = 200  # characters of a text in an error
 _FENCED = re.compile(r"^[ \t]*(`{3,}|~{3,})[^\n`]*\n(.*?)^[ \t]*\1[ \t]*$", re.DOTALL | re.MULTILINE)
+_OPENED = re.compile(r"[\[{]")
 
 
 def extract_json(answer: str) -> Any:
@@ -20,14 +22,11 @@ def extract_json(answer: str) -> Any:
     Raises:
         ValueError: If there is none, or more than one; with what was seen.
     """
-    for text in (answer, *(found[2] for found in _FENCED.finditer(answer))):
-        try:
-            whole = json.loads(text)
-        except (ValueError, RecursionError):
-            continue
-        if text is answer or len(_FENCED.findall(answer)) == 1:
-            return whole
-    found = [*_values_in(answer)]
+    fenced = [found[2] for found in _FENCED.finditer(answer)]
+    for text in (answer, *(fenced if len(fenced) == 1 else ())):
+        with suppress(ValueError, RecursionError):
+            return json.loads(text)
+    found = _values_in(answer)
     if len(found) == 1:
         return found[0]
     shown = answer if len(answer) <= _SHOWN else answer[: _SHOWN - 1] + "\u2026"
@@ -37,7 +36,7 @@ def extract_json(answer: str) -> Any:
 def _values_in(text: str) -> list[Any]:
     """The objects and arrays in *text*, those within others not counted."""
     decoder, found, position = json.JSONDecoder(), [], 0
-    while start := re.compile(r"[\[{]").search(text, position):
+    while start := _OPENED.search(text, position):
         try:
             value, position = decoder.raw_decode(text, start.start())
         except json.JSONDecodeError as broken:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
 
+from claude_client._values.kinds import FROM_OUTSIDE
 from claude_client._values.phases import Lane, Phase, Span, accepted, bands_of, spans_of, under_way
 from claude_client._values.table import span as told
 from claude_client._values.text import printable, whole
@@ -39,7 +40,6 @@ _TOKENS = {
     "other input": "#999999",
     "output": "#009e73",
 }
-_ENDED_FROM_OUTSIDE = {"interrupted", "cancelled"}
 
 _PAGE = """<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{title}</title>
@@ -261,7 +261,7 @@ def _drawn(what: str, x: float, y: float, r: float) -> str:
 
 
 def _mark_of(outcome: str) -> str:
-    if outcome in _ENDED_FROM_OUTSIDE:
+    if outcome in FROM_OUTSIDE:
         return "ended from outside"
     return "429" if outcome == "rate_limit" else "failed"
 

@@ -20,7 +20,17 @@ from claude_client._values.log import Log
 from claude_client._values.options import TextCallback
 from claude_client._values.request import Request
 
-__all__ = ["MOST_WORKERS", "Outcome", "Periodic", "Run", "call_back", "report_outcomes", "run_of", "workers_of"]
+__all__ = [
+    "MOST_WORKERS",
+    "Outcome",
+    "Periodic",
+    "Run",
+    "call_back",
+    "check_stop_after",
+    "report_outcomes",
+    "run_of",
+    "workers_of",
+]
 
 _log = Log("claude_client")
 
@@ -101,6 +111,12 @@ def report_outcomes(
             call_back(move_bar, "The progress bar", f"prompts[{index}]", outcome)
         if on_result:
             call_back(on_result, "on_result", f"prompts[{index}]", index, outcome)
+
+
+def check_stop_after(failures: int | None) -> None:
+    """Raise a ValueError if that is no number of failures after which to stop."""
+    if failures is not None:
+        whole_number("stop_after", failures, 1)
 
 
 def workers_of(asked: int, most: int = MOST_WORKERS) -> int:

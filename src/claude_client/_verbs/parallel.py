@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Unpack
 
-from claude_client._values.checks import check_callback, whole_number
+from claude_client._values.checks import check_callback
 from claude_client._values.interrupt import InterruptToken
 from claude_client._values.options import Content, FanOutOptions, ResultCallback, TextCallback
 from claude_client._values.record import RunRecord, now
 from claude_client._values.request import DEFAULT_MODEL, Request
 from claude_client._values.results import ParallelInvocationError, Results
-from claude_client._verbs.fan_out import Outcome, Run, report_outcomes, run_of, workers_of
+from claude_client._verbs.fan_out import Outcome, Run, check_stop_after, report_outcomes, run_of, workers_of
 from claude_client._verbs.last import remember, remembered
 from claude_client._verbs.progress import progress_of
 from claude_client._verbs.requests import asked_of, build_requests, for_all
@@ -158,7 +158,7 @@ def _fan_out(
     built = build_requests(prompts, return_exceptions=return_exceptions, **said)
     callbacks = _checked_callbacks(callbacks, len(built))
     check_callback("on_result", on_result)
-    stop_after = stop_after if stop_after is None else whole_number("stop_after", stop_after, 1)
+    check_stop_after(stop_after)
     workers = workers_of(max_workers)
     asked = {index: request for index, request in enumerate(built) if isinstance(request, Request)}
     about = asked_of(prompts, said["model"], said.get("category"))
