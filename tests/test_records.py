@@ -12,7 +12,7 @@ import claude_client
 from claude_client import ClaudeInvocationError, ConversationThread, Results, Usage, invoke_claude, invoke_parallel
 from claude_client._values.record import Asked, AttemptRecord, RunRecord, now
 from claude_client._values.table import Spread, span
-from claude_client.simulator import Reply
+from claude_client.simulator import Reply, Simulator
 from helpers import error, reply, streamed
 from orchestration import ConcurrencyLimiter, invoke_parallel_managed
 
@@ -56,9 +56,11 @@ def test_waits_and_requests_add_up_to_the_time_of_a_task(sim):
     assert again.attempts[1].waited["retry"] >= 0.02
 
 
-def test_a_record_says_who_wrote_the_cache_and_who_read_it(sim):
+def test_a_record_says_who_wrote_the_cache_and_who_read_it(monkeypatch):
     asked = [{"prompt": f"prompt {n}"} for n in range(3)]
-    results = invoke_parallel(asked, shared_system=CONTEXT, cache_shared_system=True)
+    with Simulator(latency=1) as sim:  # so long that the others are there before the writer's answer is
+        monkeypatch.setenv("ANTHROPIC_BASE_URL", sim.base_url)
+        results = invoke_parallel(asked, shared_system=CONTEXT, cache_shared_system=True)
     roles = [(answer.attempts[0].wrote_cache, answer.attempts[0].read_cache) for answer in results]
     assert sorted(roles) == [(False, True), (False, True), (True, False)]
     assert sum("cache writer" in answer.attempts[0].waited for answer in results) == 2
