@@ -1,7 +1,8 @@
 """
 CPU time of the calling thread, for calls that alternate one by one, each side on its one connection. Times are medians,
 ratios those of the medians, and in brackets those of the lower quartiles. On the side of the raw SDK stand
-`client.messages.create` and, for chunks, `client.messages.stream(...).text_stream`. The import is the time of a
+`client.messages.create` and, for chunks, `client.messages.stream(...).text_stream`; beside the call with `output=`, a
+small model of pydantic, the same call of ours without it. The import is the time of a
 process that does no more.
 """
 
@@ -14,12 +15,14 @@ import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import anthropic
 from _figures import Figure, at_most
 from _raw import MODEL, ask
 from _simulated import script, sides
 from _timing import Call, in_turn, low_ratio, ratio
+from pydantic import BaseModel
 
 import claude_client
 from claude_client import invoke_claude, invoke_claude_streaming
@@ -31,6 +34,7 @@ def figures(*, quick: bool) -> Iterator[Figure]:
     runs, calls = (1, 20) if quick else (3, 300)
     yield of_calls("CPU of a call", runs, calls, in_readme=True)
     yield of_calls("CPU of a call whose answer has rate-limit headers", runs, calls, *HIGH_LIMITS)
+    yield of_output(runs, calls)
     chunks, streams = (200, 4) if quick else (2000, 30)
     yield of_chunks(chunks, streams)
     yield of_imports(starts=1 if quick else 15)
@@ -53,6 +57,34 @@ def of_calls(what: str, runs: int, calls: int, *arguments: str, in_readme: bool 
         target=at_most(1.08 if in_readme else 1.10, ratio(ours, raw)),
         in_readme=in_readme,
     )
+
+
+class Ticket(BaseModel):
+    title: str
+    urgency: Literal["low", "high"]
+    tags: list[str]
+
+
+def of_output(runs: int, calls: int) -> Figure:
+    ours: list[float] = []
+    without: list[float] = []
+    for _ in range(runs):
+        with sides():
+            both: dict[str, Call] = {"ours": partial(ticket, "hi"), "without": partial(invoke_claude, "hi")}
+            in_turn(1, both)  # to warm up, and to make the schema
+            taken = in_turn(calls, both, time.thread_time)
+        ours += taken["ours"]
+        without += taken["without"]
+    return Figure(
+        what="CPU of a call with `output=`, beside the same without",
+        ours=f"{statistics.median(ours) * 1e3:.2f} ms, {ratios(ours, without)}",
+        raw=f"{statistics.median(without) * 1e3:.2f} ms",
+        target=at_most(1.15, ratio(ours, without)),
+    )
+
+
+def ticket(prompt: str) -> None:
+    assert invoke_claude(prompt, output=Ticket).output.urgency == "low"
 
 
 def of_chunks(chunks: int, streams: int) -> Figure:

@@ -168,7 +168,7 @@ def of_the_installed_sdk(sim, monkeypatch) -> dict[str, str]:
     both_sent = {"x-api-key", "authorization"} <= sim.requests[-1].headers.keys()
     monkeypatch.delenv("ANTHROPIC_API_KEY")
     monkeypatch.setenv("ANTHROPIC_PROFILE", "nobody")
-    ours = {"output", "output_retries"}
+    ours = {"output_retries", "grow_max_tokens"}
     not_taken = {"temperature", *ApiParams.__annotations__} - ours - create_parameters()
     return {
         "`anthropic-version`": headers["anthropic-version"],

@@ -6,12 +6,14 @@ import enum
 import json
 import pickle
 import sys
+from random import Random
 from typing import Annotated, Any, Literal, NotRequired
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import BaseModel, Field, TypeAdapter, field_validator
+from jsonschema import Draft202012Validator
+from pydantic import BaseModel, Field, TypeAdapter, create_model, field_validator
 from typing_extensions import TypedDict
 
 from claude_client import (
@@ -21,10 +23,13 @@ from claude_client import (
     invoke_claude,
     invoke_claude_streaming,
     invoke_parallel,
+    invoke_parallel_streaming,
 )
+from claude_client._values.models import lacks_structured_output
 from claude_client._values.output import OutputType, output_of
 from claude_client._values.schema import for_api
 from claude_client.simulator import Reply
+from claude_client.simulator._instances import drawn_instance_of, something_else
 from claude_client.simulator._schemas import check_complexity, checked_parts
 from helpers import reply, streamed
 from orchestration import invoke_parallel_managed
@@ -223,6 +228,50 @@ def test_a_refusal_is_a_refusal(sim):
     assert failed.value.kind == "refusal"
 
 
+def test_an_answer_that_was_cut_off_may_be_asked_for_again_with_more_tokens(sim):
+    sim.script(*[Reply(text='{"x": 1', fault="max_tokens")] * 2, Reply(text='{"x": 1, "y": 2}'))
+    answer = invoke_claude("hi", output=Point, max_tokens=50, grow_max_tokens=True)
+    assert (answer.output, len(answer.attempts)) == (Point(1, 2.0), 3)
+    assert [request.body["max_tokens"] for request in sim.requests] == [50, 200, 800]
+    assert answer.usage.output_tokens == sum(request.usage["output_tokens"] for request in sim.requests)
+
+
+@pytest.mark.parametrize(("model", "most"), [("claude-sonnet-4-6", 128_000), ("claude-haiku-4-5-20251001", 64_000)])
+def test_the_tokens_grow_up_to_what_the_model_takes(sim, model, most):
+    sim.script(*[Reply(text='{"x": 1', fault="max_tokens")] * 3)
+    with pytest.raises(ClaudeInvocationError, match=f"output tokens, of {most}"):
+        invoke_claude("hi", model, output=Point, max_tokens=most // 5, grow_max_tokens=True)
+    assert [request.body["max_tokens"] for request in sim.requests] == [most // 5, most // 5 * 4, most]
+
+
+def test_what_was_grown_stays_grown_when_the_answer_is_mended(sim):
+    sim.script(Reply(text="{", fault="max_tokens"), Reply(text='{"number": 3}'), Reply(text='{"number": 4}'))
+    answer = invoke_claude("hi", output=Even, max_tokens=50, grow_max_tokens=True, output_retries=1)
+    assert answer.output.number == 4
+    assert [request.body["max_tokens"] for request in sim.requests] == [50, 200, 200]
+
+
+def test_the_end_of_the_context_and_a_stream_that_was_heard_do_not_grow(sim):
+    sim.script(Reply(text="{", fault="context_window"), Reply(text="{", fault="max_tokens"))
+    for callback in (None, print):
+        with pytest.raises(ClaudeInvocationError, match="cut off"):
+            invoke_claude_streaming("hi", callback, output=Point, grow_max_tokens=True)
+    assert len(sim.requests) == 2
+
+
+@pytest.mark.parametrize("model", ["claude-3-haiku-20240307", "anthropic.claude-sonnet-4-20250514-v1:0", "claude-2.1"])
+def test_a_model_that_has_no_structured_output_is_refused_before_any_request(api, model):
+    with pytest.raises(ValueError, match=f"{model} has no structured output.*extract_json"):
+        invoke_claude("hi", model, output=Point)
+    assert not api.requests
+    assert invoke_parallel([{"prompt": "a"}], model, output=Point, return_exceptions=True)[0].kind == "invalid_request"
+
+
+@pytest.mark.parametrize("model", ["claude-opus-4-1-20250805", "claude-sonnet-4-5@20250929", "claude-of-tomorrow"])
+def test_the_api_itself_says_it_of_models_that_are_not_known(model):
+    assert not lacks_structured_output(model)
+
+
 class Even(BaseModel):
     number: int
 
@@ -252,6 +301,24 @@ def test_it_is_asked_again_as_often_as_one_says_and_not_after_a_callback_has_hea
     with pytest.raises(ClaudeInvocationError, match="3 is odd"):
         invoke_claude_streaming("hi", lambda _: None, output=Even, output_retries=1)
     assert len(sim.requests) == 3
+
+
+def test_a_fan_out_tells_what_there_is_so_far_by_index(sim):
+    heard = []
+    callbacks = [None, lambda text: heard.append((1, text))]
+    on_output = lambda *one: heard.append(one)  # noqa: E731
+    invoke_parallel_streaming([{"prompt": "a"}, {"prompt": "b"}], callbacks, output=int, on_output=on_output)
+    assert [value for index, value in heard if index == 0] == [0]
+    assert [value for index, value in heard if index == 1] == ["0", 0]
+
+
+def test_a_turn_tells_what_there_is_so_far(sim):
+    heard = []
+    sim.script(Reply(text='{"x": 1, "y": 2.5}'))
+    assert ConversationThread().send("a", output=Point, on_output=heard.append).output == Point(1, 2.5)
+    assert (heard[-1], len(heard) > 1) == ({"x": 1, "y": 2.5}, True)
+    with pytest.raises(TypeError, match="on_output must be callable"):
+        ConversationThread().send("a", on_output="heard")
 
 
 def test_a_fan_out_has_outputs_and_each_prompt_may_ask_for_its_own(sim):
@@ -377,24 +444,90 @@ def test_what_the_api_takes_stays_as_it_is_and_the_rest_is_told_in_words():
     check_complexity(checked_parts("output", made))
 
 
+# Types, each with a strategy for its values.
+SIMPLE = [
+    (int, st.integers()),
+    (float, st.floats(allow_nan=False, allow_infinity=False)),
+    (bool, st.booleans()),
+    (str, st.text()),
+    (Literal["a", "b"], st.sampled_from(["a", "b"])),
+    (Urgency, st.sampled_from(Urgency)),
+    (dt.date, st.dates()),
+    (Annotated[int, Field(ge=0, le=9)], st.integers(0, 9)),
+    (Annotated[str, Field(min_length=2)], st.text(min_size=2)),
+    (Pet, st.builds(Cat, kind=st.just("cat")) | st.builds(Dog, kind=st.just("dog"))),
+]
+
+
+def list_of(inner):
+    kind, values = inner
+    return list[kind], st.lists(values, max_size=3)
+
+
+def maybe(inner):
+    kind, values = inner
+    return kind | None, st.none() | values
+
+
+def model_of(fields):
+    """A model with a field of each type, of which each second may be left out."""
+    named = {f"field_{number}": field for number, field in enumerate(fields)}
+    of_fields = {name: (kind, ...) if name[-1] in "02" else (kind, None) for name, (kind, _) in named.items()}
+    model = create_model("Model", **of_fields)
+    required = {name: values for name, (_, values) in named.items() if name[-1] in "02"}
+    optional = {name: values for name, (_, values) in named.items() if name not in required}
+    return model, st.fixed_dictionaries(required, optional=optional).map(lambda values: model(**values))
+
+
+def dataclass_of(fields):
+    named = {f"field_{number}": field for number, field in enumerate(fields)}
+    made = dataclasses.make_dataclass("Made", [(name, kind) for name, (kind, _) in named.items()])
+    return made, st.builds(made, **{name: values for name, (_, values) in named.items()})
+
+
 TYPES = st.recursive(
-    st.sampled_from([int, float, bool, str, Literal["a", "b"], Urgency, Point, Ticket, Options, dt.date, int | None]),
-    lambda inner: inner.map(lambda one: list[one]),
-    max_leaves=3,
+    st.sampled_from(SIMPLE),
+    lambda inner: st.one_of(
+        inner.map(list_of),
+        inner.map(maybe),
+        st.lists(inner, min_size=1, max_size=4).map(model_of),
+        st.lists(inner, min_size=1, max_size=4).map(dataclass_of),
+    ),
+    max_leaves=8,
 )
 
 
 @pytest.mark.once
 @given(TYPES, st.data())
 def test_whatever_the_type_its_schema_is_taken_and_its_values_survive(asked, data):
-    wanted = OutputType(asked)
+    kind, values = asked
+    wanted = OutputType(kind)
     check_complexity(checked_parts("output", wanted.schema))
-    value = data.draw(st.from_type(asked)) if asked not in {Ticket, list[Ticket]} else None
-    adapter = TypeAdapter(asked)
-    if value is not None and value == value:  # noqa: PLR0124 - not NaN
-        text = adapter.dump_json(value).decode()
-        if "null" not in text or asked == int | None:  # JSON has no infinity
-            assert wanted.read(text) == adapter.validate_json(text)
+    value = data.draw(values)
+    assert wanted.read(TypeAdapter(kind).dump_json(value, exclude_unset=True).decode()) == value
+
+
+@pytest.mark.once
+@given(TYPES, st.integers())
+def test_what_the_simulator_draws_is_allowed_by_the_schema_that_was_sent(asked, seed):
+    schema = OutputType(asked[0]).schema
+    drawn = drawn_instance_of(schema, Random(seed))
+    Draft202012Validator(schema).validate(drawn)
+    other = something_else(drawn, schema, Random(seed))
+    with pytest.raises(ValueError):
+        OutputType(asked[0]).read(other)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(("asked", "_"), [one for one in VALUES if one[0] is not Ticket])
+def test_answers_that_fit_do_not_fit_are_cut_off_or_refused_come_as_what_they_are(sim, asked, _, seed):
+    sim.script(*[Reply(output=kind, seed=seed) for kind in ("valid", "invalid", "cut", "refused")])
+    prompts = [{"prompt": "hi", "output": asked}] * 4
+    results = invoke_parallel(prompts, max_workers=1, return_exceptions=True)
+    assert results.outputs[0] == TypeAdapter(asked).validate_json(str(results[0]))
+    assert [(error.kind, error.usage.output_tokens > 0) for error in results[1:3]] == [("invalid_output", True)] * 2
+    assert results[3].kind == "refusal"
+    assert "cut off" in str(results[2])
 
 
 @pytest.mark.once

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack, overload
 
 from claude_client import ApiParams, ClaudeResponse, Content, InterruptToken
 from claude_client._values.redaction import hide_headers
 from claude_client._values.request import DEFAULT_MODEL
+from claude_client._values.response import Data
 from claude_client._values.retry import RetryPolicy, compute_backoff_delay
 from claude_client._verbs.invoke import ask
 from claude_client._verbs.requests import build_request
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeForm
 
 #: Seconds that a task waits at the most while everybody fails.
 OUTAGE_PATIENCE = 600.0
@@ -36,6 +40,7 @@ def patient_policy(max_retries: int, base_delay_ms: float, max_delay_ms: float) 
     )
 
 
+@overload
 def invoke_with_retry(
     prompt: Content | None,
     model: str = DEFAULT_MODEL,
@@ -43,6 +48,50 @@ def invoke_with_retry(
     max_tokens: int = 4096,
     temperature: float = 1.0,
     *,
+    output: TypeForm[Data],
+    max_retries: int = 3,
+    base_delay_ms: float = 1000,
+    max_delay_ms: float = 10000,
+    is_continuation: bool = False,
+    streaming: bool = False,
+    cache_system: bool = False,
+    cache_prompt: bool = False,
+    messages: Sequence[Mapping[str, Any]] | None = None,
+    timeout: float | None = None,
+    outage_patience: float | None = None,
+    interrupt_token: InterruptToken | None = None,
+    **options: Unpack[ApiParams],
+) -> ClaudeResponse[Data]: ...
+@overload
+def invoke_with_retry(
+    prompt: Content | None,
+    model: str = DEFAULT_MODEL,
+    system: Content | None = None,
+    max_tokens: int = 4096,
+    temperature: float = 1.0,
+    *,
+    output: Mapping[str, Any] | None = None,
+    max_retries: int = 3,
+    base_delay_ms: float = 1000,
+    max_delay_ms: float = 10000,
+    is_continuation: bool = False,
+    streaming: bool = False,
+    cache_system: bool = False,
+    cache_prompt: bool = False,
+    messages: Sequence[Mapping[str, Any]] | None = None,
+    timeout: float | None = None,
+    outage_patience: float | None = None,
+    interrupt_token: InterruptToken | None = None,
+    **options: Unpack[ApiParams],
+) -> ClaudeResponse: ...
+def invoke_with_retry(
+    prompt: Content | None,
+    model: str = DEFAULT_MODEL,
+    system: Content | None = None,
+    max_tokens: int = 4096,
+    temperature: float = 1.0,
+    *,
+    output: Any = None,
     max_retries: int = 3,
     base_delay_ms: float = 1000,
     max_delay_ms: float = 10000,
@@ -93,6 +142,7 @@ def invoke_with_retry(
         max_retries=max_retries,
         timeout=timeout,
         outage_patience=outage_patience,
+        output=output,
         **options,
     )
     return ask(request, token=interrupt_token)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import assert_type
+from typing import Any, Literal, TypedDict, assert_type
 
 import anthropic
 
 from claude_client import (
     ClaudeInvocationError,
     ClaudeResponse,
+    ConversationThread,
     FanOutOptions,
     InterruptToken,
     ParallelInvocationError,
@@ -29,6 +30,7 @@ from orchestration import (
     Occupancy,
     drop_from_journal,
     invoke_parallel_managed,
+    invoke_with_retry,
     read_journal,
 )
 from task_state import TaskInfo, TaskState, TaskTracker
@@ -68,12 +70,12 @@ except ParallelInvocationError as failed:
 set_default_client(anthropic.Anthropic())
 set_default_client(None)
 
-invoke_claude("hi", temprature=0.5)  # type: ignore[call-arg]
-invoke_claude("hi", stream=True)  # type: ignore[call-arg]
+invoke_claude("hi", temprature=0.5)  # type: ignore[call-overload]
+invoke_claude("hi", stream=True)  # type: ignore[call-overload]
 invoke_parallel(prompts, temprature=0.5)  # type: ignore[call-arg]
 invoke_parallel(prompts, temperature="hot")  # type: ignore[arg-type]
 invoke_parallel_managed(prompts, jornal="run.sqlite")  # type: ignore[call-arg]
-invoke_claude_streaming("hi", callback="print")  # type: ignore[arg-type]
+invoke_claude_streaming("hi", callback="print")  # type: ignore[call-overload]
 
 tracker = TaskTracker(max_retries=3)
 assert_type(tracker.add("t", category="c", metadata={"a": 1}), TaskInfo)
@@ -85,3 +87,21 @@ limiter = ConcurrencyLimiter(global_limit=10, category_limits={"security": 3})
 with limiter.slot("security"):
     assert_type(limiter.statistics().total, Occupancy)
 assert_type(limiter.acquire(timeout=1), bool)
+
+
+class Ticket(TypedDict):
+    title: str
+
+
+assert_type(invoke_claude("hi", output=Ticket).output, Ticket)
+assert_type(invoke_claude("hi", output=list[Ticket]).output, list[Ticket])
+assert_type(invoke_claude("hi", output=Literal["a", "b"]).output, Literal["a", "b"])
+assert_type(invoke_claude("hi", output=Ticket | int).output, Ticket | int)
+assert_type(invoke_claude("hi", output={"type": "object"}).output, Any)
+assert_type(invoke_claude_streaming("hi", print, output=Ticket, on_output=print).output, Ticket)
+assert_type(invoke_with_retry("hi", output=Ticket).output, Ticket)
+assert_type(ConversationThread().send("hi", output=Ticket), ClaudeResponse[Ticket])
+assert_type(ConversationThread(output=Ticket).send_continuation(output=int).output, int)
+text_of_it: str = invoke_claude("hi", output=Ticket)
+invoke_claude("hi", output=3)  # type: ignore[call-overload]
+invoke_parallel(prompts, output=Ticket, output_retries=1, grow_max_tokens=True)

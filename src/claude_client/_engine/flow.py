@@ -169,22 +169,33 @@ class CallFlow:
     def _read(self, response: ClaudeResponse, output: OutputType) -> Send | Done:
         """*response* with the value of its text; if it is none, the next try, or the error with all that it says."""
         if response.truncated:
-            used = response.message.usage.output_tokens
-            problem = f"it was cut off ({response.stop_reason}) after {used} output tokens, of {self._asked.max_tokens}"
-            return Done(self._invalid_output(response, problem))
+            return self._after_cut(response)
         try:
             response.output = output.read(str(response))
         except Exception as invalid:  # noqa: BLE001 - also of people's own validators
             problem = f"{type(invalid).__name__}: {told(invalid)}"
             if self._mended < self._asked.output_retries and response and self.on_text is None:
                 self._mended += 1
-                self._turns = ()
-                self._request = self._base = self._asked.mended(str(response), problem)
-                return Send(self._request)
+                asked = replace(self._asked, max_tokens=self._base.max_tokens)
+                return self._anew(asked.mended(str(response), problem))
             error = self._invalid_output(response, problem)
             error.__cause__ = invalid
             return Done(error)
         return Done(response)
+
+    def _after_cut(self, response: ClaudeResponse) -> Send | Done:
+        may_grow = self._asked.grow_max_tokens and response.stop_reason == "max_tokens" and self.on_text is None
+        if may_grow and (grown := self._base.grown()):
+            return self._anew(grown)
+        used, most = response.message.usage.output_tokens, self._base.max_tokens
+        problem = f"it was cut off ({response.stop_reason}) after {used} output tokens, of {most}"
+        return Done(self._invalid_output(response, problem))
+
+    def _anew(self, request: Request) -> Send:
+        """Send *request*, whose answer is to stand in place of what there is so far."""
+        self._turns = ()
+        self._request = self._base = request
+        return Send(request)
 
     def _invalid_output(self, response: ClaudeResponse, problem: str) -> ClaudeInvocationError:
         error = ClaudeInvocationError(

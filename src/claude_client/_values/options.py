@@ -25,12 +25,12 @@ class ApiParams(TypedDict, total=False):
     One that the installed SDK does not know is still sent, so the same call works on all its majors.
     """
 
-    #: What the answer, and its `.output`, is to be: a type that pydantic knows, or a JSON schema as a dict. None, or
-    #: left out: a text.
-    output: Any
-    #: How often to ask again, with the answer and what is wrong with it, where a whole answer is not what `output` asks
-    #: for. Not in streams with a callback, which would be told two answers. If left out: 0.
+    #: How often to ask again, with the answer and what is wrong with it, where a whole answer is not what `output=`
+    #: asks for. Not in streams with a callback, which would be told two answers. If left out: 0.
     output_retries: int
+    #: Whether to ask again with four times the `max_tokens`, up to what the model takes, where an answer that is to be
+    #: `output=` was cut off. Each try is paid. Not in streams with a callback. If left out: False.
+    grow_max_tokens: bool
     cache_control: Mapping[str, Any] | None
     container: Any
     diagnostics: Mapping[str, Any] | None
@@ -73,6 +73,9 @@ class PromptOptions(CallOptions, total=False):
     system: Content | None
     temperature: float
     streaming: bool
+    #: What the answer, and its `.output`, is to be: a type that pydantic knows, or a JSON schema as a dict. None, or
+    #: left out: a text.
+    output: Any
     cache_system: bool
     cache_prompt: bool
     category: str | None

@@ -20,6 +20,7 @@ from claude_client._values.content import (
     to_json_value,
     user_turn,
 )
+from claude_client._values.models import lacks_structured_output, most_output
 from claude_client._values.options import Content
 from claude_client._values.output import OutputType, output_of
 from claude_client._values.retry import PLAIN, RetryPolicy
@@ -79,6 +80,8 @@ class Request:
     #: What its answer is to be, which is in `params` too; None for a text.
     output: OutputType | None = None
     output_retries: int = 0
+    #: Whether an answer that was cut off is asked for again with more `max_tokens`.
+    grow_max_tokens: bool = False
 
     @property
     def must_stream(self) -> bool:
@@ -99,6 +102,11 @@ class Request:
         again = f"That answer cannot be used: {problem}\nAnswer again, as a whole, without it."
         more = [{"role": "assistant", "content": answer}, {"role": "user", "content": again}]
         return replace(self, messages=[*self.messages, *more])
+
+    def grown(self) -> Request | None:
+        """The same with four times the `max_tokens`, or as many as the model takes; None where it has those."""
+        most = max(self.max_tokens, most_output(self.model))
+        return None if self.max_tokens == most else replace(self, max_tokens=min(4 * self.max_tokens, most))
 
     def sharing(self, shared: Sequence[Block]) -> Request:
         """
@@ -135,6 +143,7 @@ def build(
     category: str | None = None,
     output: Any = None,
     output_retries: int = 0,
+    grow_max_tokens: bool = False,
     extra_headers: Mapping[str, Any] | None = None,
     extra_query: Mapping[str, Any] | None = None,
     extra_body: Mapping[str, Any] | None = None,
@@ -153,6 +162,7 @@ def build(
         params["temperature"] = number("temperature", temperature, 0, 1)
     wanted = output_of(output)
     if wanted:
+        _check_takes_output(text("model", model))
         params["output_config"] = _with_format(params.get("output_config"), wanted)
     turns, blocks = _messages(prompt, messages, mark=cache_prompt), system_blocks(system, mark=cache_system)
     is_text = messages is None and isinstance(prompt, str) and isinstance(system, str | None)
@@ -178,6 +188,7 @@ def build(
         category=_category(category),
         output=wanted,
         output_retries=whole_number("output_retries", output_retries, 0),
+        grow_max_tokens=bool(grow_max_tokens),
     )
     if params or extra_body or not is_text:
         check_breakpoints(request)  # texts have none but the two that may have been added here
@@ -206,6 +217,14 @@ def check_breakpoints(request: Request) -> int:
     if found > MOST_BREAKPOINTS:
         raise ValueError(f"at most {MOST_BREAKPOINTS} cache breakpoints are allowed, got {found}")
     return found
+
+
+def _check_takes_output(model: str) -> None:
+    if lacks_structured_output(model):
+        raise ValueError(
+            f"{model} has no structured output, which models have from 4.5 on: ask it for JSON in the prompt, and read "
+            "the answer with extract_json()"
+        )
 
 
 def _with_format(config: Any, wanted: OutputType) -> dict[str, Any]:

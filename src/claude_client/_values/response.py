@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from claude_client._values.record import AttemptRecord, cost_of_attempts
 from claude_client._values.usage import Usage, total
@@ -11,17 +11,23 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from anthropic.types import Message
+    from typing_extensions import TypeVar as TypeVarWithDefault
+
+    Data = TypeVarWithDefault("Data", default=Any)
+else:  # the same, but for what it is where nobody says
+    Data = TypeVar("Data")
 
 
 TRUNCATING = ("max_tokens", "model_context_window_exceeded")
 
 
-class ClaudeResponse(str):  # noqa: SLOT000 - people may hang their own notes on an answer
+class ClaudeResponse(str, Generic[Data]):  # noqa: SLOT000 - people may hang their own notes on an answer
     """
     The text of an answer, with everything else of the API's message.
 
     It is a str in every way: it prints, joins, pickles and encodes as JSON as its text. The text is that of all
     text blocks, one after another; thinking, tool use and blocks of unknown kinds are in `message.content` only.
+    For type checkers, `ClaudeResponse[Ticket]` is one whose `.output` is a `Ticket`.
     """
 
     #: The SDK's message. Of an answer that paused and went on: the last one, with the content of all. None only in one
@@ -46,7 +52,7 @@ class ClaudeResponse(str):  # noqa: SLOT000 - people may hang their own notes on
         return response
 
     #: What `output=` asked for, read from the text; None where it asked for nothing.
-    output: Any = None
+    output: Data = None  # type: ignore[assignment]  # as its comment says
     #: The requests that it took, in their order, each with its times and what it used.
     attempts: tuple[AttemptRecord, ...] = ()
 

@@ -6,10 +6,10 @@ import math
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager, nullcontext
-from typing import Any, Generic, NoReturn, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar, Unpack, overload
 
 from claude_client._engine.flow import CallFlow
 from claude_client._engine.inline import run
@@ -21,21 +21,27 @@ from claude_client._values.history import Breakpoints, History, answer_turns, hi
 from claude_client._values.interrupt import InterruptToken
 from claude_client._values.options import ApiParams, CallOptions, Content, PromptSpec, TextCallback
 from claude_client._values.output import output_of
+from claude_client._values.partial import with_partial_output
 from claude_client._values.phases import Lane
 from claude_client._values.record import AttemptRecord, cost_of_attempts
 from claude_client._values.redaction import hide_headers
 from claude_client._values.request import DEFAULT_MODEL
-from claude_client._values.response import ClaudeResponse
+from claude_client._values.response import ClaudeResponse, Data
 from claude_client._values.timeline import Timeline
 from claude_client._values.usage import Usage, total
 from claude_client._verbs.requests import build_request
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeForm
 
 CONTINUATION_PROMPT = "Please go on with the task from where you stopped."
 
 # Seconds between checks for an interrupt while waiting for another thread's turn.
 _CHECK_EVERY = 0.05
 
-_NOT_OF_A_TURN = PromptSpec.__annotations__.keys() - ApiParams.__annotations__.keys()
+# What a turn may say for itself, and leaves to the conversation where it says None.
+_OWN_IF_NONE = {"max_tokens", "output"}
+_NOT_OF_A_TURN = PromptSpec.__annotations__.keys() - ApiParams.__annotations__.keys() - _OWN_IF_NONE
 _NOT_OF_A_CONVERSATION = _NOT_OF_A_TURN - CallOptions.__annotations__.keys()
 
 
@@ -68,7 +74,7 @@ class ConversationThread:
     called from any thread: of two that send at once, one waits until the other's turn is over.
 
     Args:
-        system, model, max_tokens, temperature, options:
+        system, model, max_tokens, temperature, output, options:
             For every turn, as in `invoke_claude`. The first four may be changed for the turns to come: an assignment
             to `.model` is checked like the argument. The cache is kept by model, so another model reads it anew.
 
@@ -116,12 +122,19 @@ class ConversationThread:
         continuation_prompt: Content = CONTINUATION_PROMPT,
         *,
         messages: Sequence[Mapping[str, Any]] | None = None,
+        output: Any = None,
         **options: Unpack[CallOptions],
     ) -> None:
         _check_names(options, _NOT_OF_A_CONVERSATION)
         hide_headers(options)
         self._cache_system = cache_system
-        named = {"system": system, "model": model, "max_tokens": max_tokens, "temperature": temperature}
+        named = {
+            "system": system,
+            "model": model,
+            "max_tokens": max_tokens,
+            "temperature": temperature,
+            "output": output,
+        }
         self._options = _checked({**named, **options})
         self._max_turns = max_turns if max_turns is None else whole_number("max_turns", max_turns, 1)
         self._continuation_prompt = loaded(user_turn(continuation_prompt, "continuation_prompt"))["content"]
@@ -131,12 +144,40 @@ class ConversationThread:
         self._sender: int | None = None  # the thread that took the lock last
         self._process = os.getpid()
 
+    @overload
     def send(
         self,
         user_message: Content,
         cache_history: bool = True,
         *,
+        output: TypeForm[Data],
         callback: TextCallback | None = None,
+        on_output: Callable[[Any], object] | None = None,
+        interrupt_token: InterruptToken | None = None,
+        max_tokens: int | None = None,
+        **options: Unpack[ApiParams],
+    ) -> ClaudeResponse[Data]: ...
+    @overload
+    def send(
+        self,
+        user_message: Content,
+        cache_history: bool = True,
+        *,
+        output: Mapping[str, Any] | None = None,
+        callback: TextCallback | None = None,
+        on_output: Callable[[Any], object] | None = None,
+        interrupt_token: InterruptToken | None = None,
+        max_tokens: int | None = None,
+        **options: Unpack[ApiParams],
+    ) -> ClaudeResponse: ...
+    def send(
+        self,
+        user_message: Content,
+        cache_history: bool = True,
+        *,
+        output: Any = None,
+        callback: TextCallback | None = None,
+        on_output: Callable[[Any], object] | None = None,
         interrupt_token: InterruptToken | None = None,
         max_tokens: int | None = None,
         **options: Unpack[ApiParams],
@@ -154,11 +195,12 @@ class ConversationThread:
                 the cache. Breakpoints are put on for the request only, within the four that the API takes; your own
                 come first, and with the API's automatic caching (`cache_control=`) there is none of ours on a message.
 
-            callback: Called on this thread with each chunk of text as it arrives, as in `invoke_claude_streaming`.
+            callback, on_output: Called on this thread as the text arrives, as in `invoke_claude_streaming`.
 
             interrupt_token: Ends the turn, or the wait for another thread's, with an error of kind "interrupted".
 
-            max_tokens, options: For this turn, instead of the conversation's own.
+            max_tokens, output, options:
+                For this turn, instead of the conversation's own; None in the first two: as the conversation has it.
 
         Raises:
             ValueError:
@@ -169,14 +211,43 @@ class ConversationThread:
         """
         hide_headers(options)
         message = loaded(user_turn(user_message, "user_message"))
-        return self._take_turn(message, cache_history, callback, interrupt_token, max_tokens, options)
+        said = {**options, "max_tokens": max_tokens, "output": output}
+        return self._take_turn(message, cache_history, callback, on_output, interrupt_token, said)
 
+    @overload
     def send_continuation(
         self,
         guidance: Content | None = None,
         cache_history: bool = True,
         *,
+        output: TypeForm[Data],
         callback: TextCallback | None = None,
+        on_output: Callable[[Any], object] | None = None,
+        interrupt_token: InterruptToken | None = None,
+        max_tokens: int | None = None,
+        **options: Unpack[ApiParams],
+    ) -> ClaudeResponse[Data]: ...
+    @overload
+    def send_continuation(
+        self,
+        guidance: Content | None = None,
+        cache_history: bool = True,
+        *,
+        output: Mapping[str, Any] | None = None,
+        callback: TextCallback | None = None,
+        on_output: Callable[[Any], object] | None = None,
+        interrupt_token: InterruptToken | None = None,
+        max_tokens: int | None = None,
+        **options: Unpack[ApiParams],
+    ) -> ClaudeResponse: ...
+    def send_continuation(
+        self,
+        guidance: Content | None = None,
+        cache_history: bool = True,
+        *,
+        output: Any = None,
+        callback: TextCallback | None = None,
+        on_output: Callable[[Any], object] | None = None,
         interrupt_token: InterruptToken | None = None,
         max_tokens: int | None = None,
         **options: Unpack[ApiParams],
@@ -189,7 +260,8 @@ class ConversationThread:
         """
         hide_headers(options)
         message = loaded(user_turn(self._continuation_prompt if guidance is None else guidance, "guidance"))
-        return self._take_turn(message, cache_history, callback, interrupt_token, max_tokens, options, goes_on=True)
+        said = {**options, "max_tokens": max_tokens, "output": output}
+        return self._take_turn(message, cache_history, callback, on_output, interrupt_token, said, goes_on=True)
 
     def __reduce_ex__(self, protocol: object) -> NoReturn:
         raise TypeError(
@@ -294,15 +366,17 @@ class ConversationThread:
         message: Block,
         cache_history: bool,
         callback: TextCallback | None,
+        on_output: Callable[[Any], object] | None,
         token: InterruptToken | None,
-        max_tokens: int | None,
-        params: Mapping[str, Any],
+        said: Mapping[str, Any],
         *,
         goes_on: bool = False,
     ) -> ClaudeResponse:
         check_callback("callback", callback)
-        _check_names(params, _NOT_OF_A_TURN)
-        options = {**self._options, **params, **({} if max_tokens is None else {"max_tokens": max_tokens})}
+        check_callback("on_output", on_output)
+        _check_names(said, _NOT_OF_A_TURN)
+        instead = {name: said[name] for name in said if said[name] is not None or name not in _OWN_IF_NONE}
+        options = {**self._options, **instead}
         began = time.monotonic()
         with self._turn(token, began + (options.get("deadline") or math.inf)):
             history = self._history
@@ -316,7 +390,7 @@ class ConversationThread:
             if self._cache_system:
                 marks.put_on_system()
             cached = marks.put_on_history() if cache_history else history.cached
-            flow = CallFlow(marks.request, callback)
+            flow = CallFlow(marks.request, with_partial_output(callback, on_output))
             try:
                 response = run(flow, token, began)
             finally:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack, overload
 
 from claude_client._engine.flow import CallFlow
 from claude_client._engine.inline import run
@@ -13,10 +13,14 @@ from claude_client._values.options import CallOptions, Content, TextCallback
 from claude_client._values.partial import with_partial_output
 from claude_client._values.redaction import hide_headers
 from claude_client._values.request import DEFAULT_MODEL, Request
-from claude_client._values.response import ClaudeResponse
+from claude_client._values.response import ClaudeResponse, Data
 from claude_client._verbs.requests import build_request
 
+if TYPE_CHECKING:
+    from typing_extensions import TypeForm
 
+
+@overload
 def invoke_claude(
     prompt: Content | None,
     model: str = DEFAULT_MODEL,
@@ -28,6 +32,38 @@ def invoke_claude(
     cache_prompt: bool = False,
     messages: Sequence[Mapping[str, Any]] | None = None,
     *,
+    output: TypeForm[Data],
+    interrupt_token: InterruptToken | None = None,
+    **options: Unpack[CallOptions],
+) -> ClaudeResponse[Data]: ...
+@overload
+def invoke_claude(
+    prompt: Content | None,
+    model: str = DEFAULT_MODEL,
+    system: Content | None = None,
+    max_tokens: int = 4096,
+    temperature: float = 1.0,
+    streaming: bool = False,
+    cache_system: bool = False,
+    cache_prompt: bool = False,
+    messages: Sequence[Mapping[str, Any]] | None = None,
+    *,
+    output: Mapping[str, Any] | None = None,
+    interrupt_token: InterruptToken | None = None,
+    **options: Unpack[CallOptions],
+) -> ClaudeResponse: ...
+def invoke_claude(
+    prompt: Content | None,
+    model: str = DEFAULT_MODEL,
+    system: Content | None = None,
+    max_tokens: int = 4096,
+    temperature: float = 1.0,
+    streaming: bool = False,
+    cache_system: bool = False,
+    cache_prompt: bool = False,
+    messages: Sequence[Mapping[str, Any]] | None = None,
+    *,
+    output: Any = None,
     interrupt_token: InterruptToken | None = None,
     **options: Unpack[CallOptions],
 ) -> ClaudeResponse:
@@ -59,16 +95,19 @@ def invoke_claude(
 
         messages: A whole conversation instead of *prompt*, as the API takes it.
 
+        output:
+            What the answer's `.output` is to be: a type that pydantic knows, or a JSON schema as a dict. None: a text
+            alone. An answer that is something else is an error of kind "invalid_output", with all that it said.
+
         interrupt_token: Ends the call when it is interrupted, within 100 ms, with an error of kind "interrupted".
 
         options:
             `max_retries=2`: how often to try again after a failure that may pass: 408, 409, 429, 5xx, a connection or
             stream that broke. A `retry-after` of up to 60 seconds is waited for, a longer one is not.
             `timeout=None`: seconds without a byte from the server until an attempt counts as failed; None: the SDK's
-            600. `deadline=None`: seconds that all of it may take, retries and waits included. `output=None`: the type
-            that the answer's `.output` is to be of. And everything else the API takes (`tools`, `thinking`,
-            `output_config`, `metadata`, `top_p`, `top_k` ...), and `extra_headers`, `extra_query`, `extra_body`, which
-            win over what we set.
+            600. `deadline=None`: seconds that all of it may take, retries and waits included. And everything else the
+            API takes (`tools`, `thinking`, `output_config`, `metadata`, `top_p`, `top_k` ...), and `extra_headers`,
+            `extra_query`, `extra_body`, which win over what we set.
 
     Returns:
         The text, a str that also carries the SDK's message, the usage and the stop reason. An answer that pauses
@@ -90,11 +129,13 @@ def invoke_claude(
         cache_system=cache_system,
         cache_prompt=cache_prompt,
         messages=messages,
+        output=output,
         **options,
     )
     return ask(request, token=interrupt_token)
 
 
+@overload
 def invoke_claude_streaming(
     prompt: Content | None,
     callback: TextCallback | None = None,
@@ -105,6 +146,40 @@ def invoke_claude_streaming(
     cache_system: bool = False,
     cache_prompt: bool = False,
     *,
+    output: TypeForm[Data],
+    messages: Sequence[Mapping[str, Any]] | None = None,
+    interrupt_token: InterruptToken | None = None,
+    on_output: Callable[[Any], object] | None = None,
+    **options: Unpack[CallOptions],
+) -> ClaudeResponse[Data]: ...
+@overload
+def invoke_claude_streaming(
+    prompt: Content | None,
+    callback: TextCallback | None = None,
+    model: str = DEFAULT_MODEL,
+    system: Content | None = None,
+    max_tokens: int = 4096,
+    temperature: float = 1.0,
+    cache_system: bool = False,
+    cache_prompt: bool = False,
+    *,
+    output: Mapping[str, Any] | None = None,
+    messages: Sequence[Mapping[str, Any]] | None = None,
+    interrupt_token: InterruptToken | None = None,
+    on_output: Callable[[Any], object] | None = None,
+    **options: Unpack[CallOptions],
+) -> ClaudeResponse: ...
+def invoke_claude_streaming(
+    prompt: Content | None,
+    callback: TextCallback | None = None,
+    model: str = DEFAULT_MODEL,
+    system: Content | None = None,
+    max_tokens: int = 4096,
+    temperature: float = 1.0,
+    cache_system: bool = False,
+    cache_prompt: bool = False,
+    *,
+    output: Any = None,
     messages: Sequence[Mapping[str, Any]] | None = None,
     interrupt_token: InterruptToken | None = None,
     on_output: Callable[[Any], object] | None = None,
@@ -140,6 +215,7 @@ def invoke_claude_streaming(
         cache_system=cache_system,
         cache_prompt=cache_prompt,
         messages=messages,
+        output=output,
         **{**options, "streaming": True},
     )
     return ask(request, with_partial_output(callback, on_output), interrupt_token)

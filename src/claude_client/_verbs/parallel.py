@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Unpack
 
 from claude_client._values.checks import check_callback
 from claude_client._values.interrupt import InterruptToken
 from claude_client._values.options import Content, FanOutOptions, ResultCallback, TextCallback
+from claude_client._values.partial import with_partial_output
 from claude_client._values.record import RunRecord, now
 from claude_client._values.request import DEFAULT_MODEL, Request
 from claude_client._values.results import ParallelInvocationError, Results
@@ -92,6 +93,7 @@ def invoke_parallel_streaming(
     cache_shared_system: bool = False,
     *,
     interrupt_token: InterruptToken | None = None,
+    on_output: Callable[[int, Any], object] | None = None,
     **options: Unpack[FanOutOptions],
 ) -> Results:
     """
@@ -103,12 +105,16 @@ def invoke_parallel_streaming(
             time, but not by this one, and two of them may run at once. One that raises fails its own prompt only, with
             an error of kind "callback" whose cause it is. None to stream without looking.
 
+        on_output:
+            Called with the index of a prompt, and with what there is so far of its answer as data (`output=`), as in
+            `invoke_claude_streaming`; after its callback, on the same thread.
+
     Raises:
         ValueError: Also if there are not as many callbacks as prompts.
         TypeError: Also if one cannot be called.
     """
     said = for_all(model, max_tokens, shared_system, cache_shared_system, {"streaming": True, **options})
-    return _fan_out(prompts, max_workers, interrupt_token, callbacks, **said)
+    return _fan_out(prompts, max_workers, interrupt_token, callbacks, on_output, **said)
 
 
 def invoke_parallel_interruptible(
@@ -147,6 +153,7 @@ def _fan_out(
     max_workers: int,
     token: InterruptToken | None,
     callbacks: Sequence[TextCallback | None] | None = None,
+    on_output: Callable[[int, Any], object] | None = None,
     *,
     return_exceptions: bool = False,
     on_result: ResultCallback | None = None,
@@ -157,6 +164,10 @@ def _fan_out(
     began = now()
     built = build_requests(prompts, return_exceptions=return_exceptions, **said)
     callbacks = _checked_callbacks(callbacks, len(built))
+    check_callback("on_output", on_output)
+    if on_output:
+        listeners = callbacks or [None] * len(built)
+        callbacks = [with_partial_output(one, partial(on_output, index)) for index, one in enumerate(listeners)]
     check_callback("on_result", on_result)
     check_stop_after(stop_after)
     workers = workers_of(max_workers)

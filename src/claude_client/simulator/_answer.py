@@ -7,10 +7,11 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from random import Random
 from typing import Any
 
 from ._cache import CacheUse
-from ._instances import instance_of
+from ._instances import drawn_instance_of, instance_of, something_else
 from ._prompt import LIFETIMES, Body, count_tokens, last_user_text, prompt_text
 from ._schemas import format_of
 from ._script import Reply
@@ -22,6 +23,8 @@ _STOP_REASONS = {
     "tool_use": "tool_use",
     "max_tokens": "max_tokens",
     "context_window": "model_context_window_exceeded",
+    "cut": "max_tokens",
+    "refused": "refusal",
 }
 _PAUSED_CALL = {
     "type": "server_tool_use",
@@ -67,6 +70,23 @@ def answer_to(body: Body, reply: Reply) -> Answer:
         stop_sequence=reply.stop_sequence,
         stop_details=_stop_details(reply),
     )
+
+
+def _drawn_output(body: Body, reply: Reply) -> str:
+    """The text that answers the schema of *body* as the *reply* says; the simulated answer where it has none."""
+    _, wanted = format_of(body)
+    if wanted is None:
+        return default_text(body)
+    random = Random(reply.seed)  # noqa: S311 - answers are to be the same for the same seed
+    value = drawn_instance_of(wanted["schema"], random)
+    text = json.dumps(value, ensure_ascii=False)
+    match reply.output:
+        case "invalid":
+            return something_else(value, wanted["schema"], random)
+        case "cut":
+            return text[: random.randrange(len(text))]
+        case _:
+            return text
 
 
 def usage_of(answer: Answer, use: CacheUse, overrides: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -136,7 +156,9 @@ def _thoughts(reply: Reply) -> list[Mapping[str, Any]]:
 def _texts(body: Body, reply: Reply) -> list[Mapping[str, Any]]:
     if reply.text is not None:
         return [_text_block(reply.text)]
-    silent = reply.tool_use is not None or reply.fault in ("refusal", "tool_use")
+    if reply.output not in {None, "refused"}:
+        return [_text_block(_drawn_output(body, reply))]
+    silent = reply.tool_use is not None or reply.output or reply.fault in ("refusal", "tool_use")
     return [] if silent else [_text_block(default_text(body))]
 
 
@@ -164,6 +186,8 @@ def _text_block(text: str) -> Mapping[str, Any]:
 def _stop_reason(reply: Reply) -> str:
     if reply.stop_reason is not None:
         return reply.stop_reason
+    if reply.output in _STOP_REASONS:
+        return _STOP_REASONS[reply.output]
     if reply.fault in _STOP_REASONS:
         return _STOP_REASONS[reply.fault]
     if reply.stop_sequence is not None:

@@ -43,6 +43,7 @@ BreakFault = Literal[
     "html",
     "not_a_message",
 ]
+OutputKind = Literal["valid", "invalid", "cut", "refused"]
 EndingFault = Literal["refusal", "pause_turn", "tool_use", "max_tokens", "context_window"]
 Fault = RejectionFault | BreakFault | EndingFault
 
@@ -115,6 +116,11 @@ class Reply:
 
         stop_sequence: The stop sequence that ended the answer; the stop reason becomes stop_sequence.
 
+        output: What to answer to a schema (`output_config.format`): "valid" JSON, drawn by *seed*; the same "cut" off
+            by max_tokens; "invalid", of another type, without a required field or no JSON at all; or "refused".
+
+        seed: What *output* draws by.
+
         refusal_category: ``stop_details.category`` of a refusal.
 
         usage: Fields of ``usage`` that replace the computed ones.
@@ -161,6 +167,8 @@ class Reply:
     content: Sequence[Mapping[str, Any]] | None = None
     stop_reason: str | None = None
     stop_sequence: str | None = None
+    output: OutputKind | None = None
+    seed: int = 0
     refusal_category: str | None = None
     usage: Mapping[str, Any] | None = None
     latency: float | None = None
@@ -183,6 +191,10 @@ class Reply:
                 raise TypeError(f"{name} must be a text, got {getattr(self, name)!r}")
         if self.fault is not None and self.fault not in FAULTS:
             raise ValueError(f"unknown fault {self.fault!r}; known are {', '.join(FAULTS)}")
+        if self.output is not None and self.output not in get_args(OutputKind):
+            raise ValueError(f"output must be one of {', '.join(get_args(OutputKind))}, got {self.output!r}")
+        if self.output is not None and (self.content is not None or self._described() or self.fault is not None):
+            raise ValueError("output replaces content, its parts and a fault: give one or the other")
         if self.content is not None and self._described():
             raise ValueError("content replaces text, thinking, redacted_thinking and tool_use: give one or the other")
         if self.tool_use is not None and len(self.tool_use) != 2:
@@ -202,7 +214,7 @@ class Reply:
     @property
     def says_nothing(self) -> bool:
         """True if the content is left to the simulator."""
-        return self.content is None and not self._described()
+        return self.content is None and self.output is None and not self._described()
 
     @property
     def rejection(self) -> Rejection | None:
