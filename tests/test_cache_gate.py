@@ -292,7 +292,7 @@ def test_a_context_with_a_picture_may_be_long_enough():
 
 def test_a_single_call_waits_at_a_gate_that_names_no_time(sim):
     with shared_client() as client:
-        (_, gate), answers = gates_of(client), []
+        (_, gate, _), answers = gates_of(client), []
     sharing = replace(build_request(prompt="hi"), prefix=PREFIX)
     writer = gate.admit(sharing, time.monotonic())
     call = threading.Thread(target=lambda: answers.append(ask(sharing)))

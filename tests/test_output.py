@@ -218,7 +218,7 @@ def test_an_answer_that_does_not_fit_comes_with_all_that_it_said(sim):
     assert (failed.value.kind, failed.value.retryable) == ("invalid_output", False)
     assert failed.value.partial_text == '{"x": "one", "y": 2}'
     assert type(failed.value.__cause__).__name__ == "ValidationError"
-    assert failed.value.attempts[0].outcome == "ok"
+    assert failed.value.attempts[0].outcome == "invalid_output"
 
 
 def test_a_refusal_is_a_refusal(sim):

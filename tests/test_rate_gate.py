@@ -594,7 +594,7 @@ def test_gates_are_forgotten_with_their_client():
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 def test_a_forked_child_begins_afresh_though_its_parent_was_in_the_middle_of_asking(clients):
-    (rates, _), over = gates_of(clients[0]), []
+    (rates, *_), over = gates_of(clients[0]), []
 
     def fork():
         child = os.fork()

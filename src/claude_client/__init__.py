@@ -8,6 +8,7 @@ Claude calls, one or many at once, over the official `anthropic` SDK.
 - `StallDetector`: notices tasks that show no activity.
 - `ClaudeResponse`, `Results`, `Usage`, `AttemptRecord`: what they return, and what is known of each request;
   `Timeline`: a picture of it.
+- `Budget`: what calls may cost in all, and `BudgetState`, what stands in it.
 - `extract_json`: the one JSON value in a free text.
 - `last_results`: those of the last fan-out, if an exception ended it.
 - `ClaudeInvocationError`, `ParallelInvocationError`, `ParallelInterrupt`: what they raise.
@@ -20,6 +21,7 @@ Importing this imports no `anthropic`: that happens at the first call.
 
 from claude_client._gates.clients import share_limits
 from claude_client._sdk.client import NoCredentialsError, has_credentials, set_default_client
+from claude_client._values.budget import Budget, BudgetState
 from claude_client._values.errors import ClaudeInvocationError
 from claude_client._values.extract import extract_json
 from claude_client._values.interrupt import InterruptToken
@@ -52,6 +54,8 @@ __version__ = "0.4.0"
 __all__ = [
     "ApiParams",
     "AttemptRecord",
+    "Budget",
+    "BudgetState",
     "CallOptions",
     "ClaudeInvocationError",
     "ClaudeResponse",

@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any, Unpack
 
 from claude_client import (
+    Budget,
     ClaudeInvocationError,
     Content,
     InterruptToken,
@@ -203,6 +204,7 @@ def _managed(
     on_result: ResultCallback | None = None,
     stop_after: int | None = None,
     progress: bool = False,
+    budget_usd: Budget | None = None,
     **said: Any,
 ) -> ManagedResults:
     began = now()
@@ -215,7 +217,7 @@ def _managed(
     limit = _limit_of(limiter)
     workers = workers_of(max_workers, max(MOST_WORKERS, limit)) if max_workers is not None else limit or _WORKERS
     retry = patient_policy(whole_number("max_retries", max_retries, 0), base_delay_ms, max_delay_ms)
-    build = request_builder(retry, max_retries=max_retries, **said)
+    build = request_builder(retry, max_retries=max_retries, budget_usd=budget_usd, **said)
     tasks = identified(prompts)
     tracker = _tracked(tasks, tracker, max_retries, said.get("category"))
     kept = wanted(reconcile, tasks, tracker) if reconcile else tasks
@@ -226,7 +228,7 @@ def _managed(
         opened = stack.enter_context(Journal(journal, [*requests.values()])) if journal is not None else None
         places = {index: place for place, index in enumerate(requests)}
         about = asked_of(tasks.values(), said["model"], said.get("category"))
-        recorder = TaskRecorder([*tasks], about, began, tracker, places, bar, on_result)
+        recorder = TaskRecorder([*tasks], about, began, tracker, places, bar, on_result, budget_usd)
         with _closing(recorder):
             recorder.drop(index for index, task_id in enumerate(tasks) if task_id not in kept)
             recorder.refuse(refused)

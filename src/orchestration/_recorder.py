@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from claude_client import ClaudeInvocationError, ClaudeResponse, Results, Usage
+from claude_client import Budget, ClaudeInvocationError, ClaudeResponse, Results, Usage
 from claude_client._values.errors import aborted
 from claude_client._values.kinds import FROM_OUTSIDE
 from claude_client._values.log import Log
@@ -77,7 +77,7 @@ class TaskRecorder:
     Args:
         ids: The id of each prompt's task.
 
-        asked, began: For the record of the run.
+        asked, began, budget: For the record of the run.
 
         places: The place of each request in the journal, by its index.
 
@@ -93,6 +93,7 @@ class TaskRecorder:
         places: Mapping[int, int],
         move_bar: Callable[[Outcome], object] | None,
         on_result: Callable[[int, Outcome], object] | None,
+        budget: Budget | None = None,
     ) -> None:
         self._ids = ids
         self._asked = asked
@@ -101,6 +102,7 @@ class TaskRecorder:
         self._places = places
         self._move_bar = move_bar
         self._on_result = on_result
+        self._budget = budget
         self._unkept: dict[int, Exception] = {}
         self._recalled: set[int] = set()
         self._run: Run | None = None
@@ -218,7 +220,7 @@ class TaskRecorder:
         return ManagedResults.of(
             self.outcomes,
             interrupted=interrupted,
-            run=RunRecord(self._began, now(), self._asked),
+            run=RunRecord(self._began, now(), self._asked, self._budget.state if self._budget else None),
             tracker=self._tracker,
             recalled=self._recalled,
         )

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Unpack, overload
 
-from claude_client import ApiParams, ClaudeResponse, Content, InterruptToken
+from claude_client import ApiParams, Budget, ClaudeResponse, Content, InterruptToken
 from claude_client._values.redaction import hide_headers
 from claude_client._values.request import DEFAULT_MODEL
 from claude_client._values.response import Data
@@ -59,6 +59,8 @@ def invoke_with_retry(
     messages: Sequence[Mapping[str, Any]] | None = None,
     timeout: float | None = None,
     outage_patience: float | None = None,
+    deadline: float | None = None,
+    budget_usd: float | Budget | None = None,
     interrupt_token: InterruptToken | None = None,
     **options: Unpack[ApiParams],
 ) -> ClaudeResponse[Data]: ...
@@ -81,6 +83,8 @@ def invoke_with_retry(
     messages: Sequence[Mapping[str, Any]] | None = None,
     timeout: float | None = None,
     outage_patience: float | None = None,
+    deadline: float | None = None,
+    budget_usd: float | Budget | None = None,
     interrupt_token: InterruptToken | None = None,
     **options: Unpack[ApiParams],
 ) -> ClaudeResponse: ...
@@ -102,6 +106,8 @@ def invoke_with_retry(
     messages: Sequence[Mapping[str, Any]] | None = None,
     timeout: float | None = None,
     outage_patience: float | None = None,
+    deadline: float | None = None,
+    budget_usd: float | Budget | None = None,
     interrupt_token: InterruptToken | None = None,
     **options: Unpack[ApiParams],
 ) -> ClaudeResponse:
@@ -116,7 +122,7 @@ def invoke_with_retry(
             Milliseconds to wait after the first failure, doubled after each other, and at the most; up to a quarter is
             added at random, but nothing above *max_delay_ms*. A `retry-after` of the API goes before them.
 
-        outage_patience: As in `claude_client.CallOptions`. None: 600.
+        outage_patience, deadline, budget_usd: As in `claude_client.CallOptions`. None for the first: 600.
 
         is_continuation: The call goes on with work that is under way: always wait 1 second.
 
@@ -142,6 +148,8 @@ def invoke_with_retry(
         max_retries=max_retries,
         timeout=timeout,
         outage_patience=outage_patience,
+        deadline=deadline,
+        budget_usd=budget_usd,
         output=output,
         **options,
     )

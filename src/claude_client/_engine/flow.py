@@ -193,6 +193,7 @@ class CallFlow:
 
     def _anew(self, request: Request) -> Send:
         """Send *request*, whose answer is to stand in place of what there is so far."""
+        self._attempts = _of_no_use(self._attempts)
         self._turns = ()
         self._request = self._base = request
         return Send(request)
@@ -204,11 +205,19 @@ class CallFlow:
             status_code=200,
             request_id=response.request_id,
         )
+        self._attempts = _of_no_use(self._attempts)
         return self.end(error)
 
     def _content(self) -> list[Any]:
         """The blocks of all turns."""
         return [block for turn in self._turns for block in turn.message.content]
+
+
+def _of_no_use(attempts: tuple[AttemptRecord, ...]) -> tuple[AttemptRecord, ...]:
+    """*attempts*, whose answer is not what was to be."""
+    return tuple(
+        attempt._replace(outcome="invalid_output") if attempt.outcome == "ok" else attempt for attempt in attempts
+    )
 
 
 def log_step(step: Send | Done, flow: CallFlow, name: str, level: int = logging.WARNING) -> None:

@@ -53,7 +53,7 @@ class Job:
     def group(self) -> Hashable:
         """The key of its group. Jobs of one group wait for the same things: where the first may not start, none may."""
         request = self.step.request
-        return request.model, request.prefix, request.category
+        return request.model, request.prefix, request.category, request.budgets
 
     def __lt__(self, other: Job) -> bool:
         return self.index < other.index

@@ -7,6 +7,7 @@ import threading
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from claude_client._gates.budget import BudgetGate
 from claude_client._gates.cache import CacheGate
 from claude_client._gates.rate.gate import RateGate
 from claude_client._gates.rate.gates import ACCOUNT_HEADERS, RateGates
@@ -16,7 +17,7 @@ _VARIABLE = "CLAUDE_CLIENT_LIMITS_FILE"
 # What else tells whose limits a client of the SDK meets.
 _ACCOUNT = ("base_url", "aws_region", "aws_access_key", "aws_profile", "region", "project_id")
 
-_Gates = tuple[RateGates, CacheGate]
+_Gates = tuple[RateGates, CacheGate, BudgetGate]
 
 _lock = threading.Lock()  # guards what follows
 _gates: WeakKeyDictionary[Any, _Gates] = WeakKeyDictionary()
@@ -59,7 +60,9 @@ def gates_of(client: Any) -> _Gates:
         OSError: If the environment names a file to share limits by that cannot be used.
     """
     with _lock:
-        return _gates.get(client) or _gates.setdefault(client, (RateGates(_account(client), _shared()), CacheGate()))
+        if client not in _gates:
+            _gates[client] = (RateGates(_account(client), _shared()), CacheGate(), BudgetGate())
+        return _gates[client]
 
 
 def _shared() -> SharedFile | None:

@@ -36,7 +36,10 @@ class Gate(Protocol):
     """Lets requests through. Every method may be called from any thread, and takes microseconds."""
 
     def would_wait(self, request: Request, now: float) -> Wait | None:
-        """The wait that `admit` would answer *request* with, as far as can be known without letting it in."""
+        """
+        The wait that `admit` would answer *request* with, as far as can be known without letting it in. It may raise
+        what that would.
+        """
 
     def admit(self, request: Request, now: float) -> Permit | Wait | None:
         """

@@ -14,6 +14,8 @@ from collections.abc import Iterable, Sequence
 from html import escape, unescape
 from typing import Any, Protocol
 
+from claude_client._values.text import dollars
+
 _IN_A_LINE = 80  # characters of a text that needs no fold
 _FIRST_LINE = 300  # characters of the line above a fold; what the page has no room for is cut by the page
 _LONG = 4000  # characters of a text in a conversation that is folded
@@ -173,7 +175,7 @@ def price(of: _Priced) -> str:
         cost = of.cost_usd
     except ImportError:
         return ""
-    return f"${cost:,.{4 if cost < 1 else 2}f}" if cost else ""
+    return dollars(cost) if cost else ""
 
 
 def _message(message: tuple[str, Iterable[Any]]) -> str:

@@ -28,6 +28,7 @@ Kind = Literal[
     "refusal",
     "invalid_output",
     "pause_limit",
+    "budget",
     "interrupted",
     "stalled",
     "cancelled",
@@ -39,7 +40,7 @@ TRANSIENT: frozenset[Kind] = frozenset(get_args(_Transient))
 #: Kinds that no header can make worth sending again.
 FINAL: frozenset[Kind] = frozenset({"billing", "spend_limit"})
 #: Kinds that are no failure of the API's, or of what was asked.
-FROM_OUTSIDE: frozenset[Kind] = frozenset({"interrupted", "cancelled"})
+FROM_OUTSIDE: frozenset[Kind] = frozenset({"interrupted", "cancelled", "budget"})
 
 _KIND_OF_CODE: Mapping[str, Kind] = {
     "enforced_spend_limit_reached": "spend_limit",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypedDict
 
+from claude_client._values.budget import Budget
 from claude_client._values.errors import ClaudeInvocationError
 from claude_client._values.response import ClaudeResponse
 
@@ -62,6 +63,9 @@ class CallOptions(ApiParams, total=False):
     #: Seconds that all of a call may take, counted from the start of the verb: waits, retries, and whatever a server
     #: sends to keep it alive. It then fails with kind "timeout". None, or left out: any time.
     deadline: float | None
+    #: Dollars that it may cost in all, every request and retry counted: a number, or a `Budget` to share. What does not
+    #: fit ends with kind "budget", unsent. Needs the `cost` extra. None, or left out: any.
+    budget_usd: float | Budget | None
     #: Seconds to wait in all, without using up retries, while the server answers nobody: overloaded, failing or not to
     #: be reached. If left out: 60, and 600 in `orchestration`. 0: not at all.
     outage_patience: float | None

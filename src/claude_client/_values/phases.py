@@ -13,7 +13,16 @@ from claude_client._values.usage import Usage
 Phase = Cause | Literal["first byte", "first text", "answer"]
 
 # In the order in which they mostly come; the record has only their sums.
-_WAITS: tuple[Cause, ...] = ("retry", "outage", "rate limit", "limiter", "cache writer", "first answer", "worker")
+_WAITS: tuple[Cause, ...] = (
+    "retry",
+    "outage",
+    "rate limit",
+    "limiter",
+    "budget",
+    "cache writer",
+    "first answer",
+    "worker",
+)
 _CELLS = 300  # of a band, along the time
 
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from claude_client._values.kinds import Kind
 from claude_client._values.usage import Bill, Usage, cost_of
 
+if TYPE_CHECKING:
+    from claude_client._values.budget import BudgetState
+
 #: A thing that a request may wait for before it is sent.
-Cause = Literal["worker", "limiter", "cache writer", "first answer", "rate limit", "outage", "retry"]
+Cause = Literal["worker", "limiter", "cache writer", "first answer", "rate limit", "outage", "retry", "budget"]
 
 _NO_WAITS: Mapping[Cause, float] = {}
 _NO_USAGE = Usage()
@@ -93,6 +96,8 @@ class RunRecord(NamedTuple):
     ended: float
     #: One for each prompt.
     asked: Sequence[Asked]
+    #: What stood in its budget at its end; None where it had none.
+    budget: BudgetState | None = None
 
 
 def at(monotonic: float | None) -> float | None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from claude_client._values.breakpoints import MOST_BREAKPOINTS, count_breakpoints, marked
+from claude_client._values.budget import Budget, budget_of
 from claude_client._values.checks import number, seconds, text, type_name, whole_number
 from claude_client._values.content import (
     Block,
@@ -80,6 +81,8 @@ class Request:
     #: What its answer is to be, which is in `params` too; None for a text.
     output: OutputType | None = None
     output_retries: int = 0
+    #: What it may cost, with all that shares them: money has to be free in each.
+    budgets: tuple[Budget, ...] = ()
     #: Whether an answer that was cut off is asked for again with more `max_tokens`.
     grow_max_tokens: bool = False
 
@@ -144,6 +147,7 @@ def build(
     output: Any = None,
     output_retries: int = 0,
     grow_max_tokens: bool = False,
+    budget_usd: Any = None,
     extra_headers: Mapping[str, Any] | None = None,
     extra_query: Mapping[str, Any] | None = None,
     extra_body: Mapping[str, Any] | None = None,
@@ -165,6 +169,7 @@ def build(
         _check_takes_output(text("model", model))
         params["output_config"] = _with_format(params.get("output_config"), wanted)
     turns, blocks = _messages(prompt, messages, mark=cache_prompt), system_blocks(system, mark=cache_system)
+    budget = budget_of(budget_usd)
     is_text = messages is None and isinstance(prompt, str) and isinstance(system, str | None)
     request = Request(
         model=text("model", model),
@@ -189,6 +194,7 @@ def build(
         output=wanted,
         output_retries=whole_number("output_retries", output_retries, 0),
         grow_max_tokens=bool(grow_max_tokens),
+        budgets=(budget,) if budget else (),
     )
     if params or extra_body or not is_text:
         check_breakpoints(request)  # texts have none but the two that may have been added here

@@ -6,13 +6,15 @@ import copy
 import csv
 import json
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from claude_client._values.costs import Costs, costs_of
 from claude_client._values.errors import ClaudeInvocationError, fields_of
+from claude_client._values.kinds import FROM_OUTSIDE
 from claude_client._values.phases import Lane
 from claude_client._values.record import Asked, RunRecord, cost_of_attempts
 from claude_client._values.response import TRUNCATING, ClaudeResponse
@@ -23,6 +25,8 @@ from claude_client._values.usage import Usage, total
 
 if TYPE_CHECKING:
     from pandas import DataFrame
+
+    from claude_client._values.budget import BudgetState
 
 Item = ClaudeResponse | ClaudeInvocationError | None
 
@@ -85,13 +89,24 @@ class Results(list["Item"]):
         """Seconds from the start of the run to its end; None for results that were made by hand."""
         return self._run.ended - self._run.started if self._run else None
 
+    @property
+    def budget(self) -> BudgetState | None:
+        """What stood in its budget at its end, with what others who share it have spent; None where it had none."""
+        return self._run.budget if self._run else None
+
+    @property
+    def out_of_budget(self) -> bool:
+        """Whether there are prompts that its budget did not allow. They are in `errors`, of kind "budget"."""
+        return any(error.kind == "budget" for error in self.errors.values())
+
     def to_dicts(self) -> list[dict[str, Any]]:
         """
         A flat dict of plain values for each prompt, in prompt order.
 
         `index`, `task_id`, `category`, `model` (that answered last, or was asked for), `text` (of an error what had
-        arrived), `error` (its kind) and `message`, `stop_reason`, the tokens by their names in `Usage`, `cost_usd`
-        (None without the `cost` extra, or for a model that is not known), `request_id` and `attempts`, their number.
+        arrived), `error` (its kind) and `message`, `stop_reason`, the tokens by their names in `Usage`, `cost_usd`,
+        `saved_by_cache_usd` and `wasted_usd` as those of the results (None without the `cost` extra, or for a model
+        that is not known), `request_id` and `attempts`, their number.
         In seconds: `waited`, before requests, for whatever cause; `time_to_first_text`, from when the last request was
         sent, None where all came in one piece; `took`, of all from the start of the run, None where nothing was sent.
         """
@@ -160,6 +175,34 @@ class Results(list["Item"]):
         return self._cost_of(range(len(self)))
 
     @property
+    def cost_by_model(self) -> dict[str, float] | None:
+        """What of `cost_usd` each model cost, by its name; None if a price is not known. Raises like that."""
+        costs = self._costs
+        return costs.by_model if costs else None
+
+    @property
+    def saved_by_cache_usd(self) -> float | None:
+        """
+        Dollars that reading from the cache has saved, less what writing to it cost more than not to; None if a price is
+        not known. Below 0 where more was written than read. Raises like `cost_usd`.
+        """
+        costs = self._costs
+        return costs.saved_by_cache if costs else None
+
+    @property
+    def wasted_usd(self) -> float | None:
+        """
+        What of `cost_usd` bought no answer: all of prompts that failed or were interrupted, and requests that were made
+        again, as far as the API had said what they used. None if a price is not known. Raises like `cost_usd`.
+        """
+        costs = self._costs
+        return costs.wasted if costs else None
+
+    @property
+    def _costs(self) -> Costs | None:
+        return costs_of(map(self._item, range(len(self))))
+
+    @property
     def cache_share(self) -> float:
         """The part of all input tokens that was read from the cache, 0 to 1."""
         used = self.usage
@@ -210,10 +253,9 @@ class Results(list["Item"]):
         return [*rows, (*_numbers("all", self.usage), self._counts())]
 
     def _foot(self) -> Iterator[str]:
-        cost = None
-        with suppress(ImportError):
-            cost = self._cost_of(self._of_this_run)
-        return foot_of([self._item(index) for index in self._of_this_run], self.took, cost)
+        yield from foot_of([self._item(index) for index in self._of_this_run], self.took)
+        if self.budget:
+            yield f"budget: {self.budget}"
 
     @property
     def _of_this_run(self) -> Sequence[int]:
@@ -221,11 +263,12 @@ class Results(list["Item"]):
         return range(len(self))
 
     def _counts(self) -> str:
-        interrupted = sum(error.kind == "interrupted" for error in self.errors.values())
+        ended = Counter(error.kind for error in self.errors.values())
         counts = {
             "answered": len(self) - len(self.errors) - len(self.cancelled),
-            "failed": len(self.errors) - interrupted,
-            "interrupted": interrupted,
+            "failed": len(self.errors) - ended["interrupted"] - ended["budget"],
+            "interrupted": ended["interrupted"],
+            "beyond the budget": ended["budget"],
             "cancelled": len(self.cancelled),
         }
         return ", ".join(f"{count} {what}" for what, count in counts.items() if count or what == "answered")
@@ -302,7 +345,7 @@ def _label(item: Item) -> str:
     if item is None:
         return "no answer"
     if isinstance(item, ClaudeInvocationError):
-        return item.kind if item.kind in {"cancelled", "interrupted"} else f"failed: {item.kind}"
+        return item.kind if item.kind in FROM_OUTSIDE else f"failed: {item.kind}"
     stopped = item.stop_reason
     if stopped in TRUNCATING:
         return f"cut off: {stopped}"

@@ -9,9 +9,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
+from claude_client._values.costs import costs_of
 from claude_client._values.errors import ClaudeInvocationError
 from claude_client._values.record import Asked, AttemptRecord, Cause
 from claude_client._values.response import ClaudeResponse
+from claude_client._values.text import dollars
 
 Outcome = ClaudeResponse | ClaudeInvocationError
 
@@ -36,7 +38,7 @@ def row_of(index: int, outcome: Outcome | None, asked: Asked) -> dict[str, Any]:
         "cache_creation_input_tokens": usage.cache_creation_input_tokens if usage else 0,
         "cache_read_input_tokens": usage.cache_read_input_tokens if usage else 0,
         "output_tokens": usage.output_tokens if usage else 0,
-        "cost_usd": _cost_of(outcome),
+        **_costs(outcome),
         "waited": sum(seconds for attempt in attempts for seconds in attempt.waited.values()),
         "time_to_first_text": first_text_after(last),
         "took": whole_time(attempts),
@@ -76,10 +78,15 @@ def whole_time(attempts: Sequence[AttemptRecord]) -> float | None:
     return attempts[-1].ended - attempts[0].queued
 
 
-def _cost_of(outcome: Outcome | None) -> float | None:
+def _costs(outcome: Outcome | None) -> dict[str, float | None]:
+    costs = None
     with suppress(ImportError):  # without the `cost` extra
-        return outcome.cost_usd if outcome is not None else 0.0
-    return None
+        costs = costs_of([outcome])
+    return {
+        "cost_usd": costs.total if costs else None,
+        "saved_by_cache_usd": costs.saved_by_cache if costs else None,
+        "wasted_usd": costs.wasted if costs else None,
+    }
 
 
 class Spread(NamedTuple):
@@ -109,17 +116,21 @@ def span(seconds: float) -> str:
     return f"{seconds:.3g} s" if seconds >= 1 else f"{seconds * 1e3:.3g} ms"
 
 
-def foot_of(outcomes: Sequence[Outcome | None], took: float | None, cost_usd: float | None) -> Iterator[str]:
+def foot_of(outcomes: Sequence[Outcome | None], took: float | None) -> Iterator[str]:
     """Lines about all *outcomes*: throughput and cost, how long requests and prompts took, what was made again."""
     done = [outcome for outcome in outcomes if outcome is not None and outcome.attempts]
     answered = sum(isinstance(outcome, ClaudeResponse) for outcome in done)
     parts = [f"took {span(took)}"] if took else []
     if took and answered:
         parts.append(f"{answered / took:,.3g} answers a second")
-    if cost_usd:
-        parts.append(f"${cost_usd:,.4f}")
     if parts:
         yield ", ".join(parts)
+    with suppress(ImportError):
+        costs = costs_of(outcomes)
+        if costs and costs.total:
+            yield f"cost {costs}"
+        if costs and len(costs.by_model) > 1:
+            yield f"by model: {', '.join(f'{model} {dollars(cost)}' for model, cost in costs.by_model.items())}"
     spreads = {
         "latency": Spread.of(_known(outcome.attempts[-1].took for outcome in done)),
         "first text after": Spread.of(_known(first_text_after(outcome.attempts[-1]) for outcome in done)),

@@ -18,6 +18,13 @@ def printable(text: str) -> str:
     return _OBEYED.sub(lambda found: repr(found[0])[1:-1], text)
 
 
+def dollars(amount: float) -> str:
+    """An *amount* of dollars for people: to the cent, and below a dollar as far as it takes to be seen."""
+    size = abs(amount)
+    digits = 2 if size >= 1 or not size else 4 if size >= 0.01 else 6
+    return f"{'-' if amount < 0 else ''}${size:,.{digits}f}"
+
+
 def is_whole(text: str) -> bool:
     """Return whether *text* can be encoded."""
     try:

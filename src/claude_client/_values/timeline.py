@@ -25,6 +25,7 @@ _LOOKS: Mapping[Phase, tuple[str, str]] = {
     "retry": ("#a0785a", "waits to try again"),
     "outage": ("#d55e00", "waits for the server to answer anybody"),
     "rate limit": ("#e69f00", "waits for the rate limit"),
+    "budget": ("#7d4fa8", "waits for money of its budget"),
     "limiter": ("#cc79a7", "waits for a slot of the limiter"),
     "cache writer": ("#56b4e9", "waits for the cache to be written"),
     "first answer": ("#b8a800", "waits for a first answer"),

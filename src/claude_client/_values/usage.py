@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -11,7 +10,7 @@ from decimal import Decimal
 from operator import attrgetter
 from typing import Any, NamedTuple
 
-from claude_client._values.prices import ListPrices
+from claude_client._values.prices import PriceBook, Prices, Rates, Way
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,21 +61,6 @@ class Usage:
 
         return html.facts(self, ((field.name, getattr(self, field.name)) for field in fields(self)))
 
-    def _as_api_usage(self) -> dict[str, Any]:
-        written_1h = self.cache_creation_1h_input_tokens
-        written = max(written_1h, self.cache_creation_input_tokens)
-        return {
-            "input_tokens": self.input_tokens,
-            "output_tokens": self.output_tokens,
-            "cache_creation_input_tokens": written,
-            "cache_read_input_tokens": self.cache_read_input_tokens,
-            "cache_creation": {
-                "ephemeral_5m_input_tokens": written - written_1h,
-                "ephemeral_1h_input_tokens": written_1h,
-            },
-            "server_tool_use": {"web_search_requests": self.web_search_requests},
-        }
-
 
 _counts = attrgetter(*(field.name for field in fields(Usage)))
 _NO_USAGE = Usage()
@@ -120,29 +104,51 @@ def bills_of(message: Any, model: str, params: Mapping[str, Any]) -> tuple[Bill,
 
 def cost_of(bills: Iterable[Bill]) -> float | None:
     """
-    The price of *bills* in dollars, summed exactly and rounded once; None if one is not known.
+    The list price of *bills* in dollars, summed exactly and rounded once; None if one is not known.
 
     Raises:
         ImportError: Without the `cost` extra.
     """
-    alike: defaultdict[tuple[str, bool, bool, bool], list[Usage]] = defaultdict(list)
-    for model, usage, fast, batch, in_us in bills:
-        if usage != _NO_USAGE:
-            alike[model, fast, batch, in_us].append(usage)
     try:
-        return float(sum(itertools.starmap(_price, alike.items()), Decimal()))
+        return float(exact_cost_of(bills, PriceBook()))
     except LookupError:
         return None
 
 
-def _price(alike: tuple[str, bool, bool, bool], usages: Iterable[Usage]) -> Decimal:
-    """The price of requests to one model, asked in one way. Those whose prompts are on one step are priced as one."""
-    prices = ListPrices(*alike)
+def exact_cost_of(bills: Iterable[Bill], book: PriceBook) -> Decimal:
+    """
+    The price of *bills* in dollars by the prices of *book*.
+
+    Raises:
+        LookupError: If one is not known.
+        ImportError: Without the `cost` extra.
+    """
+    alike: defaultdict[Way, list[Usage]] = defaultdict(list)
+    for model, usage, fast, batch, in_us in bills:
+        if usage != _NO_USAGE:
+            alike[Way(model, fast, batch, in_us)].append(usage)
+    return sum((_price_of_all(book.of(way), usages) for way, usages in alike.items()), Decimal())
+
+
+def _price_of_all(prices: Prices, usages: Iterable[Usage]) -> Decimal:
+    """The price of requests that were asked in one way. Those whose prompts are on one step are priced as one."""
     steps: defaultdict[int, list[Usage]] = defaultdict(list)
     for usage in usages:
         steps[prices.step(usage.total_input_tokens)].append(usage)
-    parts = (prices.price(total(on_step)._as_api_usage(), step) for step, on_step in steps.items())  # noqa: SLF001
-    return sum(parts, Decimal())
+    return sum((price_of(total(on_step), prices.rates(step)) for step, on_step in steps.items()), Decimal())
+
+
+def price_of(usage: Usage, rates: Rates) -> Decimal:
+    """The price of *usage* in dollars at *rates*."""
+    written_1h = usage.cache_creation_1h_input_tokens
+    return (
+        usage.input_tokens * rates.input
+        + max(0, usage.cache_creation_input_tokens - written_1h) * rates.cache_write
+        + written_1h * rates.cache_write_1h
+        + usage.cache_read_input_tokens * rates.cache_read
+        + usage.output_tokens * rates.output
+        + usage.web_search_requests * rates.web_search
+    )
 
 
 def _name(asked: str, answered: Any) -> str:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar, Unpack, overl
 from claude_client._engine.flow import CallFlow
 from claude_client._engine.inline import run
 from claude_client._values.breakpoints import unmarked
+from claude_client._values.budget import BudgetState, budget_of
 from claude_client._values.checks import check_callback, whole_number
 from claude_client._values.content import Block, as_blocks, json_values, loaded, to_json_value, user_turn
 from claude_client._values.errors import aborted
@@ -134,8 +135,9 @@ class ConversationThread:
             "max_tokens": max_tokens,
             "temperature": temperature,
             "output": output,
+            "budget_usd": budget_of(options.get("budget_usd")),
         }
-        self._options = _checked({**named, **options})
+        self._options = _checked({**options, **named})
         self._max_turns = max_turns if max_turns is None else whole_number("max_turns", max_turns, 1)
         self._continuation_prompt = loaded(user_turn(continuation_prompt, "continuation_prompt"))["content"]
         self._history = history_of(messages)
@@ -326,6 +328,12 @@ class ConversationThread:
         """
         return cost_of_attempts(attempt for attempts in self._taken for attempt in attempts)
 
+    @property
+    def budget(self) -> BudgetState | None:
+        """What stands in its budget (`budget_usd=`), which its forks share; None where it has none."""
+        budget = self._options["budget_usd"]
+        return budget.state if budget else None
+
     def timeline(self) -> Timeline:
         """
         A picture of its turns, failed and forgotten ones included, one below the other without the time between them,
@@ -417,10 +425,10 @@ class ConversationThread:
 
 def _checked(options: Mapping[str, Any]) -> dict[str, Any]:
     """A copy of *options* for turns, which shares nothing with the caller, once they are known to be valid."""
-    output = output_of(options.get("output"))
-    copied: dict[str, Any] = json_values({name: value for name, value in options.items() if name != "output"})
+    kept = {"output": output_of(options.get("output")), "budget_usd": options.get("budget_usd")}
+    copied: dict[str, Any] = json_values({name: value for name, value in options.items() if name not in kept})
     hide_headers(copied)
-    copied["output"] = output
+    copied.update(kept)
     build_request(prompt="to check the options", **copied)
     return copied
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Unpack
 
+from claude_client._values.budget import Budget
 from claude_client._values.checks import check_callback
 from claude_client._values.interrupt import InterruptToken
 from claude_client._values.options import Content, FanOutOptions, ResultCallback, TextCallback
@@ -159,10 +160,11 @@ def _fan_out(
     on_result: ResultCallback | None = None,
     stop_after: int | None = None,
     progress: bool = False,
+    budget_usd: Budget | None = None,
     **said: Any,
 ) -> Results:
     began = now()
-    built = build_requests(prompts, return_exceptions=return_exceptions, **said)
+    built = build_requests(prompts, return_exceptions=return_exceptions, budget_usd=budget_usd, **said)
     callbacks = _checked_callbacks(callbacks, len(built))
     check_callback("on_output", on_output)
     if on_output:
@@ -177,7 +179,8 @@ def _fan_out(
 
     def results_of(run: Run | None, *, interrupted: bool) -> Results:
         ended = {**outcomes, **(run.outcomes if run else {})}
-        return Results.of(ended, interrupted=interrupted, run=RunRecord(began, now(), about))
+        state = budget_usd.state if budget_usd else None
+        return Results.of(ended, interrupted=interrupted, run=RunRecord(began, now(), about, state))
 
     with progress_of(len(built), workers, shown=progress) as bar:
         show = partial(report_outcomes, move_bar=bar, on_result=on_result) if bar or on_result else None
@@ -202,7 +205,7 @@ def _fan_out(
             results = results_of(None, interrupted=False)
     if return_exceptions:
         results = results.with_errors()
-    raising = bool(results.errors) and not (results.interrupted or return_exceptions)
+    raising = bool(results.errors) and not (results.interrupted or results.out_of_budget or return_exceptions)
     remember(results, returned=not raising)
     if raising:
         raise ParallelInvocationError.of(results) from results.errors[min(results.errors)]

@@ -12,6 +12,7 @@ from typing import Any, Self
 
 from claude_client._engine.flow import Outcome
 from claude_client._values.errors import ClaudeInvocationError
+from claude_client._values.kinds import FROM_OUTSIDE
 from claude_client._values.table import span
 from claude_client._values.usage import Usage
 from claude_client._verbs.fan_out import call_back
@@ -124,4 +125,4 @@ def _unanswered(outcome: Outcome) -> str | None:
         return None
     if outcome.kind != "cancelled" and not outcome.attempts:
         return "not started"
-    return outcome.kind if outcome.kind in {"cancelled", "interrupted"} else None
+    return outcome.kind if outcome.kind in FROM_OUTSIDE else None

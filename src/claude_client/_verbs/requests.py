@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from claude_client._sdk.parameters import create_parameters
+from claude_client._values.budget import Budget, budget_of, ledger_of
 from claude_client._values.checks import type_name
 from claude_client._values.content import Block, as_blocks, loaded
 from claude_client._values.errors import ClaudeInvocationError
@@ -34,7 +36,7 @@ def build_request(retry: RetryPolicy = PLAIN, /, **options: Any) -> Request:
         TypeError: For a name that neither we nor the SDK know.
     """
     check_names(options)
-    return build(retry=retry, **options)
+    return _affordable(build(retry=retry, **options))
 
 
 def build_requests(
@@ -76,6 +78,7 @@ def request_builder(
     *,
     shared_system: Content | None = None,
     cache_shared_system: bool = False,
+    budget_usd: Budget | None = None,
     **defaults: Any,
 ) -> Callable[[int, Mapping[str, Any]], Request]:
     """
@@ -91,17 +94,18 @@ def request_builder(
     for name in defaults.keys() & _OF_ONE_PROMPT:
         raise TypeError(f"{name!r} is for one prompt alone: say it in the prompt's own dict")
     shared = loaded(as_blocks(system_blocks(shared_system, mark=cache_shared_system, name="shared_system")))
-    return lambda index, spec: _build_one(index, spec, shared, {**defaults, "retry": retry})
+    budgets = (budget_usd,) if budget_usd else ()
+    return lambda index, spec: _build_one(index, spec, shared, budgets, {**defaults, "retry": retry})
 
 
 def for_all(
     model: str, max_tokens: int, shared_system: Content | None, cache_shared_system: bool, options: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Collect all that a fan-out says for its prompts."""
+    """Collect all that a fan-out says for its prompts; a budget is one for all of them."""
     hide_headers(options)
     named = {"model": model, "max_tokens": max_tokens}
     shared = {"shared_system": shared_system, "cache_shared_system": cache_shared_system}
-    return {**named, **shared, **options}
+    return {**named, **shared, **options, "budget_usd": budget_of(options.get("budget_usd"))}
 
 
 def asked_of(prompts: Iterable[Any], model: str, category: str | None) -> list[Asked]:
@@ -143,7 +147,13 @@ def check_names(options: Mapping[str, Any]) -> None:
             raise TypeError(f"unknown parameter {name!r}{_meant(name, known)}")
 
 
-def _build_one(index: int, spec: Mapping[str, Any], shared: Sequence[Block], defaults: Mapping[str, Any]) -> Request:
+def _build_one(
+    index: int,
+    spec: Mapping[str, Any],
+    shared: Sequence[Block],
+    budgets: tuple[Budget, ...],
+    defaults: Mapping[str, Any],
+) -> Request:
     where = f"prompts[{index}]"
     if not isinstance(spec, Mapping):
         raise ValueError(f"{where} is {type_name(spec)}, not a dict such as {{'prompt': ...}}")
@@ -154,9 +164,23 @@ def _build_one(index: int, spec: Mapping[str, Any], shared: Sequence[Block], def
         if key not in known:
             raise ValueError(f"{where} has an unknown key {key!r}{_meant(key, known)}")
     try:
-        return build(**{**defaults, **spec}).sharing(shared)
+        request = build(**{**defaults, **spec}).sharing(shared)
+        return _affordable(replace(request, budgets=(*budgets, *request.budgets)) if budgets else request)
     except ValueError as bad:
         raise ValueError(f"{where}: {bad}") from None
+
+
+def _affordable(request: Request) -> Request:
+    """
+    *request* itself.
+
+    Raises:
+        ValueError: If it has a budget, and what it may cost cannot be known.
+        ImportError: The same, without the `cost` extra.
+    """
+    for budget in request.budgets:
+        ledger_of(budget).check(request)
+    return request
 
 
 def _meant(name: Any, known: frozenset[str]) -> str:
