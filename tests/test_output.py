@@ -13,7 +13,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
-from pydantic import BaseModel, Field, TypeAdapter, create_model, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    Field,
+    TypeAdapter,
+    WithJsonSchema,
+    create_model,
+    field_validator,
+)
 from typing_extensions import TypedDict
 
 from claude_client import (
@@ -27,6 +35,7 @@ from claude_client import (
 )
 from claude_client._values.models import lacks_structured_output
 from claude_client._values.output import OutputType, output_of
+from claude_client._values.partial import with_partial_output
 from claude_client._values.schema import for_api
 from claude_client.simulator import Reply
 from claude_client.simulator._instances import drawn_instance_of, something_else
@@ -71,6 +80,10 @@ class Dog(BaseModel):
 
 class Node(BaseModel):
     children: list["Node"]
+
+
+class AnyField(BaseModel):
+    x: Any
 
 
 MANY = [f"f{n}" for n in range(17)]
@@ -132,7 +145,7 @@ def test_rules_of_a_json_schema_are_checked_as_well(sim):
     assert invoke_claude("hi", output=schema).output == 3
 
 
-def test_without_jsonschema_such_rules_are_refused_before_any_request(api, monkeypatch):
+def test_without_jsonschema_json_schemas_are_refused_before_any_request(api, monkeypatch):
     monkeypatch.setitem(sys.modules, "jsonschema", None)
     with pytest.raises(ImportError, match="pip install jsonschema"):
         invoke_claude("hi", output={"type": "integer", "maximum": 6})
@@ -157,18 +170,36 @@ def test_where_case_tells_two_values_apart_nothing_is_guessed():
 @pytest.mark.parametrize(
     ("asked", "problem"),
     [
-        (Node, "output is recursive: Node contains itself"),
+        (Node, "output.children is recursive: Node contains itself"),
         (dict[str, int], "output is a dict with keys of any name, .*: use a list of objects"),
         (list[dict[str, int]], r"output\[\] is a dict with keys of any name"),
         (tuple[int, str], "output is a tuple, .*: use a class"),
         (Any, "output may be anything"),
         ("a text", "output must be a type or a JSON schema, got 'a text'"),
         (object(), "output cannot be <object"),
-        ({"type": "object", "not": {}}, "output has 'not', which the API does not take"),
+        ({"properties": {"a": {"type": "null"}}, "not": {}}, "output has 'not', which the API does not take"),
         ({"properties": {"a": {"prefixItems": []}}}, r"output\.a is a tuple"),
         ({"properties": {"a": 5}}, r"output\.a is no JSON schema, got 5"),
         ({"$ref": "elsewhere.json"}, "output refers to 'elsewhere.json', which is not in it"),
-        ({"properties": {"a": {}}, "additionalProperties": {"type": "string"}}, r"output\.a may be anything"),
+        ({"properties": {"a": {"title": "A"}}}, r"output\.a may be anything"),
+        (AnyField, r"output\.x may be anything"),
+        ({"type": "object"}, "output is a dict with keys of any name"),
+        (dict[Literal["k"], int], "output is a dict with keys of any name"),
+        ({"type": ["object", "null"]}, "output is a dict with keys of any name"),
+        ({"properties": {}, "required": ["a"]}, "output requires 'a', which is not among its properties"),
+        ({"anyOf": [{"type": "null"}], "oneOf": [{"type": "string"}]}, "output has anyOf and oneOf"),
+        ({"anyOf": []}, "output has anyOf without anything"),
+        ({"enum": []}, "output has enum without anything"),
+        ({"type": "text"}, "output is of type 'text', which is none of"),
+        ({"type": "integer", "nullable": True}, "output has 'nullable'"),
+        ({"properties": ["a"]}, "output has properties that are no dict"),
+        ({"enum": {1}}, r"output: \{1\} cannot be sent"),
+        ({"type": "string", "pattern": "[("}, "output is no JSON schema"),
+        ({"$ref": "#"}, "output is recursive"),
+        (
+            {"allOf": [{"properties": {"a": {"type": "null"}}}, {"properties": {"b": {"type": "null"}}}]},
+            "output joins objects by allOf",
+        ),
         (
             {"properties": {"a": {"type": "null"}}, "additionalProperties": {"type": "null"}},
             "more fields than it names",
@@ -301,6 +332,163 @@ def test_it_is_asked_again_as_often_as_one_says_and_not_after_a_callback_has_hea
     with pytest.raises(ClaudeInvocationError, match="3 is odd"):
         invoke_claude_streaming("hi", lambda _: None, output=Even, output_retries=1)
     assert len(sim.requests) == 3
+
+
+TOOLS = [{"name": "weather", "input_schema": {"type": "object"}}]
+
+
+def test_an_answer_that_asks_for_a_tool_has_no_output_yet(sim):
+    sim.script(Reply(text="Let me look.", tool_use=("weather", {})), Reply(text='{"number": 2}'))
+    thread = ConversationThread(output=Even, tools=TOOLS, output_retries=1)
+    asked = thread.send("hi")
+    assert (asked.stop_reason, asked.output) == ("tool_use", None)
+    assert thread.send([{"type": "tool_result", "tool_use_id": "toolu_sim", "content": "fine"}]).output.number == 2
+
+
+@pytest.mark.parametrize("second", [Reply(fault="overloaded"), Reply(fault="refusal")])
+def test_the_first_answer_is_kept_if_asking_again_fails(sim, second):
+    sim.script(Reply(text='{"number": 3}'), second, Reply(text='{"num', fault="max_tokens"), second)
+    for options in ({"output_retries": 1}, {"grow_max_tokens": True}):
+        with pytest.raises(ClaudeInvocationError) as failed:
+            invoke_claude("hi", output=Even, max_retries=0, **options)
+        assert failed.value.partial_text.startswith('{"num')
+        assert [attempt.outcome for attempt in failed.value.attempts] == ["invalid_output", failed.value.kind]
+
+
+def test_a_blank_answer_is_not_asked_again(sim):
+    sim.script(Reply(text="  "))
+    with pytest.raises(ClaudeInvocationError) as failed:
+        invoke_claude("hi", output=Even, output_retries=1)
+    assert (failed.value.kind, len(sim.requests)) == ("invalid_output", 1)
+
+
+def test_of_many_problems_the_first_are_told(sim):
+    sim.script(Reply(text=json.dumps(["z"] * 2000)), Reply(text="[1]"))
+    answer = invoke_claude("hi", output=list[int], output_retries=1)
+    told = sim.requests[1].body["messages"][-1]["content"]
+    assert answer.output == [1]
+    assert "and 1990 more" in told
+    assert len(told) < 4000
+
+
+def test_a_limit_of_the_callers_own_body_does_not_grow(sim):
+    sim.script(Reply(text="{", fault="max_tokens"))
+    with pytest.raises(ClaudeInvocationError, match="of 7"):
+        invoke_claude("hi", output=Even, grow_max_tokens=True, extra_body={"max_tokens": 7})
+    assert len(sim.requests) == 1
+
+
+def test_what_a_model_says_before_tools_of_the_api_is_not_the_answer(sim):
+    looked = [
+        {"type": "server_tool_use", "id": "s", "name": "web_search", "input": {}},
+        {"type": "web_search_tool_result", "tool_use_id": "s", "content": []},
+    ]
+    said = [{"type": "text", "text": "I look."}, *looked, {"type": "text", "text": '{"number": 2}'}]
+    sim.script(Reply(content=said), Reply(content=said[:1]))
+    assert invoke_claude("hi", output=Even).output.number == 2
+    with pytest.raises(ClaudeInvocationError, match="Invalid JSON"):
+        invoke_claude("hi", output=Even)
+
+
+OBJECT = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
+
+
+@pytest.mark.parametrize(
+    ("schema", "text"),
+    [
+        (OBJECT, '{"a": "x"}'),
+        (OBJECT, "{}"),
+        (OBJECT, "[1]"),
+        ({"enum": ["a", "b"]}, '"zzz"'),
+        ({"type": "string", "pattern": "^(?=x)x+$"}, '"y"'),
+        ({"properties": {"maximum": {"type": "integer", "maximum": 5}}, "type": "object"}, '{"maximum": 99}'),
+        ({"type": "string", "format": "date"}, '"no date"'),
+    ],
+)
+def test_answers_to_a_json_schema_are_checked_by_all_of_it(sim, schema, text):
+    sim.script(Reply(text=text))
+    with pytest.raises(ClaudeInvocationError) as failed:
+        invoke_claude("hi", output=schema)
+    assert failed.value.kind == "invalid_output"
+
+
+class First(BaseModel):
+    kind: Literal["a"]
+    name: Literal["X", "Y"]
+
+
+class Second(BaseModel):
+    kind: Literal["b"]
+    name: str
+
+
+@pytest.mark.parametrize(
+    ("asked", "text", "value"),
+    [
+        (First | Second, '{"kind": "B", "name": "x"}', Second(kind="b", name="x")),
+        (
+            list[Annotated[First | Second, Field(discriminator="kind")]],
+            '[{"kind": "A", "name": "x"}, {"kind": "b", "name": "x"}]',
+            [First(kind="a", name="X"), Second(kind="b", name="x")],
+        ),
+        (list[Urgency] | None, '["LOW"]', [Urgency.LOW]),
+        ({"anyOf": [{"enum": ["Other"]}, {"type": "string"}]}, '"other"', "other"),
+        ({"allOf": [{"$ref": "#/$defs/U"}], "$defs": {"U": {"enum": ["low", "high"]}}}, '"LOW"', "low"),
+    ],
+)
+def test_only_enums_are_respelt_and_only_where_one_way_fits(asked, text, value):
+    assert output_of(asked).read(text) == value
+
+
+def test_equal_unions_are_read_in_the_order_in_which_they_are_spelt():
+    one, other = output_of(Point | Options), output_of(Options | Point)
+    assert [part["$ref"] for part in one.schema["anyOf"]] == [part["$ref"] for part in other.schema["anyOf"]][::-1]
+
+
+def test_definitions_that_nothing_refers_to_are_not_sent():
+    schema = {"$ref": "#/$defs/a~1b", "$defs": {"a/b": {"type": "null"}, "loop": {"$ref": "#/$defs/loop"}}}
+    assert output_of(schema).schema == {"$ref": "#/$defs/a~1b", "$defs": {"a/b": {"type": "null"}}}
+
+
+def test_fields_behind_a_reference_do_not_count_as_the_api_counts_none(sim):
+    many = create_model("Many", **{f"f{n}": (int | None, None) for n in range(30)})
+    sim.script(Reply(text='[{"f1": 1}]'))
+    assert invoke_claude("hi", output=list[many]).output == [many(f1=1)]
+
+
+class Odd:
+    def __repr__(self):
+        return "<odd>"
+
+
+def test_a_table_has_outputs_that_no_json_can_hold(sim):
+    odd = Annotated[Any, BeforeValidator(lambda _: Odd()), WithJsonSchema({"type": "string"})]
+    sim.script(Reply(text='"x"'))
+    assert invoke_parallel([{"prompt": "a"}], output=odd).to_dicts()[0]["output"] == "<odd>"
+
+
+def test_a_change_of_the_form_of_answers_writes_the_cache_anew(sim):
+    prompts = [{"prompt": "a", "output": int}, {"prompt": "b", "output": str}]
+    results = invoke_parallel(prompts, shared_system="word " * 4000, cache_shared_system=True, max_workers=1)
+    assert [answer.usage.cache_creation_input_tokens > 0 for answer in results] == [True, True]
+
+
+@given(st.text(alphabet='ab"\\{}[],:1 ', max_size=30), st.integers(1, 4))
+def test_the_last_partial_value_is_the_whole_one(text, size):
+    whole, heard = json.dumps({"text": text, "more": [text] * 3}), []
+    call = with_partial_output(None, heard.append)
+    for start in range(0, len(whole), size):
+        call(whole[start : start + size])
+    assert heard[-1] == json.loads(whole)
+
+
+def test_a_long_answer_is_not_read_anew_for_every_chunk():
+    heard = []
+    call = with_partial_output(None, heard.append)
+    for chunk in ['{"text": "', *["word "] * 20_000, '"}']:
+        call(chunk)
+    assert len(heard) < 2000
+    assert heard[-1] == {"text": "word " * 20_000}
 
 
 def test_a_fan_out_tells_what_there_is_so_far_by_index(sim):
@@ -541,6 +729,9 @@ def test_answers_that_fit_do_not_fit_are_cut_off_or_refused_come_as_what_they_ar
         ("```\n7\n```", 7),
         ('As asked [see below]: {"x": 2}. Done.', {"x": 2}),
         ('~~~\n{"a": "```"}\n~~~', {"a": "```"}),
+        ("a [b] " * 50_000 + '{"x": 2}', {"x": 2}),
+        ('```json\nHere: {"x": 2}\n```', {"x": 2}),
+        ('[open {"x": 2}', {"x": 2}),
     ],
 )
 def test_the_one_json_value_in_a_free_text_is_found(answer, value):
@@ -553,7 +744,13 @@ def test_the_one_json_value_in_a_free_text_is_found(answer, value):
     [
         ("none here", "no JSON values in the answer, not one: 'none here'"),
         ('{"a": 1} and {"b": 2}', "2 JSON values"),
-        ("```\n1\n```\nor\n```\n2\n```", "no JSON values"),
+        ("```\n1\n```\nor\n```\n2\n```", "2 JSON values"),
+        ('Draft: {"a": 1}\n```json\n{"a": 2}\n```', "2 JSON values"),
+        ('{"name": "x", "tags": ["a","b"],}', "has a mistake"),
+        ('{"name": "x", // c\n "tags": ["a","b"]}', "has a mistake"),
+        ("{'a': {\"b\": 1}}", "may belong to it"),
+        ('```json\n[{"a":1},\n```', "cut off"),
+        ('[{"a":1}, ... and so on', "has a mistake"),
         ('{"a": [1, 2], ', "cut off"),
         ('{"a": "unfinished', "cut off"),
         ("x" * 300, "no JSON values in the answer, not one: 'x+\u2026'"),

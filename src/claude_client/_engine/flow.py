@@ -18,10 +18,10 @@ from claude_client._values.errors import ClaudeInvocationError, aborted, with_to
 from claude_client._values.kinds import FROM_OUTSIDE
 from claude_client._values.log import Log, told
 from claude_client._values.options import TextCallback
-from claude_client._values.output import OutputType
+from claude_client._values.output import OutputType, problem_of
 from claude_client._values.record import AttemptRecord, Cause
 from claude_client._values.request import Request
-from claude_client._values.response import TRUNCATING, ClaudeResponse, response_of, text_of
+from claude_client._values.response import TRUNCATING, ClaudeResponse, final_text_of, response_of, text_of
 from claude_client._values.retry import next_delay
 
 _log = Log("claude_client")
@@ -63,7 +63,18 @@ class CallFlow:
             text twice.
     """
 
-    __slots__ = ("_asked", "_attempts", "_base", "_failures", "_mended", "_request", "_turns", "ends_at", "on_text")
+    __slots__ = (
+        "_asked",
+        "_attempts",
+        "_base",
+        "_before",
+        "_failures",
+        "_mended",
+        "_request",
+        "_turns",
+        "ends_at",
+        "on_text",
+    )
 
     def __init__(self, request: Request, on_text: TextCallback | None = None) -> None:
         self.on_text = on_text
@@ -72,6 +83,7 @@ class CallFlow:
         self._request = self._base = self._asked = request  # to send next; what pauses go on from; what was asked for
         self._failures = 0  # that count against the retries
         self._mended = 0  # answers that were asked for again, as they were not what was to be
+        self._before = ""  # the answer that is asked for again: what there is of it, if nothing better comes
         self._turns: tuple[Answer, ...] = ()
         self._attempts: tuple[AttemptRecord, ...] = ()
 
@@ -127,7 +139,8 @@ class CallFlow:
         """The outcome if the call ends by *error*: the same error, with the text and usage of all attempts before."""
         if not self._attempts:
             return error
-        return with_totals(error, self._attempts, text_of(self._content()))
+        said_before = text_of(self._content()) or ("" if error.partial_text else self._before)
+        return with_totals(error, self._attempts, said_before)
 
     def _after_failure(self, error: ClaudeInvocationError, attempt: Attempt) -> Send | Done:
         self._failures += attempt.costs_retry
@@ -167,17 +180,19 @@ class CallFlow:
         return response_of(message, request_id, self._attempts)
 
     def _read(self, response: ClaudeResponse, output: OutputType) -> Send | Done:
-        """*response* with the value of its text; if it is none, the next try, or the error with all that it says."""
+        """*response* with the value of its text; if that is none, the next try, or the error with all that it says."""
         if response.truncated:
             return self._after_cut(response)
+        if response.stop_reason == "tool_use":
+            return Done(response)  # the answer is yet to come
         try:
-            response.output = output.read(str(response))
+            response.output = _output_in(response, output)
         except Exception as invalid:  # noqa: BLE001 - also of people's own validators
-            problem = f"{type(invalid).__name__}: {told(invalid)}"
-            if self._mended < self._asked.output_retries and response and self.on_text is None:
+            problem = problem_of(invalid)
+            if self._mended < self._asked.output_retries and response.strip() and self.on_text is None:
                 self._mended += 1
                 asked = replace(self._asked, max_tokens=self._base.max_tokens)
-                return self._anew(asked.mended(str(response), problem))
+                return self._anew(asked.mended(str(response), problem), response)
             error = self._invalid_output(response, problem)
             error.__cause__ = invalid
             return Done(error)
@@ -186,15 +201,15 @@ class CallFlow:
     def _after_cut(self, response: ClaudeResponse) -> Send | Done:
         may_grow = self._asked.grow_max_tokens and response.stop_reason == "max_tokens" and self.on_text is None
         if may_grow and (grown := self._base.grown()):
-            return self._anew(grown)
-        used, most = response.message.usage.output_tokens, self._base.max_tokens
+            return self._anew(grown, response)
+        used, most = response.message.usage.output_tokens, self._base.most_output_tokens
         problem = f"it was cut off ({response.stop_reason}) after {used} output tokens, of {most}"
         return Done(self._invalid_output(response, problem))
 
-    def _anew(self, request: Request) -> Send:
-        """Send *request*, whose answer is to stand in place of what there is so far."""
+    def _anew(self, request: Request, response: ClaudeResponse) -> Send:
+        """Send *request*, whose answer is to stand in place of *response*."""
         self._attempts = _of_no_use(self._attempts)
-        self._turns = ()
+        self._turns, self._before = (), str(response)
         self._request = self._base = request
         return Send(request)
 
@@ -211,6 +226,17 @@ class CallFlow:
     def _content(self) -> list[Any]:
         """The blocks of all turns."""
         return [block for turn in self._turns for block in turn.message.content]
+
+
+def _output_in(response: ClaudeResponse, output: OutputType) -> Any:
+    """The value of all of its text; or of that after what tools of the API did, before which a model may say more."""
+    try:
+        return output.read(str(response))
+    except ValueError:
+        final = final_text_of(response.message.content)
+        if final == str(response):
+            raise
+        return output.read(final)
 
 
 def _of_no_use(attempts: tuple[AttemptRecord, ...]) -> tuple[AttemptRecord, ...]:

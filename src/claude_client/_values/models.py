@@ -7,7 +7,7 @@ import re
 _NAMED = re.compile(r"claude-(?:fable|mythos|opus|sonnet|haiku)-(\d)(?:-(\d)(?!\d))?")
 _OLDEST = re.compile(r"claude-(?:2|3|instant)")
 _FIRST_WITH_OUTPUT = (4, 1)  # of 4.1 the documents tell both; the API itself says what it is
-_FIRST_WITH_LONG_ANSWERS = (4, 6)
+_MOST_OUTPUT = {(4, 6): 128_000, (4, 5): 64_000}  # from which version on
 
 
 def lacks_structured_output(model: str) -> bool:
@@ -18,8 +18,8 @@ def lacks_structured_output(model: str) -> bool:
 
 def most_output(model: str) -> int:
     """Most tokens that *model*, which has structured output, answers with; the fewest of all for an unknown one."""
-    version = _version(model)
-    return 128_000 if version and version >= _FIRST_WITH_LONG_ANSWERS else 64_000
+    version = _version(model) or (0, 0)
+    return next((most for first, most in _MOST_OUTPUT.items() if version >= first), 32_000)
 
 
 def _version(model: str) -> tuple[int, int] | None:

@@ -7,7 +7,13 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
+from claude_client._values.content import json_values
+from claude_client._values.log import told
 from claude_client._values.schema import Schema, for_api
+from claude_client._values.spelling import in_its_case
+
+_MOST_PROBLEMS = 10  # of an answer, that are told
+_LONGEST_PROBLEM = 300  # characters of each
 
 
 class OutputType:
@@ -15,7 +21,7 @@ class OutputType:
 
     def __init__(self, asked: Any) -> None:
         self._adapter: Any = None
-        self._checked: Any = None
+        self._validator: Any = None
         if isinstance(asked, Mapping):
             self._raw: Schema = asked
         else:
@@ -23,8 +29,8 @@ class OutputType:
             self._raw = self._adapter.json_schema()
         #: As the API takes it.
         self.schema = for_api(self._raw)
-        if self._adapter is None and _says_more(self._raw, self.schema):
-            self._checked = _validator_of(self._raw)
+        if self._adapter is None:
+            self._validator = _validator_of(self._raw)
 
     def read(self, text: str) -> Any:
         """
@@ -33,19 +39,45 @@ class OutputType:
         Raises:
             ValueError: If it is none; pydantic's error where it was a type of Python.
         """
-        if self._adapter is None:
-            value = _in_its_case(json.loads(text), self._raw, self._raw)
-            if self._checked:
-                self._checked(value)
-            return value
         try:
-            return self._adapter.validate_json(text)
+            return self._read(text)
         except ValueError:
-            value = json.loads(text)
-            mended = _in_its_case(value, self._raw, self._raw)
+            try:
+                value = json.loads(text)
+            except ValueError:
+                value = mended = None
+            else:
+                mended = in_its_case(value, self._raw)
             if mended == value:
                 raise
-            return self._adapter.validate_json(json.dumps(mended))
+            return self._read(json.dumps(mended))
+
+    def _read(self, text: str) -> Any:
+        if self._adapter is not None:
+            return self._adapter.validate_json(text)
+        value = json.loads(text)
+        if problems := [f"{error.json_path}: {error.message}" for error in self._validator.iter_errors(value)]:
+            raise ValueError(_told(problems))
+        return value
+
+
+def problem_of(invalid: Exception) -> str:
+    """What *invalid*, which an `OutputType` or a validator of the user's raised, has against an answer; not endless."""
+    errors: Any = getattr(invalid, "errors", None)
+    if type(invalid).__name__ == "ValidationError" and callable(errors):
+        found = errors(include_url=False, include_context=False, include_input=False)
+        parts = [f"{'.'.join(map(str, error['loc']))}: {error['msg']}".removeprefix(": ") for error in found]
+        return f"ValidationError: {_told(parts)}"
+    return f"{type(invalid).__name__}: {_shortened(told(invalid), _MOST_PROBLEMS * _LONGEST_PROBLEM)}"
+
+
+def _told(problems: list[str]) -> str:
+    more = f"; and {len(problems) - _MOST_PROBLEMS} more" if len(problems) > _MOST_PROBLEMS else ""
+    return "; ".join(_shortened(problem, _LONGEST_PROBLEM) for problem in problems[:_MOST_PROBLEMS]) + more
+
+
+def _shortened(text: str, most: int) -> str:
+    return text if len(text) <= most else text[: most - 1] + "\u2026"
 
 
 def output_of(asked: Any) -> OutputType | None:
@@ -54,20 +86,27 @@ def output_of(asked: Any) -> OutputType | None:
 
     Raises:
         ValueError: For what the API does not take, or what is no type.
-        ImportError: For a dict with rules that the API does not enforce, without jsonschema to check them.
+        ImportError: For a JSON schema, without jsonschema to check answers by it.
     """
     if asked is None or isinstance(asked, OutputType):
         return asked
-    if isinstance(asked, Mapping):
-        return _of_schema(json.dumps(asked, sort_keys=False))
     try:
-        return _of_type(asked)
-    except TypeError:  # a type that cannot be hashed, such as an Annotated with a list
-        return OutputType(asked)
+        if isinstance(asked, Mapping):
+            return _of_schema(json.dumps(json_values({"output": asked})["output"]))
+        return _of_type(asked, repr(asked))
+    except TypeError as unhashable:  # such as an Annotated with a list; or foreign code failed
+        try:
+            return OutputType(asked)
+        except TypeError:
+            raise ValueError(f"output cannot be {asked!r}: {told(unhashable)}") from unhashable
+    except (ValueError, ImportError):
+        raise
+    except Exception as failed:
+        raise ValueError(f"output cannot be {asked!r}: {type(failed).__name__}: {told(failed)}") from failed
 
 
 @lru_cache(maxsize=64)
-def _of_type(asked: Any) -> OutputType:
+def _of_type(asked: Any, spelt: str) -> OutputType:  # noqa: ARG001 - equal unions may have another order
     return OutputType(asked)
 
 
@@ -90,58 +129,17 @@ def _adapter_of(asked: Any) -> Any:
     return adapter
 
 
-def _says_more(raw: Schema, sent: Schema) -> bool:
-    """Whether *raw* has rules that are only words in what is *sent*."""
-    return any(word in json.dumps(raw) and word not in json.dumps(sent) for word in _RULES)
-
-
-_RULES = (
-    *('"minimum"', '"maximum"', '"exclusiveMinimum"', '"exclusiveMaximum"', '"multipleOf"', '"minLength"'),
-    *('"maxLength"', '"minItems"', '"maxItems"', '"uniqueItems"', '"pattern"', '"minProperties"', '"maxProperties"'),
-)
-
-
 def _validator_of(schema: Schema) -> Any:
     try:
-        from jsonschema import Draft202012Validator
+        from jsonschema import Draft202012Validator, SchemaError
     except ImportError as missing:
         raise ImportError(
-            "output has rules that the API does not enforce (lengths, ranges), and checking them on the answer needs "
-            "jsonschema: pip install jsonschema"
+            "output as a JSON schema needs jsonschema, to check answers by it: pip install jsonschema (types of Python "
+            "do not)"
         ) from missing
-    return Draft202012Validator(schema).validate
-
-
-def _in_its_case(value: Any, schema: Any, root: Schema) -> Any:
-    """*value* with the texts of enums spelt as *schema* has them, which the API does not promise of upper and lower."""
-    if schema is None:
-        return value
-    schema = _defined(schema, root)
-    if isinstance(value, str):
-        allowed = [text for text in _texts_of(schema, root) if isinstance(text, str)]
-        same = [text for text in allowed if text.casefold() == value.casefold()]
-        return same[0] if value not in allowed and len(same) == 1 else value
-    if isinstance(value, list):
-        return [_in_its_case(item, schema.get("items"), root) for item in value]
-    if isinstance(value, dict):
-        for part in (*schema.get("anyOf", ()), *schema.get("oneOf", ())):
-            value = _in_its_case(value, part, root)
-        properties = schema.get("properties", {})
-        return {name: _in_its_case(item, properties.get(name), root) for name, item in value.items()}
-    return value
-
-
-def _defined(schema: Schema, root: Schema) -> Schema:
-    """*schema*, or what it refers to in *root*."""
-    if "$ref" not in schema:
-        return schema
-    defined: Schema = {**root.get("$defs", {}), **root.get("definitions", {})}[schema["$ref"].rpartition("/")[2]]
-    return defined
-
-
-def _texts_of(schema: Schema, root: Schema) -> list[Any]:
-    """What *schema* allows by name."""
-    schema = _defined(schema, root)
-    named = [*schema.get("enum", ()), *([schema["const"]] if "const" in schema else ())]
-    parts = [*schema.get("anyOf", ()), *schema.get("oneOf", ())]
-    return [*named, *(text for part in parts for text in _texts_of(part, root))]
+    checker = Draft202012Validator.FORMAT_CHECKER
+    try:
+        Draft202012Validator.check_schema(schema, format_checker=checker)
+    except SchemaError as wrong:
+        raise ValueError(f"output is no JSON schema: {wrong.json_path}: {wrong.message}") from wrong
+    return Draft202012Validator(schema, format_checker=checker)

@@ -106,10 +106,19 @@ class Request:
         more = [{"role": "assistant", "content": answer}, {"role": "user", "content": again}]
         return replace(self, messages=[*self.messages, *more])
 
+    @property
+    def most_output_tokens(self) -> Any:
+        """The `max_tokens` that it is sent with."""
+        return self.extra_body.get("max_tokens", self.max_tokens)
+
     def grown(self) -> Request | None:
-        """The same with four times the `max_tokens`, or as many as the model takes; None where it has those."""
+        """
+        The same with four times the `max_tokens`, or as many as the model takes; None where it has those, or its body
+        is the caller's.
+        """
         most = max(self.max_tokens, most_output(self.model))
-        return None if self.max_tokens == most else replace(self, max_tokens=min(4 * self.max_tokens, most))
+        is_most = self.max_tokens == most or "max_tokens" in self.extra_body
+        return None if is_most else replace(self, max_tokens=min(4 * self.max_tokens, most))
 
     def sharing(self, shared: Sequence[Block]) -> Request:
         """
@@ -235,7 +244,9 @@ def _check_takes_output(model: str) -> None:
 
 def _with_format(config: Any, wanted: OutputType) -> dict[str, Any]:
     """The `output_config` that asks for *wanted*, beside what else *config* says."""
-    if isinstance(config, Mapping) and config.get("format") is not None:
+    if not isinstance(config, Mapping | None):
+        raise ValueError(f"output_config must be a dict, got {type_name(config)}")
+    if config and config.get("format") is not None:
         raise ValueError("output= and output_config={'format': ...} both say what the answer is to be: say one")
     return {**(config or {}), "format": {"type": "json_schema", "schema": wanted.schema}}
 

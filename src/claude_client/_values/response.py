@@ -14,14 +14,16 @@ if TYPE_CHECKING:
     from typing_extensions import TypeVar as TypeVarWithDefault
 
     Data = TypeVarWithDefault("Data", default=Any)
+    Data_co = TypeVarWithDefault("Data_co", default=Any, covariant=True)
 else:  # the same, but for what it is where nobody says
     Data = TypeVar("Data")
+    Data_co = TypeVar("Data_co", covariant=True)
 
 
 TRUNCATING = ("max_tokens", "model_context_window_exceeded")
 
 
-class ClaudeResponse(str, Generic[Data]):  # noqa: SLOT000 - people may hang their own notes on an answer
+class ClaudeResponse(str, Generic[Data_co]):  # noqa: SLOT000 - people may hang their own notes on an answer
     """
     The text of an answer, with everything else of the API's message.
 
@@ -52,7 +54,7 @@ class ClaudeResponse(str, Generic[Data]):  # noqa: SLOT000 - people may hang the
         return response
 
     #: What `output=` asked for, read from the text; None where it asked for nothing.
-    output: Data = None  # type: ignore[assignment]  # as its comment says
+    output: Data_co = None  # type: ignore[assignment]  # as its comment says
     #: The requests that it took, in their order, each with its times and what it used.
     attempts: tuple[AttemptRecord, ...] = ()
 
@@ -114,3 +116,13 @@ def response_of(message: Message, request_id: str | None, attempts: Iterable[Att
 def text_of(content: Iterable[Any]) -> str:
     """The text of all text blocks. By `type`, as the SDK builds unknown blocks as text blocks without a text."""
     return "".join([block.text for block in content if block.type == "text"])
+
+
+def final_text_of(content: Sequence[Any]) -> str:
+    """The text after all that tools of the API did meanwhile: before that, a model says what it is about to do."""
+    last = max((i for i, block in enumerate(content) if _is_of_server_tool(block.type)), default=-1)
+    return text_of(content[last + 1 :])
+
+
+def _is_of_server_tool(kind: str) -> bool:
+    return kind == "server_tool_use" or kind.endswith("_tool_result")

@@ -54,7 +54,10 @@ def _columns_of(output: Any) -> dict[str, Any]:
         return {}
     from pydantic_core import to_jsonable_python
 
-    plain = to_jsonable_python(output)
+    try:
+        plain = to_jsonable_python(output, fallback=repr, bytes_mode="base64")
+    except Exception:  # noqa: BLE001 - of a type of the user's: the table is to have the others
+        plain = repr(output)
     fields = (
         {f"output.{name}": value for name, value in plain.items()} if isinstance(plain, dict) else {"output": plain}
     )

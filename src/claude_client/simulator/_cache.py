@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from ._models import minimum_prefix
 from ._prompt import LIFETIMES, Block, Body, Level, breakpoints
+from ._schemas import format_of
 
 LOOK_BACK = 20  # blocks, the breakpoint itself counted first
 
@@ -129,6 +130,8 @@ def _conditions(body: Body, level: Level) -> bytes:
     """The parameters that, besides the blocks, decide whether a prefix that reaches *level* is the same."""
     reached = list(_LEVEL_KEYS)[: list(_LEVEL_KEYS).index(level) + 1]
     values = {key: body.get(key) for name in reached for key in _LEVEL_KEYS[name]}
+    if level != "tools":  # facts-2 2: the form of an answer adds to the system prompt
+        values["format"] = format_of(body)[1]
     if level == "messages":
         values["effort"] = (body.get("output_config") or {}).get("effort")
     return json.dumps(values, sort_keys=True).encode()

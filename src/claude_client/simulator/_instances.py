@@ -38,12 +38,16 @@ def drawn_instance_of(schema: Schema, random: Random) -> Any:
 
 def something_else(value: Any, schema: Schema, random: Random) -> str:
     """What an answer may say in place of the *value* of *schema*: it is of another type, or no JSON at all."""
-    other = [0] if isinstance(value, dict) else {"simulated": "of another type"}
-    texts = [json.dumps(other), f"Here it is: {json.dumps(value)}"]
-    if isinstance(value, dict) and (required := [name for name in schema.get("required", ()) if name in value]):
-        missing = random.choice(required)
-        texts.append(json.dumps({name: value[name] for name in value if name != missing}))
+    texts = [f"Here it is: {json.dumps(value)}"]
+    if "anyOf" not in schema:  # another type could be one of those
+        others = [[0] if isinstance(value, dict) else {"simulated": "of another type"}]
+        others += [_without(value, name) for name in schema.get("required", ()) if name in value]
+        texts.append(json.dumps(random.choice(others)))
     return random.choice(texts)
+
+
+def _without(value: Mapping[str, Any], missing: str) -> dict[str, Any]:
+    return {name: value[name] for name in value if name != missing}
 
 
 class _Instances:
