@@ -14,11 +14,11 @@ import pytest
 
 import orchestration
 from claude_client import ClaudeResponse, Usage
+from claude_client._values.fingerprint import fingerprint
 from claude_client._values.response import text_of
 from claude_client._verbs.requests import build_request, build_requests
 from helpers import KEY, message, until
 from orchestration import drop_from_journal, invoke_parallel_managed, read_journal, salvage_journal
-from orchestration._fingerprint import fingerprint
 from orchestration._journal import Journal
 from orchestration._journal_file import APPLICATION_ID, JournalError
 from orchestration._journal_rows import FORMAT

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Self
 
 from claude_client import ClaudeResponse
-from claude_client._values.output import OutputType
+from claude_client._values.fingerprint import fingerprint
+from claude_client._values.output import OutputType, output_in
+from claude_client._values.text import whole
 
-from ._fingerprint import keys_of
 from ._journal_file import JournalError, JournalFile, refusing
 from ._journal_rows import Row
 
@@ -39,7 +41,7 @@ class Journal:
 
     def __init__(self, path: str | os.PathLike[str], requests: Sequence[Request]) -> None:
         self._file = JournalFile(path)
-        self._keys = keys_of(requests)
+        self._keys = _keys_of(requests)
         self._outputs = [request.output for request in requests]
         #: The outcomes of earlier runs, by the index of their request.
         self.answered: dict[int, Outcome] = {}
@@ -106,9 +108,23 @@ class Journal:
                 yield index, rows.pop(min(rows))
 
 
+def _keys_of(requests: Sequence[Request]) -> list[tuple[str, str | None, int]]:
+    """The fingerprint and `task_id` of each request, and the number of requests before it with the same two."""
+    before: Counter[tuple[str, str | None]] = Counter()
+    keys = []
+    for i, request in enumerate(requests):
+        try:
+            same = (fingerprint(request), None if request.task_id is None else whole(request.task_id))
+        except ValueError as unknown:
+            raise ValueError(f"prompts[{i}]: {unknown}") from unknown
+        keys.append((*same, before[same]))
+        before[same] += 1
+    return keys
+
+
 def _reads(answer: ClaudeResponse, output: OutputType) -> bool:
     """Read the `output` of *answer*; return whether it could be."""
     with suppress(Exception):  # also of people's own validators, which may be others now
-        answer.output = output.read(str(answer))
+        answer.output = output_in(answer, output)
         return True
     return False

@@ -8,9 +8,8 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Self
 
+from claude_client._values.fingerprint import to_json
 from claude_client._verbs.stored import from_stored, to_stored
-
-from ._fingerprint import to_json
 
 if TYPE_CHECKING:
     import sqlite3

@@ -66,6 +66,7 @@ class ManagedOptions(PromptOptions, total=False):
     journal: str | os.PathLike[str] | None
     interrupt_token: InterruptToken | None
     on_result: ResultCallback | None
+    share_identical: bool
     stop_after: int | None
     progress: bool
 
@@ -143,7 +144,9 @@ def invoke_parallel_managed(
             Called with index and answer (or error) of each task as it ends, of those too that the journal had. Not for
             those that *reconcile* drops before anything is sent.
 
-        stop_after, progress: As in `claude_client.invoke_parallel`.
+        budget_usd, fallback_models, share_identical, stop_after, progress:
+            As in `claude_client.invoke_parallel`. Tasks that the budget did not allow are cancelled, and asked when the
+            same call is made again with its journal.
 
     Returns:
         The answers in prompt order with `.errors`, `.cancelled`, `.tracker` and `.usage`, that of earlier runs included
@@ -202,6 +205,7 @@ def _managed(
     journal: str | os.PathLike[str] | None = None,
     interrupt_token: InterruptToken | None = None,
     on_result: ResultCallback | None = None,
+    share_identical: bool = False,
     stop_after: int | None = None,
     progress: bool = False,
     budget_usd: Budget | None = None,
@@ -248,6 +252,7 @@ def _managed(
                 on_retry=recorder.failed,
                 on_outcomes=recorder.ended,
                 on_hold=bar.hold if bar else None,
+                share_identical=share_identical,
                 stop_after=stop_after,
                 keep=partial(recorder.keep, opened) if opened else None,
             )

@@ -15,13 +15,13 @@ from typing import Any, NamedTuple
 from claude_client._values.attempt import Answer, Attempt
 from claude_client._values.content import to_json_value, without_blank_text
 from claude_client._values.errors import ClaudeInvocationError, aborted, with_totals
-from claude_client._values.kinds import FROM_OUTSIDE
+from claude_client._values.kinds import FROM_OUTSIDE, Kind
 from claude_client._values.log import Log, told
 from claude_client._values.options import TextCallback
-from claude_client._values.output import OutputType, problem_of
+from claude_client._values.output import OutputType, output_in, problem_of
 from claude_client._values.record import AttemptRecord, Cause
 from claude_client._values.request import Request
-from claude_client._values.response import TRUNCATING, ClaudeResponse, final_text_of, response_of, text_of
+from claude_client._values.response import TRUNCATING, ClaudeResponse, response_of, text_of
 from claude_client._values.retry import next_delay
 
 _log = Log("claude_client")
@@ -29,6 +29,21 @@ _log = Log("claude_client")
 #: How often an answer may pause (the API's `pause_turn`) and be continued.
 MOST_PAUSES = 10
 
+# Failures that another model may not have. Without any response it is the network, which all models share.
+_OF_THE_MODEL: frozenset[Kind] = frozenset(
+    {
+        "overloaded",
+        "server_error",
+        "timeout",
+        "rate_limit",
+        "not_found",
+        "incomplete_stream",
+        "invalid_response",
+        "stalled",
+    }
+)
+
+_PASSED_ON = "%s: attempt %d failed, %s is asked next: %s"
 _FAILED = "%s: attempt %d failed, the next in %.1f s: %s"
 _FAILED_FOR_GOOD = "%s: failed for good at attempt %d: %s"
 _TRUNCATED = "%s: the answer was cut off (%s, %d output tokens): .truncated is set"
@@ -69,6 +84,7 @@ class CallFlow:
         "_base",
         "_before",
         "_failures",
+        "_fallbacks",
         "_mended",
         "_request",
         "_turns",
@@ -81,6 +97,7 @@ class CallFlow:
         #: When it ends at the latest, by the clock of `begin`.
         self.ends_at = math.inf
         self._request = self._base = self._asked = request  # to send next; what pauses go on from; what was asked for
+        self._fallbacks = request.fallbacks  # that are left
         self._failures = 0  # that count against the retries
         self._mended = 0  # answers that were asked for again, as they were not what was to be
         self._before = ""  # the answer that is asked for again: what there is of it, if nothing better comes
@@ -135,6 +152,29 @@ class CallFlow:
             return Done(self.end(unusable))
         return Done(response)
 
+    @property
+    def patience(self) -> float:
+        """Seconds for which its model may be held back until it would rather ask another; infinite without another."""
+        return self._asked.fallback_after if self._may_ask_another else math.inf
+
+    @property
+    def _may_ask_another(self) -> bool:
+        return bool(self._fallbacks) and not (self.on_text and self._turns)  # else that would hear two answers
+
+    def refused(self, error: ClaudeInvocationError) -> Send | Done:
+        """The step after *error*, for which nothing more is to be tried with this model: the next, or the end."""
+        if error.kind in _OF_THE_MODEL and self._may_ask_another:
+            return self.ask_another(error)
+        return Done(self.end(error))
+
+    def ask_another(self, failed: ClaudeInvocationError | None = None) -> Send:
+        """Ask the next model for all of it, as the one before *failed*, or is held back."""
+        fallback, *rest = self._fallbacks
+        self._before = text_of(self._content()) or self._before
+        self._fallbacks, self._turns, self._failures = tuple(rest), (), 0
+        self._request = self._base = fallback.in_place_of(self._asked)
+        return Send(self._request, 0.0, failed, costs_retry=False)
+
     def end(self, error: ClaudeInvocationError) -> ClaudeInvocationError:
         """The outcome if the call ends by *error*: the same error, with the text and usage of all attempts before."""
         if not self._attempts:
@@ -148,8 +188,9 @@ class CallFlow:
             self._request = replace(self._request, refused=self._request.refused + 1)
         text_given = self.on_text is not None and bool(error.partial_text)
         delay = None if text_given or attempt.raised else next_delay(error, max(1, self._failures), self._asked.retry)
-        if delay is None:
-            return Done(self.end(error))
+        if delay is None or (delay >= self.patience and error.kind in _OF_THE_MODEL):
+            is_late = (attempt.ended_at or 0.0) >= self.ends_at
+            return Done(self.end(error)) if text_given or attempt.raised or is_late else self.refused(error)
         if (attempt.ended_at or 0.0) + delay >= self.ends_at:
             late = aborted("deadline", partial_text=error.partial_text)
             late.__cause__ = error
@@ -183,10 +224,8 @@ class CallFlow:
         """*response* with the value of its text; if that is none, the next try, or the error with all that it says."""
         if response.truncated:
             return self._after_cut(response)
-        if response.stop_reason == "tool_use":
-            return Done(response)  # the answer is yet to come
         try:
-            response.output = _output_in(response, output)
+            response.output = output_in(response, output)
         except Exception as invalid:  # noqa: BLE001 - also of people's own validators
             problem = problem_of(invalid)
             if self._mended < self._asked.output_retries and response.strip() and self.on_text is None:
@@ -228,17 +267,6 @@ class CallFlow:
         return [block for turn in self._turns for block in turn.message.content]
 
 
-def _output_in(response: ClaudeResponse, output: OutputType) -> Any:
-    """The value of all of its text; or of that after what tools of the API did, before which a model may say more."""
-    try:
-        return output.read(str(response))
-    except ValueError:
-        final = final_text_of(response.message.content)
-        if final == str(response):
-            raise
-        return output.read(final)
-
-
 def _of_no_use(attempts: tuple[AttemptRecord, ...]) -> tuple[AttemptRecord, ...]:
     """*attempts*, whose answer is not what was to be."""
     return tuple(
@@ -257,7 +285,16 @@ def log_step(step: Send | Done, flow: CallFlow, name: str, level: int = logging.
         level: That of a failure that is final. What was ended from outside is none.
     """
     if isinstance(step, Send):
-        if step.failed:
+        if step.failed and not step.costs_retry and step.request.model != flow.attempts[-1].model:
+            _log.info(
+                _PASSED_ON,
+                name,
+                len(flow.attempts),
+                step.request.model,
+                step.failed,
+                extra=_extra(flow, name, delay=0.0),
+            )
+        elif step.failed:
             delay = round(step.after, 3)
             _log.info(_FAILED, name, len(flow.attempts), delay, step.failed, extra=_extra(flow, name, delay=delay))
     elif isinstance(step.outcome, ClaudeInvocationError):

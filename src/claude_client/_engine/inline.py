@@ -11,7 +11,7 @@ from claude_client._engine.flow import CallFlow, Done, Send, log_step
 from claude_client._engine.pauses import PauseLog
 from claude_client._engine.telemetry import call_span
 from claude_client._gates.clients import gates_of
-from claude_client._gates.gate import Gate, Wait, admit
+from claude_client._gates.gate import HOLDING, Gate, Wait, admit
 from claude_client._sdk.client import shared_client
 from claude_client._sdk.exchange import send
 from claude_client._values.attempt import Attempt
@@ -69,6 +69,7 @@ def _admitted(
     """Wait until it is time for *step* and all *gates* let it in; return the attempt to make."""
     queued_at = now = time.monotonic()
     waited: dict[Cause, float] = {}
+    held_since: float | None = None
     wait = Wait(step.after, "retry") if step.after else None
     while True:
         if wait is not None:
@@ -80,11 +81,19 @@ def _admitted(
         try:
             got = admit(gates, step.request, queued_at, now)
         except ClaudeInvocationError as refused:
-            raise flow.end(refused) from refused.__cause__
+            other = flow.refused(refused)
+            if isinstance(other, Done):
+                raise flow.end(refused) from refused.__cause__
+            step, wait, held_since = other, None, None
+            continue
         if isinstance(got, Attempt):
             got.on_text, got.waited, got.ends_at = flow.on_text, waited, flow.ends_at
             return got
         wait = got
+        held_since = (now if held_since is None else held_since) if wait.cause in HOLDING else None
+        if held_since is not None and held_since + flow.patience <= now + wait.seconds:
+            step, wait, held_since = flow.ask_another(), None, None
+            continue
         if wait.refusal:
             left = step.request.retry.outage_patience - flow.waited(wait.cause) - waited.get(wait.cause, 0.0)
             if left <= 0:

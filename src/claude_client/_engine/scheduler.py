@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 
 from claude_client._engine.flow import CallFlow, Done, Outcome, Send
-from claude_client._gates.gate import Gate, Wait, admit
+from claude_client._gates.gate import HOLDING, Gate, Wait, admit
 from claude_client._gates.holding import Holding
 from claude_client._values.attempt import Attempt
 from claude_client._values.errors import ClaudeInvocationError, aborted, for_unsent, reworded
@@ -21,8 +21,8 @@ from claude_client._values.record import Cause
 
 _NOTHING: Mapping[Cause, float] = {}
 
-# What everybody waits for, rather than some.
-_HOLDING: frozenset[Cause] = frozenset({"rate limit", "outage"})
+# Failures that say nothing of another call that asks the same.
+_ABOUT_ONE: frozenset[Kind] = frozenset({"cancelled", "callback", "budget"})
 
 #: Failures that every other call would share: jobs that have not started are not sent.
 STOPPING: frozenset[Kind] = frozenset({"spend_limit", "billing", "authentication"})
@@ -31,11 +31,13 @@ STOPPING: frozenset[Kind] = frozenset({"spend_limit", "billing", "authentication
 class Job:
     """A prompt of a run, and its next step."""
 
-    __slots__ = ("flow", "index", "queued_at", "step", "waited", "waited_before")
+    __slots__ = ("flow", "index", "question", "queued_at", "step", "waited", "waited_before")
 
-    def __init__(self, index: int, flow: CallFlow) -> None:
+    def __init__(self, index: int, flow: CallFlow, question: Hashable = None) -> None:
         self.index = index
         self.flow = flow
+        #: What it asks: of jobs with the same question one is sent, and all get its outcome. None: it is its own.
+        self.question = question
         #: What to do next; set by the scheduler, when the job begins.
         self.step: Send
         #: When `step` became its next step.
@@ -53,7 +55,7 @@ class Job:
     def group(self) -> Hashable:
         """The key of its group. Jobs of one group wait for the same things: where the first may not start, none may."""
         request = self.step.request
-        return request.model, request.prefix, request.category, request.budgets
+        return request.model, request.prefix, request.category, request.budgets, self.flow.patience
 
     def __lt__(self, other: Job) -> bool:
         return self.index < other.index
@@ -62,12 +64,15 @@ class Job:
 class _Group:
     """The jobs that wait for the same things, lowest index first, and how long they have waited for what."""
 
-    def __init__(self, now: float) -> None:
+    def __init__(self, key: Hashable, now: float) -> None:
+        self.key = key
         self.jobs: list[Job] = []
         #: Whether it is in the line of those to ask, by its first job.
         self.in_line = True
         #: When the first of them may lose its patience; in the past where that is not known.
         self.patient_until = -math.inf
+        #: When the gates began to hold all of them back; None while they do not.
+        self.held_since: float | None = None
         self._cause: Cause = "worker"
         self._since = now
         self._waited: Mapping[Cause, float] = {}  # by `_since`; replaced, never changed, as jobs keep it
@@ -80,6 +85,7 @@ class _Group:
 
     def wait_for(self, cause: Cause, now: float) -> None:
         """Note that its jobs wait for *cause* from *now* on."""
+        self.held_since = (now if self.held_since is None else self.held_since) if cause in HOLDING else None
         if cause != self._cause:
             self._count(now)
             self._cause = cause
@@ -146,12 +152,17 @@ class Scheduler:
         self._stopped: ClaudeInvocationError | None = None
         self._ended: dict[int, Outcome] = {}
         self._deadlines: list[tuple[float, Job]] = []
+        self._asking: dict[Hashable, Job] = {}  # the job that is sent for each question
+        self._same: dict[Hashable, list[Job]] = {}  # those that wait for its outcome
         for job in jobs:
             job.step, job.queued_at = job.flow.begin(now), now
             if job.flow.ends_at < math.inf:
                 heapq.heappush(self._deadlines, (job.flow.ends_at, job))
             self._waiting[job.index] = job
-            self._make_ready(job, now)
+            if self._asking.setdefault(job.question, job) is job or job.question is None:
+                self._make_ready(job, now)
+            else:
+                self._same.setdefault(job.question, []).append(job)
 
     @property
     def over(self) -> bool:
@@ -181,7 +192,7 @@ class Scheduler:
             self._get_in_line(refused)
         while group := self._first_in_line():
             job = group.jobs[0]
-            got = self._admitted(job, now) if job.index in self._waiting else None
+            got = self._admitted(job, group, now) if job.index in self._waiting else None
             if isinstance(got, Wait):
                 seconds = self._hold(group, got, now)
                 if job.index in self._waiting:
@@ -189,15 +200,14 @@ class Scheduler:
                     self._leave_line(group, got)
                 continue
             self._take_first(group)
-            if isinstance(got, ClaudeInvocationError):
-                self._end(job, job.flow.end(got))
-            elif got:
+            if isinstance(got, Attempt):
                 self.holding.passes(now)
                 self._start(job, got, group, now)
                 for other in (group, *again):
                     if other.in_line:
                         other.wait_for("worker", now)
                 return job, got
+            self._go_on(job, got, group, now)
         return soonest
 
     def wake(self, until: Hashable) -> None:
@@ -246,7 +256,7 @@ class Scheduler:
         self.outcomes.update(ended)
         self._ended.update(ended)
         self._waiting.clear()
-        for place in (self._groups, self._line, self._refused, self._asleep, self._due):
+        for place in (self._groups, self._line, self._refused, self._asleep, self._due, self._same):
             place.clear()
 
     def cancel(self, index: int) -> None:
@@ -279,17 +289,22 @@ class Scheduler:
         ended, self._ended = self._ended, {}
         return ended
 
-    def _admitted(self, job: Job, now: float) -> Attempt | Wait | ClaudeInvocationError:
+    def _admitted(self, job: Job, group: _Group, now: float) -> Attempt | Wait | Send | Done:
+        """The attempt of the first *job* of *group*, what that waits for, or its step if it is not to be made."""
         try:
-            return admit(self._gates, job.step.request, job.queued_at, now)
+            got = admit(self._gates, job.step.request, job.queued_at, now)
         except ClaudeInvocationError as refused:
-            return refused
+            return job.flow.refused(refused)
+        if isinstance(got, Wait):
+            group.wait_for(got.cause, now)
+            if group.held_since is not None and group.held_since + job.flow.patience <= now + got.seconds:
+                return job.flow.ask_another()
+        return got
 
     def _hold(self, group: _Group, wait: Wait, now: float) -> float:
         """Note that *group* has to *wait*, end those of its jobs that will not, and return the seconds to ask again."""
-        group.wait_for(wait.cause, now)
         self._on_wait(wait.seconds, now)
-        if wait.cause in _HOLDING:
+        if wait.cause in HOLDING:
             self.holding.wait(wait.cause, wait.seconds, now)
         if not wait.refusal:
             return wait.seconds
@@ -309,6 +324,14 @@ class Scheduler:
             elif job.index in self._waiting:
                 self._end(job, job.flow.end(for_unsent(refusal)))
 
+    def _go_on(self, job: Job, step: Send | Done | None, group: _Group, now: float) -> None:
+        """Do what *job* does next without an attempt: ask another model, or end; None: it has ended already."""
+        if isinstance(step, Done):
+            self._end(job, step.outcome)
+        elif step:
+            job.waited, job.step = group.waited(job, now), step
+            self._make_ready(job, now)
+
     def _start(self, job: Job, attempt: Attempt, group: _Group, now: float) -> None:
         attempt.on_text, attempt.ends_at = job.flow.on_text, job.flow.ends_at
         attempt.waited = group.waited(job, now)
@@ -318,7 +341,7 @@ class Scheduler:
     def _make_ready(self, job: Job, now: float) -> None:
         key = job.group
         if key not in self._groups:
-            self._groups[key] = _Group(now)
+            self._groups[key] = _Group(key, now)
         group = self._groups[key]
         group.add(job, now)
         if group.in_line and group.jobs[0] is job:
@@ -345,14 +368,27 @@ class Scheduler:
             self._asleep.setdefault(wait.until, []).append(group)
 
     def _take_first(self, group: _Group) -> None:
-        job = heapq.heappop(group.jobs)
+        heapq.heappop(group.jobs)
         heapq.heappop(self._line)
         if group.jobs:
             heapq.heappush(self._line, group.jobs[0])
         else:
-            del self._groups[job.group]
+            del self._groups[group.key]
             group.in_line = False
 
     def _end(self, job: Job, outcome: Outcome) -> None:
         self._waiting.pop(job.index, None)
         self.outcomes[job.index] = self._ended[job.index] = outcome
+        if job.question is not None and self._asking.get(job.question) is job:
+            self._answer_same(job.question, outcome)
+
+    def _answer_same(self, question: Hashable, outcome: Outcome) -> None:
+        """End those with the same *question* by its *outcome*; after one that says nothing of it, the next is sent."""
+        same = [job for job in self._same.pop(question, ()) if job.index in self._waiting]
+        if isinstance(outcome, ClaudeInvocationError) and outcome.kind in _ABOUT_ONE:
+            if same:
+                self._asking[question], *self._same[question] = same
+                heapq.heappush(self._due, (same[0].queued_at, same[0]))
+            return
+        for job in same:
+            self._end(job, for_unsent(outcome) if isinstance(outcome, ClaudeInvocationError) else outcome.shared())

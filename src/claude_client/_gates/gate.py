@@ -16,6 +16,9 @@ from claude_client._values.errors import ClaudeInvocationError
 from claude_client._values.record import Cause
 from claude_client._values.request import Request
 
+#: What all calls to a model wait for, rather than some.
+HOLDING: frozenset[Cause] = frozenset({"rate limit", "outage"})
+
 
 class Wait(NamedTuple):
     """A request may not be sent now."""

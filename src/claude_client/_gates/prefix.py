@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -45,11 +45,24 @@ def with_prefixes(requests: Sequence[Request]) -> list[Request]:
     cached, or no other request shares it.
     """
     prefixes = [_prefix(request) for request in requests]
-    shared_by = Counter(prefixes)
+    others = [[_prefix(one.in_place_of(request)) for one in request.fallbacks] for request in requests]
+    shared_by = Counter([*prefixes, *(prefix for of_request in others for prefix in of_request)])
+    shared = {prefix for prefix, count in shared_by.items() if count > 1}
     return [
-        replace(request, prefix=prefix) if prefix and shared_by[prefix] > 1 else request
-        for request, prefix in zip(requests, prefixes, strict=True)
+        _with(request, prefix, fallbacks, shared)
+        for request, prefix, fallbacks in zip(requests, prefixes, others, strict=True)
     ]
+
+
+def _with(
+    request: Request, prefix: Prefix | None, fallbacks: Sequence[Prefix | None], shared: Container[Prefix | None]
+) -> Request:
+    """*request* with its prefixes, as far as they are *shared*."""
+    if request.fallbacks:
+        models = zip(request.fallbacks, fallbacks, strict=True)
+        own = tuple([replace(model, prefix=one) if one and one in shared else model for model, one in models])
+        request = replace(request, fallbacks=own)
+    return replace(request, prefix=prefix) if prefix and prefix in shared else request
 
 
 def _prefix(request: Request) -> Prefix | None:

@@ -66,6 +66,13 @@ class CallOptions(ApiParams, total=False):
     #: Dollars that it may cost in all, every request and retry counted: a number, or a `Budget` to share. What does not
     #: fit ends with kind "budget", unsent. Needs the `cost` extra. None, or left out: any.
     budget_usd: float | Budget | None
+    #: Models to ask, one after another, where the one before is overloaded or failing beyond its retries, not to be
+    #: had, or held back for longer than `fallback_after`: names, or dicts with a `model` and the parameters that are
+    #: others for it (None: that one not at all). If left out: none.
+    fallback_models: Sequence[str | Mapping[str, Any]]
+    #: Seconds for which a model may be held back, by its rate limit or an outage, before the next is asked. If left
+    #: out: 30.
+    fallback_after: float
     #: Seconds to wait in all, without using up retries, while the server answers nobody: overloaded, failing or not to
     #: be reached. If left out: 60, and 600 in `orchestration`. 0: not at all.
     outage_patience: float | None
@@ -110,6 +117,9 @@ class FanOutOptions(PromptOptions, total=False):
     #: Called with index and answer, or error, of each prompt as it arrives, on the calling thread. It delays nothing
     #: but the callbacks after it; what it raises is logged.
     on_result: ResultCallback | None
+    #: Ask once where prompts are equal in all that decides their answer, and give each that answer; the usage is with
+    #: the first. Prompts with callbacks are each asked. If left out: False.
+    share_identical: bool
     #: Stop once so many prompts in a row have ended by failures of one kind: what has not begun then ends by the same,
     #: unsent. None, or left out: only where no other prompt could succeed either, as without credit.
     stop_after: int | None

@@ -9,6 +9,7 @@ from typing import Any
 
 from claude_client._values.content import json_values
 from claude_client._values.log import told
+from claude_client._values.response import ClaudeResponse, final_text_of
 from claude_client._values.schema import Schema, for_api
 from claude_client._values.spelling import in_its_case
 
@@ -59,6 +60,25 @@ class OutputType:
         if problems := [f"{error.json_path}: {error.message}" for error in self._validator.iter_errors(value)]:
             raise ValueError(_told(problems))
         return value
+
+
+def output_in(response: ClaudeResponse, output: OutputType) -> Any:
+    """
+    The value of all text of *response*; or of that after what tools of the API did, before which a model may say more.
+    None if it asks for a tool: the answer is yet to come.
+
+    Raises:
+        Exception: As `OutputType.read`; and whatever a validator of the user's raises.
+    """
+    if response.stop_reason == "tool_use":
+        return None
+    try:
+        return output.read(str(response))
+    except ValueError:
+        final = final_text_of(response.message.content)
+        if final == str(response):
+            raise
+        return output.read(final)
 
 
 def problem_of(invalid: Exception) -> str:

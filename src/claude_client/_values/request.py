@@ -35,6 +35,9 @@ _CHARACTERS_PER_TOKEN = 4
 #: Seconds that calls wait at the most for a sign of life of the one that writes their prefix to the cache.
 CACHE_PATIENCE = 20.0
 
+#: Seconds for which a model may be held back until the next is asked, where there is one.
+FALLBACK_AFTER = 30.0
+
 _NONE: Mapping[str, Any] = {}
 
 
@@ -83,6 +86,11 @@ class Request:
     output_retries: int = 0
     #: What it may cost, with all that shares them: money has to be free in each.
     budgets: tuple[Budget, ...] = ()
+    #: What to ask in its place, one after another, if its model cannot answer: requests of which `in_place_of` takes
+    #: what is about the model.
+    fallbacks: tuple[Request, ...] = ()
+    #: Seconds for which its model may be held back until the next is asked.
+    fallback_after: float = FALLBACK_AFTER
     #: Whether an answer that was cut off is asked for again with more `max_tokens`.
     grow_max_tokens: bool = False
 
@@ -111,6 +119,22 @@ class Request:
         """The `max_tokens` that it is sent with."""
         return self.extra_body.get("max_tokens", self.max_tokens)
 
+    def in_place_of(self, asked: Request) -> Request:
+        """The request that asks the model of this one, in its way, for what was *asked*."""
+        return replace(
+            asked,
+            model=self.model,
+            max_tokens=self.max_tokens,
+            params=self.params,
+            extra_headers=self.extra_headers,
+            extra_query=self.extra_query,
+            extra_body=self.extra_body,
+            output=self.output,
+            prefix=self.prefix,
+            fallbacks=(),
+            refused=0,
+        )
+
     def grown(self) -> Request | None:
         """
         The same with four times the `max_tokens`, or as many as the model takes; None where it has those, or its body
@@ -135,6 +159,57 @@ class Request:
 
 
 def build(
+    *,
+    fallback_models: Sequence[str | Mapping[str, Any]] = (),
+    fallback_after: float = FALLBACK_AFTER,
+    **options: Any,
+) -> Request:
+    """
+    A valid `Request` of *options*, as `_build` takes them, and what to ask in its place.
+
+    Args:
+        fallback_models: Names of models, or dicts with a `model` and the options that are others for it.
+
+        fallback_after: Seconds for which a model may be held back until the next is asked.
+
+    Raises:
+        ValueError: For a value that cannot be sent; the message shows it.
+    """
+    request = _build(**options)
+    if not fallback_models:
+        return request
+    if isinstance(fallback_models, (str, Mapping)) or not isinstance(fallback_models, Sequence):
+        raise ValueError(f"fallback_models must be a list of models, got {fallback_models!r}")
+    of_model = {name: value for name, value in options.items() if name not in _NOT_OF_A_MODEL}
+    if "output_config" not in request.params:
+        of_model |= {name: request.params[name] for name in of_model if name in request.params}
+    fallbacks = [_fallback(i, model, of_model) for i, model in enumerate(fallback_models)]
+    return replace(
+        request, fallbacks=tuple(fallbacks), fallback_after=number("fallback_after", fallback_after, 0, math.inf)
+    )
+
+
+def _fallback(i: int, said: Any, options: Mapping[str, Any]) -> Request:
+    own = {"model": said} if isinstance(said, str) else said
+    where = f"fallback_models[{i}]"
+    if not isinstance(own, Mapping) or "model" not in own:
+        raise ValueError(f"{where} must be a model, or a dict with a 'model', got {said!r}")
+    if wrong := own.keys() & _NOT_OF_A_MODEL:
+        raise ValueError(f"{where} has {min(wrong)!r}, which is the same for all models of a prompt")
+    options = {name: value for name, value in {**options, **own}.items() if name not in own or value is not None}
+    try:
+        return _build(prompt="what was asked", **options)
+    except ValueError as bad:
+        raise ValueError(f"{where}: {bad}") from bad.__cause__
+
+
+# What a fallback has of the request in whose place it is asked.
+_NOT_OF_A_MODEL = {"prompt", "messages", "system", "cache_system", "cache_prompt", "streaming", "budget_usd"}
+_NOT_OF_A_MODEL |= {"max_retries", "outage_patience", "cache_patience", "retry", "timeout", "deadline", "task_id"}
+_NOT_OF_A_MODEL |= {"category", "output_retries", "grow_max_tokens", "fallback_models", "fallback_after"}
+
+
+def _build(
     *,
     prompt: Content | None = None,
     messages: Sequence[Mapping[str, Any]] | None = None,

@@ -96,6 +96,12 @@ class ClaudeResponse(str, Generic[Data_co]):  # noqa: SLOT000 - people may hang 
         """True if the text was cut off, by `max_tokens` or the end of the context window."""
         return self.stop_reason in TRUNCATING
 
+    def shared(self) -> Self:
+        """The same as the answer to a prompt that was not sent, as another asked the same: it has used nothing."""
+        answer = type(self)(str(self), self.message, self.request_id)
+        answer.output = self.output
+        return answer
+
     def _repr_markdown_(self) -> str:
         """
         The text as Markdown, in which HTML is shown as text, and no link runs anything; mathematics between dollars is

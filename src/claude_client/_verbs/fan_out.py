@@ -16,6 +16,7 @@ from claude_client._gates.gate import Gate
 from claude_client._gates.prefix import with_prefixes
 from claude_client._sdk.client import check_credentials, shared_client
 from claude_client._values.checks import whole_number
+from claude_client._values.fingerprint import question_of
 from claude_client._values.log import Log
 from claude_client._values.options import TextCallback
 from claude_client._values.request import Request
@@ -49,6 +50,7 @@ def run_of(
     max_workers: int,
     callbacks: Sequence[TextCallback | None] | None = None,
     gates: Sequence[Gate] = (),
+    share_identical: bool = False,
     **hooks: Any,
 ) -> Iterator[Run]:
     """
@@ -59,6 +61,8 @@ def run_of(
 
         gates: More gates, before those that all calls pass.
 
+        share_identical: Send one of requests that ask the same; but those with a callback.
+
         hooks: The callbacks of `Run`.
 
     Raises:
@@ -66,10 +70,11 @@ def run_of(
     """
     with shared_client() as client:
         check_credentials(client, [request.extra_headers for request in requests.values()])
-        jobs = [
-            Job(index, CallFlow(request, _in_one_process(callbacks[index]) if callbacks else None))
-            for index, request in zip(requests, with_prefixes([*requests.values()]), strict=True)
-        ]
+        jobs = []
+        for index, request in zip(requests, with_prefixes([*requests.values()]), strict=True):
+            callback = _in_one_process(callbacks[index]) if callbacks else None
+            question = question_of(request) if share_identical and callback is None else None
+            jobs.append(Job(index, CallFlow(request, callback), question))
         yield Run(client, jobs, max_workers=max_workers, gates=[*gates, *gates_of(client)], **hooks)
 
 

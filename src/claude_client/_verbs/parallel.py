@@ -65,6 +65,9 @@ def invoke_parallel(
             that cannot be sent is then an error of kind "invalid_request", and the others are asked.
             `on_result=None`: called with index and answer (or error) of each prompt as it arrives, on this thread. It
             delays no request; what it raises is logged.
+            `budget_usd=None`: dollars that all of it may cost; what does not fit ends with kind "budget", and then
+            nothing is raised for any. `fallback_models=[...]`: models to ask where the one before cannot answer.
+            `share_identical=False`: ask once what is equal in all that decides the answer.
             `stop_after=None`: stop once so many prompts in a row have ended by failures of one kind; what has not begun
             then ends by the same, unsent.
             `progress=False`: show a bar of what was answered or has failed, with failures, tokens, the share read from
@@ -158,6 +161,7 @@ def _fan_out(
     *,
     return_exceptions: bool = False,
     on_result: ResultCallback | None = None,
+    share_identical: bool = False,
     stop_after: int | None = None,
     progress: bool = False,
     budget_usd: Budget | None = None,
@@ -194,6 +198,7 @@ def _fan_out(
                     max_workers=workers,
                     on_outcomes=show,
                     on_hold=hold,
+                    share_identical=share_identical,
                     stop_after=stop_after,
                     name="invoke_parallel",
                 ) as run,

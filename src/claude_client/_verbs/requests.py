@@ -134,6 +134,8 @@ def prompt_list(prompts: Any) -> Sequence[Any]:
 
 def check_names(options: Mapping[str, Any]) -> None:
     """Raise a TypeError for the first name in *options* that neither we nor the SDK know."""
+    for model in _dicts_in(options.get("fallback_models")):
+        check_names(model)
     if _PROMPT_KEYS.issuperset(options):
         return
     if "stream" in options:
@@ -145,6 +147,10 @@ def check_names(options: Mapping[str, Any]) -> None:
         known = create_parameters() | _PROMPT_KEYS
         if name not in known:
             raise TypeError(f"unknown parameter {name!r}{_meant(name, known)}")
+
+
+def _dicts_in(fallback_models: Any) -> list[Mapping[str, Any]]:
+    return [one for one in fallback_models if isinstance(one, Mapping)] if isinstance(fallback_models, list) else []
 
 
 def _build_one(
@@ -163,6 +169,9 @@ def _build_one(
     for key in spec:
         if key not in known:
             raise ValueError(f"{where} has an unknown key {key!r}{_meant(key, known)}")
+    for model in _dicts_in(spec.get("fallback_models")):
+        if wrong := model.keys() - _PROMPT_KEYS - create_parameters():
+            raise ValueError(f"{where} has an unknown key {min(wrong)!r} in fallback_models")
     try:
         request = build(**{**defaults, **spec}).sharing(shared)
         return _affordable(replace(request, budgets=(*budgets, *request.budgets)) if budgets else request)
@@ -179,7 +188,8 @@ def _affordable(request: Request) -> Request:
         ImportError: The same, without the `cost` extra.
     """
     for budget in request.budgets:
-        ledger_of(budget).check(request)
+        for one in (request, *(fallback.in_place_of(request) for fallback in request.fallbacks)):
+            ledger_of(budget).check(one)
     return request
 
 

@@ -1,15 +1,13 @@
-"""What a journal knows a request by: a hash of all that its answer depends on."""
+"""What tells a request from others: a hash of all that its answer depends on."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Hashable
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from claude_client._values.breakpoints import unmarked
 from claude_client._values.content import as_blocks, loaded
-from claude_client._values.text import whole
 
 if TYPE_CHECKING:
     import json
@@ -47,18 +45,15 @@ def fingerprint(request: Request) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-def keys_of(requests: Sequence[Request]) -> list[tuple[str, str | None, int]]:
-    """The fingerprint and `task_id` of each request, and the number of requests before it with the same two."""
-    before: Counter[tuple[str, str | None]] = Counter()
-    keys = []
-    for i, request in enumerate(requests):
-        try:
-            same = (fingerprint(request), None if request.task_id is None else whole(request.task_id))
-        except ValueError as unknown:
-            raise ValueError(f"prompts[{i}]: {unknown}") from unknown
-        keys.append((*same, before[same]))
-        before[same] += 1
-    return keys
+def question_of(request: Request) -> Hashable:
+    """What is equal for requests that may be given one answer; None if that cannot be told."""
+    try:
+        models = [fingerprint(one) for one in (request, *(model.in_place_of(request) for model in request.fallbacks))]
+    except ValueError:  # a file is gone; sending it will tell
+        return None
+    headers = tuple(sorted((name, str(value)) for name, value in request.extra_headers.items()))
+    tries = (request.output_retries, request.grow_max_tokens, request.deadline)
+    return (*models, headers, request.output, *tries, request.budgets)
 
 
 @cache
