@@ -91,7 +91,7 @@ def _admitted(
             return got
         wait = got
         held_since = (now if held_since is None else held_since) if wait.cause in HOLDING else None
-        if held_since is not None and held_since + flow.patience <= now + wait.seconds:
+        if held_since is not None and held_since + flow.patience < now + wait.seconds:
             step, wait, held_since = flow.ask_another(), None, None
             continue
         if wait.refusal:

@@ -297,7 +297,7 @@ class Scheduler:
             return job.flow.refused(refused)
         if isinstance(got, Wait):
             group.wait_for(got.cause, now)
-            if group.held_since is not None and group.held_since + job.flow.patience <= now + got.seconds:
+            if group.held_since is not None and group.held_since + job.flow.patience < now + got.seconds:
                 return job.flow.ask_another()
         return got
 
