@@ -8,6 +8,7 @@ Claude calls, one or many at once, over the official `anthropic` SDK.
 - `StallDetector`: notices tasks that show no activity.
 - `ClaudeResponse`, `Results`, `Usage`, `AttemptRecord`: what they return, and what is known of each request;
   `Timeline`: a picture of it.
+- `estimate_cost`: what a fan-out will cost, as an `Estimate`, which compares ways to ask.
 - `Budget`: what calls may cost in all, and `BudgetState`, what stands in it.
 - `extract_json`: the one JSON value in a free text.
 - `last_results`: those of the last fan-out, if an exception ended it.
@@ -23,6 +24,7 @@ from claude_client._gates.clients import share_limits
 from claude_client._sdk.client import NoCredentialsError, has_credentials, set_default_client
 from claude_client._values.budget import Budget, BudgetState
 from claude_client._values.errors import ClaudeInvocationError
+from claude_client._values.estimate import Choice, Comparison, Estimate
 from claude_client._values.extract import extract_json
 from claude_client._values.interrupt import InterruptToken
 from claude_client._values.kinds import Kind
@@ -42,6 +44,7 @@ from claude_client._values.results import ParallelInterrupt, ParallelInvocationE
 from claude_client._values.timeline import Timeline
 from claude_client._values.usage import Usage
 from claude_client._verbs.conversation import ConversationThread
+from claude_client._verbs.estimate import estimate_cost
 from claude_client._verbs.invoke import invoke_claude, invoke_claude_streaming
 from claude_client._verbs.last import last_results
 from claude_client._verbs.limits import rate_limits
@@ -57,10 +60,13 @@ __all__ = [
     "Budget",
     "BudgetState",
     "CallOptions",
+    "Choice",
     "ClaudeInvocationError",
     "ClaudeResponse",
+    "Comparison",
     "Content",
     "ConversationThread",
+    "Estimate",
     "FanOutOptions",
     "InterruptToken",
     "Kind",
@@ -75,6 +81,7 @@ __all__ = [
     "TextCallback",
     "Timeline",
     "Usage",
+    "estimate_cost",
     "extract_json",
     "has_credentials",
     "invoke_claude",

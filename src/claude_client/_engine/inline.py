@@ -97,7 +97,11 @@ def _admitted(
         if wait.refusal:
             left = step.request.retry.outage_patience - flow.waited(wait.cause) - waited.get(wait.cause, 0.0)
             if left <= 0:
-                raise flow.end(wait.refusal) from wait.refusal.__cause__
+                other = flow.refused(wait.refusal)
+                if isinstance(other, Done):
+                    raise flow.end(wait.refusal) from wait.refusal.__cause__
+                step, wait, held_since = other, None, None
+                continue
             wait = wait._replace(seconds=min(wait.seconds, left))
 
 

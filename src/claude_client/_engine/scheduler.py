@@ -85,7 +85,10 @@ class _Group:
 
     def wait_for(self, cause: Cause, now: float) -> None:
         """Note that its jobs wait for *cause* from *now* on."""
-        self.held_since = (now if self.held_since is None else self.held_since) if cause in HOLDING else None
+        if cause in HOLDING:
+            self.held_since = now if self.held_since is None else self.held_since
+        elif cause != "worker":
+            self.held_since = None
         if cause != self._cause:
             self._count(now)
             self._cause = cause
@@ -299,6 +302,8 @@ class Scheduler:
             group.wait_for(got.cause, now)
             if group.held_since is not None and group.held_since + job.flow.patience < now + got.seconds:
                 return job.flow.ask_another()
+            if got.refusal and job.flow.patience < math.inf and self._patience_left(job, got.cause, group, now) <= 0:
+                return job.flow.refused(for_unsent(got.refusal))
         return got
 
     def _hold(self, group: _Group, wait: Wait, now: float) -> float:
@@ -317,12 +322,16 @@ class Scheduler:
             return
         group.patient_until = math.inf
         for job in group.jobs:
-            waited = job.flow.waited(cause) + group.waited(job, now).get(cause, 0.0)
-            left = job.step.request.retry.outage_patience - waited
+            left = self._patience_left(job, cause, group, now)
             if left > 0:
                 group.patient_until = min(group.patient_until, now + left)
             elif job.index in self._waiting:
                 self._end(job, job.flow.end(for_unsent(refusal)))
+
+    def _patience_left(self, job: Job, cause: Cause, group: _Group, now: float) -> float:
+        """Seconds that *job* is willing to wait for *cause* from *now* on."""
+        waited = job.flow.waited(cause) + group.waited(job, now).get(cause, 0.0)
+        return job.step.request.retry.outage_patience - waited
 
     def _go_on(self, job: Job, step: Send | Done | None, group: _Group, now: float) -> None:
         """Do what *job* does next without an attempt: ask another model, or end; None: it has ended already."""
@@ -335,6 +344,7 @@ class Scheduler:
     def _start(self, job: Job, attempt: Attempt, group: _Group, now: float) -> None:
         attempt.on_text, attempt.ends_at = job.flow.on_text, job.flow.ends_at
         attempt.waited = group.waited(job, now)
+        group.held_since = None
         del self._waiting[job.index]
         self._under_way[attempt] = job
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from claude_client._values.breakpoints import count_breakpoints
+from claude_client._values.content import Block
 from claude_client._values.request import Prefix, Request
 
 # The fewest tokens that are cached, by the start of the model's name; the longest start counts. A model that is not
@@ -66,19 +67,24 @@ def _with(
 
 
 def _prefix(request: Request) -> Prefix | None:
-    shared = request.system[: request.shared_blocks] if isinstance(request.system, list) else []
+    shared = _shared(request)
     if not count_breakpoints(shared):
         return None
-    tools = request.params.get("tools") or []
-    if _most_tokens(tools, shared) < _minimum_tokens(request.model):
+    if _most_tokens(request.params.get("tools") or [], shared) < minimum_tokens(request.model):
         return None
-    return Prefix(_digest(tools, shared, request), _LIFETIMES.get(_mark(shared).get("ttl", "5m"), 300.0))
+    return Prefix(digest_of(request), _LIFETIMES.get(_mark(shared).get("ttl", "5m"), 300.0))
 
 
-def _digest(tools: Sequence[Any], shared: Sequence[Any], request: Request) -> bytes:
+def _shared(request: Request) -> Sequence[Block]:
+    return request.system[: request.shared_blocks] if isinstance(request.system, list) else []
+
+
+def digest_of(request: Request) -> bytes:
+    """What is equal for requests that begin alike: with the same tools and shared system prompt, asked in one way."""
     import hashlib
     import json
 
+    tools, shared = request.params.get("tools") or [], _shared(request)
     parameters = [request.params.get(name) for name in _PARAMS]
     old_version = any(name in request.params for name in _SAMPLING)
     extra = [[*request.extra_headers.items()], request.extra_body]
@@ -98,7 +104,8 @@ def _most_tokens(tools: Sequence[Any], shared: Sequence[Mapping[str, Any]]) -> f
     return sum(len(str(part).encode()) for part in (*tools, *(block["text"] for block in shared)))
 
 
-def _minimum_tokens(model: str) -> int:
+def minimum_tokens(model: str) -> int:
+    """The fewest tokens that *model* caches, as far as that is known; else 0."""
     if model.startswith(_UNKNOWN):
         return 0
     starts = [start for start in _MINIMUM_TOKENS if model.startswith(start)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import inspect
 import json
 import sys
 import time
@@ -21,6 +22,7 @@ from claude_client._sdk.tokens import current_token, renew
 from claude_client._values.attempt import Answer, Attempt
 from claude_client._values.errors import ClaudeInvocationError, aborted, from_sdk
 from claude_client._values.redaction import without, without_secrets
+from claude_client._values.request import Request
 from claude_client._values.response import text_of
 from claude_client._values.usage import total
 
@@ -52,6 +54,23 @@ def send(client: Any, attempt: Attempt) -> None:
     finally:
         attempt.ended_at = time.monotonic()
         attempt.settle()
+
+
+def count_tokens(client: Any, request: Request) -> int:
+    """
+    The tokens of the prompt of *request*, as the API counts them on the SDK's *client*.
+
+    Raises:
+        ValueError: If the client cannot count.
+        ClaudeInvocationError: As of a request that has failed.
+    """
+    if not hasattr(client.messages, "count_tokens"):
+        raise ValueError(f"{type(client).__name__} counts no tokens: estimate_cost(offline=True) guesses them")
+    taken = inspect.signature(client.messages.count_tokens).parameters.keys() - {"extra_body"}
+    arguments = {name: value for name, value in create_arguments(request, client).items() if name in taken}
+    attempt = Attempt(request, 0.0)
+    with attempt:
+        return int(_Exchange(client, arguments, attempt, "count_tokens")._sent().input_tokens)  # noqa: SLF001
 
 
 def _end_with(attempt: Attempt, exc: BaseException) -> None:
@@ -86,6 +105,8 @@ class _Exchange:
     client: Any
     arguments: dict[str, Any] = field(repr=False)  # may hold a key
     attempt: Attempt
+    #: The method of the SDK that sends it.
+    method: str = "create"
     #: The exception that was being handled when it began, which no failure of it is about.
     before: BaseException | None = field(default_factory=sys.exception, repr=False)
 
@@ -168,12 +189,13 @@ class _Exchange:
 
     def _sent_with_new_token(self) -> Any:
         """Send the request; once more, with a new token, if it had one that was refused and can be renewed."""
+        call = getattr(self.client.messages, self.method)
         try:
-            return self.client.messages.create(**self.arguments)
+            return call(**self.arguments)
         except Exception as exc:
             if getattr(exc, "status_code", None) != 401 or not renew(self.client, exc):
                 raise
-        return self.client.messages.create(**self.arguments)
+        return call(**self.arguments)
 
     def _answer(self, arrived: Any, request_id: str | None) -> Answer:
         """The answer that has *arrived*, in one piece or streamed."""

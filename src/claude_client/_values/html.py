@@ -136,6 +136,19 @@ def facts(of: object, named: Iterable[tuple[str, object]]) -> str:
     return _output(f"<strong>{_text(type(of).__name__)}</strong><table><tbody>{rows}</tbody></table>")
 
 
+def grid(head: Sequence[str], rows: Iterable[Sequence[str]], *, texts: int) -> str:
+    """A plain table, whose first columns are *texts* and the others numbers."""
+
+    def row(tag: str, cells: Sequence[str]) -> str:
+        aligned = ("left" if column < texts else "right" for column in range(len(cells)))
+        return "".join(
+            f'<{tag} style="text-align:{side}">{_text(cell)}</{tag}>' for side, cell in zip(aligned, cells, strict=True)
+        )
+
+    body = "".join(f"<tr>{row('td', cells)}</tr>" for cells in rows)
+    return _output(f"<table><thead><tr>{row('th', head)}</tr></thead><tbody>{body}</tbody></table>")
+
+
 def _row(tag: str, widths: Sequence[float], numbers: Sequence[str], shown: str, *, noticed: bool) -> str:
     cell = "box-sizing:content-box;padding:.3em .4em;vertical-align:top;border:none"
     cells = "".join(
