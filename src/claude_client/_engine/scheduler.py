@@ -18,6 +18,7 @@ from claude_client._values.attempt import Attempt
 from claude_client._values.errors import ClaudeInvocationError, aborted, for_unsent, reworded
 from claude_client._values.kinds import FROM_OUTSIDE, Kind
 from claude_client._values.record import Cause
+from claude_client._values.response import shared
 
 _NOTHING: Mapping[Cause, float] = {}
 
@@ -401,4 +402,4 @@ class Scheduler:
                 heapq.heappush(self._due, (same[0].queued_at, same[0]))
             return
         for job in same:
-            self._end(job, for_unsent(outcome) if isinstance(outcome, ClaudeInvocationError) else outcome.shared())
+            self._end(job, for_unsent(outcome) if isinstance(outcome, ClaudeInvocationError) else shared(outcome))

@@ -96,12 +96,6 @@ class ClaudeResponse(str, Generic[Data_co]):  # noqa: SLOT000 - people may hang 
         """True if the text was cut off, by `max_tokens` or the end of the context window."""
         return self.stop_reason in TRUNCATING
 
-    def shared(self) -> Self:
-        """The same as the answer to a prompt that was not sent, as another asked the same: it has used nothing."""
-        answer = type(self)(str(self), self.message, self.request_id)
-        answer.output = self.output
-        return answer
-
     def _repr_markdown_(self) -> str:
         """
         The text as Markdown, in which HTML is shown as text, and no link runs anything; mathematics between dollars is
@@ -117,6 +111,13 @@ def response_of(message: Message, request_id: str | None, attempts: Iterable[Att
     response = ClaudeResponse(text_of(message.content), message, request_id)
     response.attempts = tuple(attempts)
     return response
+
+
+def shared(answer: ClaudeResponse) -> ClaudeResponse:
+    """The same as the answer to a prompt that was not sent, as another asked the same: it has used nothing."""
+    copy = ClaudeResponse(str(answer), answer.message, answer.request_id)
+    copy.output = answer.output
+    return copy
 
 
 def text_of(content: Iterable[Any]) -> str:
