@@ -22,6 +22,7 @@ import _fan_outs
 import _interrupts
 import _limits
 import _managed
+import _money
 import anthropic
 from _figures import Figure, table
 
@@ -33,6 +34,7 @@ PARTS = {
     "failures": _failures,
     "conversations": _conversations,
     "managed": _managed,
+    "money": _money,
 }
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "references" / "benchmarks.md"

@@ -49,6 +49,14 @@ PROMISED = {
         r"60 of 60 tickets sorted, 9\d% of the input",
         "Written: tickets.csv, tickets.html",
     ],
+    "budgeted_run.py": [
+        "requests 40 to claude-sonnet-4-6",
+        r"claude-sonnet-4-6  batch  5m +\$",
+        "40 answered, 0 beyond the budget",
+        r"claude-opus-4-6 \$0\.0",
+        r"Saved by the cache: \$0\.",
+        r"of \$0\.2000 spent, \$0\.",
+    ],
     "observed_run.py": [
         "24 answered",
         r"latency .+ \(p95",
