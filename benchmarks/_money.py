@@ -1,7 +1,7 @@
 """
 Fan-outs of 10 workers with a budget that is not reached, beside the same without one, and beside the raw SDK in a
-thread pool of as many. Rounds alternate: times are medians, ratios the medians of the rounds' ratios. CPU is that of the whole
-process. An estimate counts prompts that share a context, beside a `count_tokens` of the SDK for each whole prompt.
+thread pool of as many. Rounds alternate: times are medians, ratios the medians of the rounds' ratios. CPU is that of
+the whole process. An estimate counts prompts that share a context, beside a `count_tokens` of the SDK for each.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ import pickle
 import random
 import sys
 import threading
+from dataclasses import replace
 from decimal import Decimal
 
 import anthropic
@@ -27,6 +28,8 @@ from claude_client import (
     invoke_parallel,
     set_default_client,
 )
+from claude_client._gates.budget import BudgetGate
+from claude_client._values.attempt import Attempt
 from claude_client._values.bounds import MOST_INPUT, most_input_tokens, worst_cost
 from claude_client._values.budget import ledger_of
 from claude_client._values.prices import PriceBook, Way
@@ -121,6 +124,19 @@ def test_requests_wait_for_money_that_may_come_back(sim):
     results = invoke_parallel(prompts_of(6), budget_usd=1.9 * ONE, max_workers=6)
     assert sim.peak_concurrency == 1
     assert sum("budget" in answer.attempts[0].waited for answer in results if answer) >= 2
+
+
+def test_what_one_budget_has_set_aside_is_given_back_where_another_has_nothing_left(sim):
+    wide, narrow = Budget(1), Budget(1.5 * ONE)
+    request = replace(build(prompt="say 1", max_tokens=100), budgets=(wide, narrow))
+    gate = BudgetGate()
+    first = gate.admit(request, 0.0)
+    assert gate.would_wait(request, 0.0) == gate.admit(request, 0.0)
+    assert gate.admit(request, 0.0).cause == "budget"
+    assert round(wide.reserved, 4) == round(narrow.reserved, 4) == ONE
+    first.settle(Attempt(request, 0.0))
+    assert wide.reserved == narrow.reserved == 0.0
+    assert gate.admit(build(prompt="free"), 0.0) is None
 
 
 def test_a_single_call_waits_for_the_money_of_another_thread(sim):

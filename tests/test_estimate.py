@@ -160,6 +160,11 @@ def test_ways_to_ask_the_same_are_compared(sim):
     assert "<table>" in choices._repr_html_()
 
 
+def test_what_has_no_price_in_a_batch_is_not_among_the_choices(sim):
+    estimate = estimate_cost(prompts_of(3), "claude-opus-5-5", speed="fast", max_tokens=100)
+    assert {choice.batch for choice in estimate.compare()} == {False}
+
+
 def test_the_batch_price_is_half(sim):
     live, batch = (estimate_cost(prompts_of(3), max_tokens=100, batch=batch) for batch in (False, True))
     assert batch.usd_high == pytest.approx(live.usd_high / 2)

@@ -13,12 +13,14 @@ from claude_client import (
     invoke_claude_streaming,
     invoke_parallel,
     invoke_parallel_streaming,
+    rate_limits,
     set_default_client,
 )
 from claude_client._engine.flow import CallFlow
 from claude_client._engine.scheduler import Job, Scheduler
 from claude_client._gates.gate import Wait
 from claude_client._values.errors import aborted
+from claude_client._values.fingerprint import question_of
 from claude_client._values.request import build
 from claude_client.simulator import Reply, Simulator
 from helpers import event, stream
@@ -155,6 +157,27 @@ def test_short_waits_add_up_to_the_patience():
     assert (job.index, attempt.request.model) == (0, OTHER)
     assert attempt.waited["rate limit"] == 20.5
     assert scheduler.poll(20.5)[1].request.model == OTHER
+
+
+def test_a_pause_that_a_plain_call_would_not_wait_for_asks_another(sim):
+    sim.script(*[Reply(fault="rate_limit", retry_after=90)] * 3)
+    for _ in range(3):
+        with pytest.raises(ClaudeInvocationError):
+            invoke_claude("hi", max_retries=0)
+    for run in (invoke_claude, lambda prompt, **options: invoke_parallel([{"prompt": prompt}], **options)[0]):
+        assert run("hi", fallback_models=[OTHER], fallback_after=1000).model == OTHER
+    assert [request.body["model"] for request in sim.requests] == [ASKED] * 3 + [OTHER] * 2
+
+
+def test_an_outage_that_outlasts_the_patience_asks_another(failing_model):
+    while not any(limit.held_back for limit in rate_limits()):
+        with pytest.raises(ClaudeInvocationError):
+            invoke_claude("hi", max_retries=0, outage_patience=0)
+    asked = len(failing_model.requests)
+    for run in (invoke_claude, lambda prompt, **options: invoke_parallel([{"prompt": prompt}] * 3, **options)[2]):
+        answer = run("hi", fallback_after=1000, **{**AT_ONCE, "outage_patience": 0.001})
+        assert answer.model == OTHER
+    assert len(failing_model.requests) > asked
 
 
 def test_without_another_model_it_waits_on():
@@ -342,6 +365,22 @@ def test_of_the_same_question_the_next_is_sent_where_the_first_says_nothing_of_i
         "invalid_request",
         "invalid_request",
     ]
+
+
+def test_a_question_that_nobody_else_asks_may_be_cancelled(sim):
+    scheduler = Scheduler([Job(0, CallFlow(build(prompt="a")), "question")], (), 0.0)
+    scheduler.cancel(0)
+    assert scheduler.outcomes[0].kind == "cancelled"
+
+
+def test_a_prompt_whose_file_is_gone_is_a_question_of_its_own(sim, tmp_path):
+    picture = tmp_path / "a.png"
+    picture.write_bytes(b"png")
+    source = {"type": "base64", "media_type": "image/png", "data": picture}
+    request = build(prompt=[{"type": "image", "source": source}])
+    assert question_of(request) is not None
+    picture.unlink()
+    assert question_of(request) is None
 
 
 def test_a_limiter_holds_one_slot_for_all_that_ask_the_same(sim):

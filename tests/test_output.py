@@ -21,6 +21,7 @@ from pydantic import (
     WithJsonSchema,
     create_model,
     field_validator,
+    model_serializer,
 )
 from typing_extensions import TypedDict
 
@@ -181,6 +182,7 @@ def test_where_case_tells_two_values_apart_nothing_is_guessed():
         ({"properties": {"a": {"prefixItems": []}}}, r"output\.a is a tuple"),
         ({"properties": {"a": 5}}, r"output\.a is no JSON schema, got 5"),
         ({"$ref": "elsewhere.json"}, "output refers to 'elsewhere.json', which is not in it"),
+        ({"properties": {"a": True}}, r"output\.a may be anything"),
         ({"properties": {"a": {"title": "A"}}}, r"output\.a may be anything"),
         (AnyField, r"output\.x may be anything"),
         ({"type": "object"}, "output is a dict with keys of any name"),
@@ -220,6 +222,30 @@ def test_what_the_api_does_not_take_is_refused_by_name_before_any_request(api, a
     with pytest.raises(ValueError, match=problem):
         invoke_parallel([{"prompt": "hi"}], output=asked)
     assert not api.requests
+
+
+class Hooked:
+    """A type whose schema is foreign code that fails."""
+
+    def __init__(self, failure):
+        self.failure = failure
+
+    def __get_pydantic_core_schema__(self, *_):
+        raise self.failure
+
+
+@pytest.mark.parametrize("failure", [TypeError("odd"), ZeroDivisionError("odd")])
+def test_whatever_a_type_raises_is_a_bad_value(api, failure):
+    with pytest.raises(ValueError, match=r"output cannot be .*odd"):
+        invoke_claude("hi", output=Hooked(failure))
+    results = invoke_parallel([{"prompt": "hi", "output": Hooked(failure)}], return_exceptions=True)
+    assert results[0].kind == "invalid_request"
+    assert not api.requests
+
+
+def test_an_output_config_that_is_none_is_named(api):
+    with pytest.raises(ValueError, match="output_config must be a dict, got a str"):
+        invoke_claude("hi", output=int, output_config="low")
 
 
 def test_two_ways_of_saying_it_are_refused(api):
@@ -465,6 +491,25 @@ def test_a_table_has_outputs_that_no_json_can_hold(sim):
     odd = Annotated[Any, BeforeValidator(lambda _: Odd()), WithJsonSchema({"type": "string"})]
     sim.script(Reply(text='"x"'))
     assert invoke_parallel([{"prompt": "a"}], output=odd).to_dicts()[0]["output"] == "<odd>"
+
+
+class Failing(BaseModel):
+    @model_serializer
+    def failing(self):
+        raise ZeroDivisionError
+
+
+def test_a_table_has_a_row_for_what_its_own_type_cannot_serialize(sim):
+    assert invoke_parallel([{"prompt": "a"}], output=Failing).to_dicts()[0]["output"] == "Failing()"
+
+
+def test_the_simulator_draws_only_for_a_schema_and_says_what_it_does_not_take(sim):
+    sim.script(Reply(output="valid"))
+    assert invoke_claude("hi").startswith("[simulated")
+    with pytest.raises(ValueError, match="output must be one of valid, invalid, cut, refused, got 'odd'"):
+        Reply(output="odd")
+    with pytest.raises(ValueError, match="output replaces content"):
+        Reply(output="valid", text="x")
 
 
 def test_a_change_of_the_form_of_answers_writes_the_cache_anew(sim):
@@ -729,6 +774,7 @@ def test_answers_that_fit_do_not_fit_are_cut_off_or_refused_come_as_what_they_ar
         ("```\n7\n```", 7),
         ('As asked [see below]: {"x": 2}. Done.', {"x": 2}),
         ('~~~\n{"a": "```"}\n~~~', {"a": "```"}),
+        ("closed] and opened {} here"[:7] + ' {"x": 2}', {"x": 2}),
         ("a [b] " * 50_000 + '{"x": 2}', {"x": 2}),
         ('```json\nHere: {"x": 2}\n```', {"x": 2}),
         ('[open {"x": 2}', {"x": 2}),

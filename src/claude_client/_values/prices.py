@@ -61,6 +61,8 @@ class ListPrices:
             from genai_prices import Usage, calc_price
         except ImportError as missing:
             raise ImportError("costs need genai-prices: pip install genai-prices") from missing
+        if way.fast and way.batch:
+            raise LookupError("there is no fast mode in batches")
         provider, name = _listed(way.model)
         context = {"speed": "fast"} if way.fast else {"processing": "batch"} if way.batch else {}
         self._prices = calc_price(Usage(), name, provider_id=provider, price_context=context).model_price

@@ -150,7 +150,8 @@ def check_names(options: Mapping[str, Any]) -> None:
 
 
 def _dicts_in(fallback_models: Any) -> list[Mapping[str, Any]]:
-    return [one for one in fallback_models if isinstance(one, Mapping)] if isinstance(fallback_models, list) else []
+    several = fallback_models if isinstance(fallback_models, (list, tuple)) else ()
+    return [one for one in several if isinstance(one, Mapping)]
 
 
 def _build_one(
