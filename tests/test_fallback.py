@@ -160,13 +160,12 @@ def test_short_waits_add_up_to_the_patience():
 
 
 def test_a_pause_that_a_plain_call_would_not_wait_for_asks_another(sim):
-    sim.script(*[Reply(fault="rate_limit", retry_after=90)] * 3)
-    for _ in range(3):
-        with pytest.raises(ClaudeInvocationError):
-            invoke_claude("hi", max_retries=0)
+    sim.script_by(lambda request: Reply(fault="rate_limit", retry_after=90) if request.body["model"] == ASKED else None)
+    invoke_parallel([{"prompt": f"q{n}"} for n in range(5)], max_retries=0, return_exceptions=True)
+    shut_by = len(sim.requests)
     for run in (invoke_claude, lambda prompt, **options: invoke_parallel([{"prompt": prompt}], **options)[0]):
         assert run("hi", fallback_models=[OTHER], fallback_after=1000).model == OTHER
-    assert [request.body["model"] for request in sim.requests] == [ASKED] * 3 + [OTHER] * 2
+    assert [request.body["model"] for request in sim.requests] == [ASKED] * shut_by + [OTHER] * 2
 
 
 def test_an_outage_that_outlasts_the_patience_asks_another(failing_model):
@@ -198,7 +197,7 @@ def test_a_fan_out_writes_the_shared_prompt_once_for_each_model(failing_model):
 
 
 def test_a_prompt_may_have_models_of_its_own(failing_model):
-    prompts = [{"prompt": "a", "fallback_models": ["claude-opus-4-6"]}, {"prompt": "b"}]
+    prompts = [{"prompt": "a", "fallback_models": [{"model": "claude-opus-4-6"}]}, {"prompt": "b"}]
     results = invoke_parallel(prompts, **AT_ONCE)
     assert [answer.model for answer in results] == ["claude-opus-4-6", OTHER]
 

@@ -199,6 +199,13 @@ def test_where_case_tells_two_values_apart_nothing_is_guessed():
         ({"type": "string", "pattern": "[("}, "output is no JSON schema"),
         ({"$ref": "#"}, "output is recursive"),
         (
+            {
+                "allOf": [{"$ref": "#/$defs/A"}, {"type": "null"}],
+                "$defs": {"A": {"properties": {"a": {"type": "null"}}}},
+            },
+            "output joins objects by allOf",
+        ),
+        (
             {"allOf": [{"properties": {"a": {"type": "null"}}}, {"properties": {"b": {"type": "null"}}}]},
             "output joins objects by allOf",
         ),
