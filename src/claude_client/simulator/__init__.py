@@ -16,7 +16,7 @@ The modules, bottom up:
 - ``_script``: `Reply`, its faults, and the queues; ``_pace``: how fast
 - ``_checks``, ``_patterns``, ``_schemas``, ``_tools``, ``_parameters``, ``_blocks``, ``_contents``,
   ``_validation``: what is refused
-- ``_cache``, ``_limits``: what is cached, and how often one may ask
+- ``_cache``, ``_limits``: what is cached, and how often one may ask; ``_batches``: batches
 - ``_instances``, ``_answer``, ``_wire``: the content of an answer, and its bytes
 - ``_state``: everything that changes, under one lock
 - ``_connection``, ``_exchange``, ``_answering``, ``_app``: from the socket to the rules and back
@@ -33,8 +33,9 @@ except ModuleNotFoundError as exc:  # no coverage: a program of its own tries it
         raise
     raise ImportError(f"the simulator needs {missing}: pip install starlette uvicorn trustme") from exc
 
+from ._batches import BatchReply, SeenBatch
 from ._limits import Limits
 from ._record import Outcome, SeenRequest
 from ._script import Fault, Reply
 
-__all__ = ["Fault", "Limits", "Outcome", "Reply", "SeenRequest", "Simulator"]
+__all__ = ["BatchReply", "Fault", "Limits", "Outcome", "Reply", "SeenBatch", "SeenRequest", "Simulator"]

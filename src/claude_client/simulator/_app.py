@@ -12,11 +12,12 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route, Router
 
 from ._answering import answer
+from ._batches import LARGEST_BATCH
 from ._errors import RejectedError, Rejection
 from ._exchange import Exchange
 from ._models import check_model, model_info
 from ._script import Reply
-from ._validation import check_caller, check_count, check_create, check_size, parsed_body
+from ._validation import LARGEST_BODY, check_caller, check_count, check_create, check_size, parsed_body
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 MODELS = "/v1/models/"
+BATCHES = "/v1/messages/batches"
 
 
 def build_app(state: State) -> Router:
@@ -72,9 +74,13 @@ class MessagesApi:
                 exchange.end("faulted")  # only where nothing above has ended the record
 
     async def _answer(self, exchange: Exchange, request: Request, body: Body, raw: bytes) -> None:
-        check_size(raw)
+        path = request.url.path
+        check_size(raw, LARGEST_BATCH if path == BATCHES else LARGEST_BODY)
         check_caller(request.headers)
-        path, api_version = request.url.path, request.headers["anthropic-version"]
+        api_version = request.headers["anthropic-version"]
+        if path == BATCHES or path.startswith(f"{BATCHES}/"):
+            await self._answer_of_batches(exchange, request, body or parsed_body(raw or b"{}"))
+            return
         if request.method == "GET" and path.startswith(MODELS):
             model = path.removeprefix(MODELS)
             check_model(model, self._state.models)
@@ -88,6 +94,34 @@ class MessagesApi:
         else:
             blocks = check_count(body or parsed_body(raw), api_version, self._state.models)
             await exchange.give({"input_tokens": sum(block.tokens for block in blocks)})
+
+    async def _answer_of_batches(self, exchange: Exchange, request: Request, body: Body) -> None:
+        batches, base_url = self._state.batches, str(request.base_url).rstrip("/")
+        batch_id, _, what = request.url.path.removeprefix(BATCHES).strip("/").partition("/")
+        with self._state.changed:
+            match request.method, bool(batch_id), what:
+                case "POST", False, "":
+                    batch_id, reply = batches.create(body, request.headers)
+                    if not reply.lost_answer:
+                        answer = batches.created(batch_id, base_url)
+                case "GET", False, "":
+                    answer = batches.list(request.query_params, base_url)
+                case "GET", True, "":
+                    answer = batches.retrieve(batch_id, base_url)
+                case "POST", True, "cancel":
+                    answer = batches.cancel(batch_id, base_url)
+                case "DELETE", True, "":
+                    answer = batches.delete(batch_id)
+                case "GET", True, "results":
+                    lines = batches.results(batch_id)
+                case _:
+                    raise RejectedError(Rejection(type="not_found_error", message=f"Not found: {request.url.path}"))
+        if what == "results":
+            await exchange.finish("application/x-jsonl", lines)
+        elif not batch_id or request.method != "POST" or what or not reply.lost_answer:
+            await exchange.give(answer)
+        else:
+            await exchange.cut()
 
 
 def _readable(raw: bytes) -> Mapping[str, Any]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Any, Self
 
+from ._batches import BatchReply, SeenBatch
 from ._limits import Limits
 from ._pace import Pace
 from ._record import SeenRequest
@@ -127,6 +128,17 @@ class Simulator:
         request gets a 500 that says it.
         """
         self._state.ask(reply_function)
+
+    def script_batches(self, *replies: BatchReply) -> None:
+        """Let *replies* say what becomes of the next batches, one each. Without one a batch has ended at once."""
+        with self._state.changed:
+            self._state.batches.script(replies)
+
+    @property
+    def batches(self) -> tuple[SeenBatch, ...]:
+        """The batches so far, in the order of their creation, as they stand since anybody has last looked at them."""
+        with self._state.changed:
+            return self._state.batches.seen
 
     def reset(self) -> None:
         """Forget requests, scripts, the cache, and what was taken from the limits."""

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from ._answer import Answer, answer_to, usage_of
+from ._batches import Batches
 from ._cache import CacheUse, PromptCache
 from ._errors import RejectedError, Rejection
 from ._limits import Limiter, Limits
@@ -17,6 +20,7 @@ from ._pace import Pace
 from ._prompt import Block, Body
 from ._record import Outcome, SeenRequest, redacted
 from ._script import Reply, ReplyFunction, Script
+from ._validation import check_batched, check_create
 from ._wire import message_dict
 
 logger = logging.getLogger("claude_client.simulator")
@@ -71,8 +75,10 @@ class State:
         self._limits = limits
         self._clock = clock
         self._origin = clock()
+        self._epoch = time.time() - self._origin
         self._connections = 0
         self._arrivals = 0
+        self._batched = 0
         self._in_flight: set[int] = set()
         self._reply_function: ReplyFunction | None = None
         self.reset()
@@ -85,6 +91,7 @@ class State:
             self._script = Script()
             self._reply_function = None
             self._cache = PromptCache()
+            self.batches = Batches(self._batch_result, self._clock, self._origin, self._epoch)
             self._rested_at = self._clock()
             self._limiters: dict[str, Limiter] = {}  # by model: the API limits each for itself
             self.changed.notify_all()
@@ -133,6 +140,35 @@ class State:
         if seen and not reply and reply_function:
             reply = _asked(reply_function, seen)
         return self._turn(arrival, body, use, reply or Reply())
+
+    def _batch_result(self, params: Body, headers: Mapping[str, str], now: float) -> Mapping[str, Any]:
+        """What comes of a request of a batch (facts-2 1.4). Limits of messages do not count for it."""
+        number = len(self._records)
+        seen = SeenRequest(
+            index=number,
+            method="POST",
+            path="/v1/messages/batches",
+            headers=redacted(headers),
+            body=params,
+            request_id=f"req_sim_{number + 1:06d}",
+            started=now - self._origin,
+            in_flight=0,
+        )
+        try:
+            check_batched(params)
+            blocks = check_create(params, headers["anthropic-version"], self.models)
+            reply = self._script.take(seen) or (self._reply_function and _asked(self._reply_function, seen)) or Reply()
+        except RejectedError as error:
+            return _errored(error.rejection, seen)
+        if reply.rejection:
+            return _errored(reply.rejection, seen)
+        use = self._cache.look_up(params, blocks, now)
+        answer = answer_to(params, reply)
+        usage = {**usage_of(answer, use, None), "service_tier": "batch", **(reply.usage or {})}
+        self._cache.commit(use, now)
+        self._batched += 1
+        message = message_dict(answer, f"msg_sim_batch_{self._batched:06d}", params["model"], usage)
+        return {"type": "succeeded", "message": message}
 
     def _turn(self, arrival: Arrival, body: Body, use: CacheUse, reply: Reply) -> Turn:
         if reply.fault:
@@ -230,6 +266,10 @@ class State:
                 "outcomes": dict(Counter(request.outcome for request in requests)),
                 "usage": _summed(request.usage for request in requests),
             }
+
+
+def _errored(rejection: Rejection, seen: SeenRequest) -> Mapping[str, Any]:
+    return {"type": "errored", "error": json.loads(rejection.body(seen.request_id))}
 
 
 def _asked(reply_function: ReplyFunction, request: SeenRequest) -> Reply | None:

@@ -42,9 +42,9 @@ def check_caller(headers: Mapping[str, str]) -> None:
         raise RejectedError(Rejection(type="authentication_error", message="x-api-key header is required"))
 
 
-def check_size(raw: bytes) -> None:
+def check_size(raw: bytes, most: int = LARGEST_BODY) -> None:
     """Check that the body is not too large."""
-    if len(raw) > LARGEST_BODY:
+    if len(raw) > most:
         raise RejectedError(Rejection(type="request_too_large", message="Request exceeds the maximum size"))
 
 
@@ -79,6 +79,17 @@ def check_count(body: Body, api_version: str, told: Collection[str]) -> list[Blo
     check_keys(body, COUNTED, ("model", "messages"), sampling=api_version == OLD_VERSION)
     check_model(body["model"], told)
     return _checked_blocks(body, api_version)
+
+
+def check_batched(params: Body) -> None:
+    """Check that *params* are none that a batch does not take (facts-2 1.3)."""
+    for name in ("speed", "fallbacks"):
+        if params.get(name) is not None:
+            raise invalid(f"{name}: not supported in a batch")
+    if params.get("stream"):
+        raise invalid("stream: not supported in a batch")
+    if params.get("max_tokens") == 0:
+        raise invalid("max_tokens: must be at least 1 in a batch")
 
 
 def check_create(body: Body, api_version: str, told: Collection[str]) -> list[Block]:
