@@ -3,6 +3,8 @@ Managed runs on top of `task_state` and `claude_client`.
 
 - `invoke_parallel_managed`, `invoke_parallel_with_reconciliation`: prompts as tasks that are tracked, retried, limited
   by category, watched for stalls, checked against what is still wanted and, with a journal, resumed.
+- `invoke_batch`: the same by the API's message batches, at half the price; `collect_batch` collects them elsewhere, by
+  a `BatchHandle`.
 - `ManagedResults`: what they return.
 - `invoke_with_retry`, `compute_backoff_delay`: one call with the same backoff.
 - `ConcurrencyLimiter`: slots that several runs and people's own threads share, in total and per category;
@@ -16,6 +18,8 @@ import sys
 try:
     from claude_client._values.retry import compute_backoff_delay
 
+    from ._batch import BatchOptions, collect_batch, invoke_batch
+    from ._batch_handle import BatchHandle
     from ._journal_entries import JournalEntry, drop_from_journal, read_journal, salvage_journal
     from ._journal_file import JournalError
     from ._limiter import ConcurrencyLimiter, LimiterStatistics, Occupancy
@@ -30,6 +34,8 @@ except ImportError as failed:  # no coverage: in a process of its own, where ano
     raise
 
 __all__ = [
+    "BatchHandle",
+    "BatchOptions",
     "ConcurrencyLimiter",
     "JournalEntry",
     "JournalError",
@@ -37,8 +43,10 @@ __all__ = [
     "ManagedOptions",
     "ManagedResults",
     "Occupancy",
+    "collect_batch",
     "compute_backoff_delay",
     "drop_from_journal",
+    "invoke_batch",
     "invoke_parallel_managed",
     "invoke_parallel_with_reconciliation",
     "invoke_with_retry",

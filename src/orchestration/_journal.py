@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from claude_client import ClaudeResponse
 from claude_client._values.fingerprint import fingerprint
@@ -80,6 +80,39 @@ class Journal:
             raise JournalError(
                 f"The answer to prompts[{index}] could not be stored in the journal {self._file.path}: {failed}"
             ) from failed
+
+    def keep_all(self, outcomes: Mapping[int, Outcome]) -> None:
+        """Store the *outcomes* of requests, by index, all at once, as `keep` stores one. Raises like it."""
+        import sqlite3
+
+        try:
+            self._file.add_all([Row.of(*self._keys[index], outcome) for index, outcome in outcomes.items()])
+        except (sqlite3.Error, TypeError, ValueError) as failed:
+            raise JournalError(
+                f"Answers of a batch could not be stored in the journal {self._file.path}: {failed}"
+            ) from failed
+
+    def batches(self) -> list[tuple[int, dict[str, Any]]]:
+        """The batches that were noted and not dropped, each with its number."""
+        import json
+
+        return [(number, json.loads(told)) for number, told in self._file.batches()]
+
+    def add_batch(self, told: Mapping[str, Any]) -> int:
+        """Note a batch that is about to be created, and return its number."""
+        import json
+
+        return self._file.add_batch(json.dumps(told))
+
+    def set_batch(self, number: int, told: Mapping[str, Any]) -> None:
+        """Note what is known of a batch now."""
+        import json
+
+        self._file.set_batch(number, json.dumps(told))
+
+    def drop_batch(self, number: int) -> None:
+        """Forget a batch: all that it had is stored, or it was never created."""
+        self._file.set_batch(number, None)
 
     def _recalled(self) -> Iterator[tuple[int, Outcome]]:
         """The outcomes of earlier runs. An answer that does not read as what is asked for now is none."""

@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from ._journal_rows import FORMAT, INSERT, Row, has_checksums, make_table, rows_in, whole_rows
+from ._journal_rows import FORMAT, INSERT, Row, has_checksums, make_batches, make_table, rows_in, whole_rows
 
 if TYPE_CHECKING:
     import sqlite3
@@ -76,6 +76,7 @@ class JournalFile:
             _check(self._db)
             if not has_checksums(self._db):
                 self._write_anew()
+            make_batches(self._db)
             self._closing = opening.pop_all()
         self._pid = os.getpid()
         return self
@@ -138,6 +139,26 @@ class JournalFile:
         with self._db:
             self._db.execute("BEGIN")
             self._db.executemany(INSERT, rows)
+
+    def batches(self) -> list[tuple[int, str]]:
+        """The number and the text of each batch that was noted and not dropped."""
+        return list(self._db.execute("SELECT number, told FROM batches ORDER BY number"))
+
+    def add_batch(self, told: str) -> int:
+        """Note a batch, and return its number. It is on the disk when this returns."""
+        with self._lock, self._db:
+            self._db.execute("BEGIN")
+            added = self._db.execute("INSERT INTO batches (told) VALUES (?)", (told,))
+            return int(added.lastrowid or 0)
+
+    def set_batch(self, number: int, told: str | None) -> None:
+        """Note something else of a batch; None: drop it."""
+        with self._lock, self._db:
+            self._db.execute("BEGIN")
+            if told is None:
+                self._db.execute("DELETE FROM batches WHERE number = ?", (number,))
+            else:
+                self._db.execute("UPDATE batches SET told = ? WHERE number = ?", (told, number))
 
     def drop(self, checksums: Iterable[bytes]) -> int:
         """Remove the rows with these *checksums*, overwrite them, and return how many there were."""

@@ -68,6 +68,11 @@ def make_table(db: sqlite3.Connection) -> None:
     )
 
 
+def make_batches(db: sqlite3.Connection) -> None:
+    """Make the table of batches where there is none: older versions, which have none, leave it alone."""
+    db.execute("CREATE TABLE IF NOT EXISTS batches (number INTEGER PRIMARY KEY AUTOINCREMENT, told TEXT NOT NULL)")
+
+
 def rows_in(db: sqlite3.Connection, number: int | None = None) -> Iterator[Row | None]:
     """Every row, or the one with that *number*; None for each that is damaged."""
     checked = has_checksums(db)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Unpack
 
@@ -164,7 +164,7 @@ def invoke_parallel_managed(
     """
     _check_kind("concurrency_limiter", concurrency_limiter, ConcurrencyLimiter)
     said = for_all(model, max_tokens, shared_system, cache_shared_system, options)
-    return _managed(prompts, max_workers, concurrency_limiter, **said)
+    return managed(prompts, max_workers, concurrency_limiter, **said)
 
 
 def invoke_parallel_with_reconciliation(
@@ -189,7 +189,33 @@ def invoke_parallel_with_reconciliation(
     )
 
 
-def _managed(
+@dataclass
+class Phase:
+    """
+    What a run does before it asks its prompts live, if anything.
+
+    Args:
+        requests: Those of all prompts that are wanted, by index.
+
+        asked: Those of them that have no outcome yet.
+
+        journal: None where there is none.
+
+        ask: Asks some of them live, to their ends.
+    """
+
+    requests: Mapping[int, Request]
+    asked: Mapping[int, Request]
+    recorder: TaskRecorder
+    journal: Journal | None
+    token: InterruptToken | None
+    ask: Callable[[Mapping[int, Request]], Run]
+    #: Whether it was ended by its token, and why it failed.
+    interrupted: bool = False
+    failure: Exception | None = None
+
+
+def managed(
     prompts: Sequence[Mapping[str, Any]],
     max_workers: int | None,
     limiter: ConcurrencyLimiter | None,
@@ -209,15 +235,15 @@ def _managed(
     stop_after: int | None = None,
     progress: bool = False,
     budget_usd: Budget | None = None,
+    before: Callable[[Phase], Mapping[int, Request]] | None = None,
+    check: Callable[[Request], object] = lambda _: None,
     **said: Any,
 ) -> ManagedResults:
     began = now()
     _check_callbacks(reconcile=reconcile, on_stall=on_stall, on_result=on_result)
-    _check_spans(stall_timeout=stall_timeout, reconcile_interval=reconcile_interval)
+    _check_spans(reconcile, stall_timeout=stall_timeout, reconcile_interval=reconcile_interval)
     _check_kind("tracker", tracker, TaskTracker)
     check_stop_after(stop_after)
-    if reconcile is None and reconcile_interval is not None:
-        raise ValueError("reconcile_interval is given, but no reconcile to call")
     limit = _limit_of(limiter)
     workers = workers_of(max_workers, max(MOST_WORKERS, limit)) if max_workers is not None else limit or _WORKERS
     retry = patient_policy(whole_number("max_retries", max_retries, 0), base_delay_ms, max_delay_ms)
@@ -227,6 +253,7 @@ def _managed(
     kept = wanted(reconcile, tasks, tracker) if reconcile else tasks
     named = {prompt["task_id"] for prompt in prompts if prompt.get("task_id") is not None}
     requests, refused = _requests(tasks, kept, named, build, tracker, watched=stall_timeout is not None)
+    _check_each(requests, check)
     with _remembered_once_known() as known, ExitStack() as stack:
         bar = stack.enter_context(progress_of(len(tasks), workers, shown=progress))
         opened = stack.enter_context(Journal(journal, [*requests.values()])) if journal is not None else None
@@ -239,38 +266,47 @@ def _managed(
             if opened:
                 recorder.restore(opened)
         asked = {index: request for index, request in requests.items() if index not in recorder.outcomes}
-        if not asked:
-            return remember(recorder.results())
-        run = stack.enter_context(
-            run_of(
-                asked,
-                max_workers=workers,
-                # Before the cache gate: a cache writer must not wait for a slot while others wait for it.
-                gates=[LimiterGate(limiter)] if limiter else [],
-                name="invoke_parallel_managed",
-                on_start=recorder.started,
-                on_retry=recorder.failed,
-                on_outcomes=recorder.ended,
-                on_hold=bar.hold if bar else None,
-                share_identical=share_identical,
-                stop_after=stop_after,
-                keep=partial(recorder.keep, opened) if opened else None,
-            )
-        )
-        stack.enter_context(_closing(recorder, run))
-        indices = {task_id: index for index, task_id in enumerate(tasks) if index in asked}
-        stack.enter_context(recorder.obeyed_by(run, indices))
-        if stall_timeout is not None:
-            stack.enter_context(stall_watch(run, stall_timeout, partial(_report_stall, [*tasks], on_stall)))
-        periodic = None
-        if reconcile and reconcile_interval is not None:
-            ask_again = partial(_reconcile_again, reconcile, kept, tracker, run, indices)
-            periodic = Periodic(reconcile_interval, ask_again)
-        run.run(interrupt_token, periodic)
-        results = remember(recorder.results(interrupted=run.interrupted), returned=not run.failure)
+
+        def ask(some: Mapping[int, Request]) -> Run:
+            """Ask *some* of the prompts live, to their ends."""
+            with ExitStack() as stack:
+                run = stack.enter_context(
+                    run_of(
+                        some,
+                        max_workers=workers,
+                        # Before the cache gate: a cache writer must not wait for a slot while others wait for it.
+                        gates=[LimiterGate(limiter)] if limiter else [],
+                        name="invoke_parallel_managed",
+                        on_start=recorder.started,
+                        on_retry=recorder.failed,
+                        on_outcomes=recorder.ended,
+                        on_hold=bar.hold if bar else None,
+                        share_identical=share_identical,
+                        stop_after=stop_after,
+                        keep=partial(recorder.keep, opened) if opened else None,
+                    )
+                )
+                stack.enter_context(_closing(recorder, run))
+                indices = {task_id: index for index, task_id in enumerate(tasks) if index in some}
+                stack.enter_context(recorder.obeyed_by(run, indices))
+                if stall_timeout is not None:
+                    stack.enter_context(stall_watch(run, stall_timeout, partial(_report_stall, [*tasks], on_stall)))
+                periodic = None
+                if reconcile and reconcile_interval is not None:
+                    ask_again = partial(_reconcile_again, reconcile, kept, tracker, run, indices)
+                    periodic = Periodic(reconcile_interval, ask_again)
+                run.run(interrupt_token, periodic)
+            return run
+
+        phase = Phase(requests, asked, recorder, opened, interrupt_token, ask)
+        left = before(phase) if before and asked else asked
+        run = ask(left) if left else None
+        failure = phase.failure or (run.failure if run else None)
+        interrupted = phase.interrupted or bool(run and run.interrupted)
+        results = remember(recorder.results(interrupted=interrupted), returned=not failure)
         known.append(results)
-    if run.failure:
-        raise ParallelInvocationError(f"The run was stopped: {told(run.failure)}", results=results) from run.failure
+    if failure:
+        raise ParallelInvocationError(f"The run was stopped: {told(failure)}", results=results) from failure
     return results
 
 
@@ -304,7 +340,9 @@ def _check_callbacks(**callbacks: Any) -> None:
         check_callback(name, callback)
 
 
-def _check_spans(**spans: float | None) -> None:
+def _check_spans(reconcile: Reconcile | None, **spans: float | None) -> None:
+    if reconcile is None and spans["reconcile_interval"] is not None:
+        raise ValueError("reconcile_interval is given, but no reconcile to call")
     for name, span in spans.items():
         if span is not None:
             seconds(name, span)
@@ -357,6 +395,14 @@ def _requests(
             retry = replace(request.retry, max_retries=min(request.retry.max_retries, tracker.max_retries))
             requests[index] = replace(request, retry=retry, streaming=watched or request.streaming)
     return requests, refused
+
+
+def _check_each(requests: Mapping[int, Request], check: Callable[[Request], object]) -> None:
+    for index, request in requests.items():
+        try:
+            check(request)
+        except ValueError as bad:
+            raise ValueError(f"prompts[{index}]: {bad}") from None
 
 
 def _reconcile_again(

@@ -15,6 +15,7 @@ from claude_client._values.results import Item
 from claude_client._verbs.fan_out import Outcome, Run, report_outcomes
 from task_state import InvalidTransitionError, TaskInfo, TaskState, TaskTracker
 
+from ._batch_handle import BatchHandle
 from ._journal import Journal
 
 _log = Log("orchestration")
@@ -38,12 +39,15 @@ class ManagedResults(Results):
         run: RunRecord | None = None,
         tracker: TaskTracker | None = None,
         recalled: Iterable[int] = (),
+        batches: BatchHandle | None = None,
     ) -> None:
         super().__init__(answers, errors, cancelled=cancelled, interrupted=interrupted, run=run)
         #: The tracker with the state and history of every task.
         self.tracker: TaskTracker = TaskTracker() if tracker is None else tracker
         #: The prompts, by index, whose answers or refusals the journal had from an earlier run.
         self.recalled: frozenset[int] = frozenset(recalled)
+        #: Of a run by batches that was ended before they were: what it takes to collect them; else None.
+        self.batches = batches
 
     @property
     def run_usage(self) -> Usage:
@@ -107,6 +111,8 @@ class TaskRecorder:
         self._recalled: set[int] = set()
         self._run: Run | None = None
         self._stop_looking: Callable[[], None]
+        #: The batches that are left to be collected; None where there are none.
+        self.batches: BatchHandle | None = None
         #: The outcome of each task that has ended, by its index.
         self.outcomes: dict[int, Outcome] = {}
 
@@ -170,13 +176,17 @@ class TaskRecorder:
         Raises:
             JournalError: If it could not be stored. It will be in the results all the same.
         """
-        if isinstance(outcome, ClaudeInvocationError) and outcome.kind != "refusal":
+        if not _is_kept(outcome):
             return
         try:
             journal.keep(self._places[index], outcome)
         except Exception as failed:
             self._unkept[index] = failed
             raise
+
+    def keep_all(self, journal: Journal, outcomes: Mapping[int, Outcome]) -> None:
+        """Store those of *outcomes* in *journal* that `keep` would, all at once."""
+        journal.keep_all({self._places[index]: outcome for index, outcome in outcomes.items() if _is_kept(outcome)})
 
     def ended(self, outcomes: Mapping[int, Outcome]) -> None:
         """Record the final outcomes of tasks."""
@@ -223,6 +233,7 @@ class TaskRecorder:
             run=RunRecord(self._began, now(), self._asked, self._budget.state if self._budget else None),
             tracker=self._tracker,
             recalled=self._recalled,
+            batches=self.batches,
         )
 
     def _state(self, index: int) -> TaskState:
@@ -235,3 +246,8 @@ class TaskRecorder:
         except InvalidTransitionError as moved:
             if moved.from_state not in {TaskState.CANCELLED, moved.to_state}:
                 _log.warning("Somebody else moves tasks of a run: %s", moved)
+
+
+def _is_kept(outcome: Outcome) -> bool:
+    """Whether a journal keeps *outcome*: it was paid for, and would come again."""
+    return not isinstance(outcome, ClaudeInvocationError) or outcome.kind == "refusal"

@@ -7,10 +7,10 @@ import inspect
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from claude_client._sdk.answer import contents_of, message_from, refusal, unusable
 from claude_client._sdk.client import forget_credentials, no_credentials
@@ -25,6 +25,8 @@ from claude_client._values.redaction import without, without_secrets
 from claude_client._values.request import Request
 from claude_client._values.response import text_of
 from claude_client._values.usage import total
+
+T = TypeVar("T")
 
 _SECRET_ATTRIBUTES = ("api_key", "auth_token", "aws_secret_key", "aws_session_token", "access_token")
 # Parts of header names that hold a secret: gateways have names of their own for it.
@@ -68,9 +70,29 @@ def count_tokens(client: Any, request: Request) -> int:
         raise ValueError(f"{type(client).__name__} counts no tokens: estimate_cost(offline=True) guesses them")
     taken = inspect.signature(client.messages.count_tokens).parameters.keys() - {"extra_body"}
     arguments = {name: value for name, value in create_arguments(request, client).items() if name in taken}
-    attempt = Attempt(request, 0.0)
+    return int(ask(client, client.messages.count_tokens, Attempt(request, 0.0), **arguments).input_tokens)
+
+
+def ask(client: Any, call: Callable[..., T], attempt: Attempt, **arguments: Any) -> T:
+    """
+    What *call*, of the SDK's *client*, answers; *attempt* may end it from another thread.
+
+    Raises:
+        ClaudeInvocationError: As of a request that has failed.
+    """
     with attempt:
-        return int(_Exchange(client, arguments, attempt, "count_tokens")._sent().input_tokens)  # noqa: SLF001
+        answer: T = _Exchange(client, arguments, attempt, call)._sent()  # noqa: SLF001
+        return answer
+
+
+def receive(client: Any, attempt: Attempt, fields: Mapping[str, Any]) -> None:
+    """Fill in *attempt*, which was sent another way, by the message that *fields* are. Raises nothing."""
+    try:
+        message = attempt.message = message_of(fields)
+        attempt.answer = _Exchange(client, {}, attempt)._answer(message, None)  # noqa: SLF001
+        attempt.usage = total(bill.usage for bill in attempt.bills)
+    except Exception as exc:  # noqa: BLE001 - every exception ends the attempt, and is kept there
+        _end_with(attempt, exc)
 
 
 def _end_with(attempt: Attempt, exc: BaseException) -> None:
@@ -105,8 +127,8 @@ class _Exchange:
     client: Any
     arguments: dict[str, Any] = field(repr=False)  # may hold a key
     attempt: Attempt
-    #: The method of the SDK that sends it.
-    method: str = "create"
+    #: What of the SDK sends it; None: its `messages.create`.
+    call: Callable[..., Any] | None = None
     #: The exception that was being handled when it began, which no failure of it is about.
     before: BaseException | None = field(default_factory=sys.exception, repr=False)
 
@@ -189,7 +211,7 @@ class _Exchange:
 
     def _sent_with_new_token(self) -> Any:
         """Send the request; once more, with a new token, if it had one that was refused and can be renewed."""
-        call = getattr(self.client.messages, self.method)
+        call = self.call or self.client.messages.create
         try:
             return call(**self.arguments)
         except Exception as exc:

@@ -51,7 +51,7 @@ def ways_of(request: Request) -> list[Way]:
     named = [other.get("model") if isinstance(other, Mapping) else other for other in others or ()]
     models = [body["model"], *(model for model in named if isinstance(model, str))]
     fast, in_us = body.get("speed") == "fast", body.get("inference_geo") == "us"
-    return [Way(model, fast, False, in_us) for model in models]
+    return [Way(model, fast, request.batch, in_us) for model in models]
 
 
 def most_input_tokens(request: Request) -> int:

@@ -207,6 +207,34 @@ def from_body(
     )
 
 
+def from_batch(body: Any, secrets: Sequence[str]) -> ClaudeInvocationError:
+    """Our error for the *body* of a request of a batch that the API could not answer. It has the status of its type."""
+    named = str(field(body, "error", "type"))
+    said = field(body, "error", "message")
+    return _error(
+        lambda kind: f"{named or kind}: {said}",
+        None,
+        body,
+        secrets,
+        status_code=_STATUS_OF_TYPE.get(named, 500),
+        headers={},
+    )
+
+
+_STATUS_OF_TYPE: Mapping[str, int] = {
+    "invalid_request_error": 400,
+    "authentication_error": 401,
+    "billing_error": 402,
+    "permission_error": 403,
+    "not_found_error": 404,
+    "request_too_large": 413,
+    "rate_limit_error": 429,
+    "api_error": 500,
+    "timeout_error": 504,
+    "overloaded_error": 529,
+}
+
+
 def _error(
     message: Callable[[Kind], str],
     kind: Kind | None,

@@ -13,6 +13,7 @@ _Transient = Literal[
     "server_error",
     "timeout",
     "connection",
+    "expired",
     "incomplete_stream",
     "invalid_response",
 ]

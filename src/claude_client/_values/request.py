@@ -86,6 +86,8 @@ class Request:
     output_retries: int = 0
     #: What it may cost, with all that shares them: money has to be free in each.
     budgets: tuple[Budget, ...] = ()
+    #: Whether it is asked as one of a batch.
+    batch: bool = False
     #: What to ask in its place, one after another, if its model cannot answer: requests of which `in_place_of` takes
     #: what is about the model.
     fallbacks: tuple[Request, ...] = ()

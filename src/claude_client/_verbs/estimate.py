@@ -90,22 +90,22 @@ def estimate_cost(
     said = for_all(model, max_tokens, shared_system, cache_shared_system, options)
     is_shared = said.pop("share_identical", False)
     requests = build_requests(prompts, **{name: value for name, value in said.items() if name not in _OF_THE_RUN})
-    asked = [one for one in requests if isinstance(one, Request)]
+    asked = [replace(one, batch=batch) for one in requests if isinstance(one, Request)]
     if is_shared:
         asked = list({question_of(one) or index: one for index, one in enumerate(asked)}.values())
     for request in asked:
-        _check_price(request, book, batch=batch)
+        _check_price(request, book)
     workers = workers_of(max_workers)
 
     def groups_of(chosen: Sequence[Request]) -> tuple[Group, ...]:
         if offline:
-            return _counted(chosen, _guess, sample, seed, workers, batch=batch)
+            return _counted(chosen, _guess, sample, seed, workers)
         with shared_client() as client:
             check_credentials(client, [request.extra_headers for request in chosen])
-            return _counted(chosen, lambda one: _count(client, one), sample, seed, workers, batch=batch)
+            return _counted(chosen, lambda one: _count(client, one), sample, seed, workers)
 
     def recount(other: str) -> tuple[Group, ...]:
-        return groups_of([_checked(replace(request, model=other), book, batch=batch) for request in asked])
+        return groups_of([_checked(replace(request, model=other), book) for request in asked])
 
     return Estimate(groups_of(asked), output, book, recount, offline=offline)
 
@@ -122,10 +122,10 @@ def _expected(expected_output: float | None, like: Iterable[Any] | None) -> Outp
     return Output(float(min(tokens)), statistics.fmean(tokens))
 
 
-def _check_price(request: Request, book: PriceBook, *, batch: bool) -> None:
+def _check_price(request: Request, book: PriceBook) -> None:
     try:
         for way in ways_of(request):
-            book.of(way._replace(batch=batch))
+            book.of(way)
     except LookupError as unknown:
         raise ValueError(
             f"no price of {request.model} is known: name it, as in "
@@ -133,14 +133,12 @@ def _check_price(request: Request, book: PriceBook, *, batch: bool) -> None:
         ) from unknown
 
 
-def _checked(request: Request, book: PriceBook, *, batch: bool) -> Request:
-    _check_price(request, book, batch=batch)
+def _checked(request: Request, book: PriceBook) -> Request:
+    _check_price(request, book)
     return request
 
 
-def _counted(
-    requests: Sequence[Request], count: Counter, sample: int, seed: int, workers: int, *, batch: bool
-) -> tuple[Group, ...]:
+def _counted(requests: Sequence[Request], count: Counter, sample: int, seed: int, workers: int) -> tuple[Group, ...]:
     """The groups of *requests* that begin alike, counted."""
     alike: defaultdict[tuple[str, bytes], list[Request]] = defaultdict(list)
     for request in requests:
@@ -150,7 +148,7 @@ def _counted(
         of_model[request.model] += 1
     with ThreadPoolExecutor(_COUNTS_AT_ONCE) as pool:
         return tuple(
-            _group(group, lambda chosen: [*pool.map(count, chosen)], share * sample, seed, workers, batch=batch)
+            _group(group, lambda chosen: [*pool.map(count, chosen)], share * sample, seed, workers)
             for (model, _), group in alike.items()
             for share in [len(group) / of_model[model]]
         )
@@ -162,8 +160,6 @@ def _group(
     sample: float,
     seed: int,
     workers: int,
-    *,
-    batch: bool,
 ) -> Group:
     """
     Args:
@@ -188,7 +184,7 @@ def _group(
         error = _SURE * spread * len(requests)
     messages = mean * len(requests)
     share_marked = sum(bool(count_breakpoints(request.messages)) for request in requests) / len(requests)
-    way = ways_of(first)[0]._replace(batch=batch)
+    way = ways_of(first)[0]
     return Group(
         way=way,
         requests=len(requests),

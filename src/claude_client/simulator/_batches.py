@@ -31,7 +31,7 @@ class BatchReply:
     Args:
         seconds: Time until all of its requests are processed, one after another.
 
-        expired: How many of its last requests are never processed: they expire, as the batch ends after 24 hours.
+        expired: How many of its last requests expire unprocessed, at the end of its 24 hours.
 
         fault: A rejection of its creation.
 

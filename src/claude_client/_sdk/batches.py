@@ -1,0 +1,134 @@
+"""The API's message batches, by their paths on the SDK's client: it would follow the address of results anywhere."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from datetime import datetime
+from functools import partial
+from typing import Any, NamedTuple
+
+from claude_client._sdk.exchange import ask
+from claude_client._values.attempt import Attempt
+from claude_client._values.errors import ClaudeInvocationError
+from claude_client._values.interrupt import InterruptToken
+from claude_client._values.request import Request
+
+_PATH = "/v1/messages/batches"
+_MOST_LISTED = 1000
+_NONE = Request(model="", max_tokens=1, messages=[])
+
+
+class BatchInfo(NamedTuple):
+    """What the API tells of a batch."""
+
+    id: str
+    has_ended: bool
+    #: Number of its requests, and, once it has ended, how many have which result.
+    requests: int
+    counts: Mapping[str, int]
+    #: Seconds since the epoch.
+    created: float
+
+
+def check_client(client: Any) -> None:
+    """Raise a ValueError if there are no batches where *client* asks: Bedrock, Vertex and Foundry have none."""
+    if not any(cls.__name__ == "Anthropic" for cls in type(client).__mro__):
+        raise ValueError(f"{type(client).__name__} has no message batches: use invoke_parallel_managed")
+
+
+def create(client: Any, content: bytes, headers: Mapping[str, str], token: InterruptToken | None = None) -> BatchInfo:
+    """
+    Create a batch, by one request that is not made again.
+
+    Raises:
+        ClaudeInvocationError: If it was not created; or, without a status, if nobody knows.
+    """
+    options = {"headers": {"Content-Type": "application/json", **headers}}
+    return _told(_ask(client, client.post, token, path=_PATH, cast_to=object, content=content, options=options))
+
+
+def retrieve(client: Any, batch_id: str, token: InterruptToken | None = None) -> BatchInfo:
+    """
+    What the API tells of a batch.
+
+    Raises:
+        ClaudeInvocationError: If it does not.
+    """
+    return _told(_ask(client, client.get, token, path=f"{_PATH}/{batch_id}", cast_to=object))
+
+
+def cancel(client: Any, batch_id: str) -> None:
+    """
+    Have a batch end with what it has.
+
+    Raises:
+        ClaudeInvocationError: If that fails; also if it has ended.
+    """
+    _ask(client, client.post, None, path=f"{_PATH}/{batch_id}/cancel", cast_to=object)
+
+
+def created_since(client: Any, since: float) -> Iterator[BatchInfo]:
+    """
+    The batches that were created *since* a time in seconds since the epoch, the newest first.
+
+    Raises:
+        ClaudeInvocationError: If they cannot be listed.
+    """
+    query: dict[str, Any] = {"limit": _MOST_LISTED}
+    while True:
+        page = _ask(client, client.get, None, path=_PATH, cast_to=object, options={"params": {**query}})
+        for told in page["data"]:
+            info = _told(told)
+            if info.created < since:
+                return
+            yield info
+        if not page.get("has_more"):
+            return
+        query["after_id"] = page["last_id"]
+
+
+def results(client: Any, batch_id: str, token: InterruptToken | None = None) -> Iterator[Mapping[str, Any]]:
+    """
+    The lines of the results of a batch, in no order, as far as they come: a download that breaks ends, too.
+
+    Raises:
+        ClaudeInvocationError: If there are none to be had.
+    """
+    options = {"headers": {"X-Stainless-Raw-Response": "stream"}}  # so does the SDK, to have it unread
+    attempt = Attempt(_NONE, 0.0)
+    response = _ask(client, client.get, token, path=f"{_PATH}/{batch_id}/results", cast_to=object, options=options)
+    with closing(response), attempt:
+        lines = response.iter_lines()
+        while True:
+            try:
+                line = next(lines, None)
+                if line is None:
+                    return
+                told = json.loads(line) if line.strip() else None
+            except Exception:  # noqa: BLE001 - of the network, or half a line: what is missing is asked for again
+                return
+            if told:
+                yield told
+
+
+def _ask(client: Any, call: Any, token: InterruptToken | None, *, path: str, **arguments: Any) -> Any:
+    attempt = Attempt(_NONE, 0.0)
+    if token is None:
+        return ask(client, partial(call, path), attempt, **arguments)
+    with token.watched_by(attempt.abort):
+        return ask(client, partial(call, path), attempt, **arguments)
+
+
+def _told(said: Any) -> BatchInfo:
+    try:
+        counts = {name: int(count) for name, count in said["request_counts"].items()}
+        created = datetime.fromisoformat(said["created_at"]).timestamp()
+        return BatchInfo(said["id"], said["processing_status"] == "ended", sum(counts.values()), counts, created)
+    except (TypeError, KeyError, AttributeError, ValueError) as unreadable:
+        raise ClaudeInvocationError(
+            f"The API's answer about a batch cannot be read: {str(said)[:200]!r}",
+            kind="invalid_response",
+            retryable=True,
+        ) from unreadable
