@@ -189,7 +189,8 @@ def invoke_batch(
     Args:
         prompts, model, max_tokens, shared_system:
             As in `invoke_parallel_managed`. What a batch does not take, or cannot honour for one prompt, is a
-            ValueError: `streaming`, `timeout`, `deadline`, `extra_query`, `fallback_models`, and the API's `speed` and `fallbacks`.
+            ValueError: `streaming`, `timeout`, `deadline`, `extra_query`, `fallback_models`, and the API's `speed` and
+            `fallbacks`.
 
         cache_shared_system: Put a cache breakpoint at the end of *shared_system*, for an hour.
 

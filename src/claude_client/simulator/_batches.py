@@ -37,7 +37,7 @@ class BatchReply:
 
         lost_answer: Whether the connection breaks after the batch was created, before the answer.
 
-        cut_results_after: The first download of its results ends, in good order, after so many lines. None: it is whole.
+        cut_results_after: The first download of its results ends, in order, after so many lines. None: it is whole.
 
         results_url: The address that it gives for its results; None: the right one.
 

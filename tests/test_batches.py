@@ -1,0 +1,472 @@
+"""Prompts by message batches: what is asked, what comes back, and that nothing is lost or paid twice."""
+
+import json
+import threading
+import time
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+
+import anthropic
+import pytest
+
+from claude_client import (
+    Budget,
+    ClaudeInvocationError,
+    InterruptToken,
+    ParallelInterrupt,
+    ParallelInvocationError,
+    set_default_client,
+)
+from claude_client._sdk import batches as door
+from claude_client._values.request import build
+from claude_client.simulator import BatchReply, Reply, Simulator
+from orchestration import BatchHandle, collect_batch, invoke_batch, invoke_parallel_managed
+from orchestration._batch_requests import digests_of, id_of, planned, told_by
+from task_state import TaskState, TaskTracker
+
+QUICK = {"poll_interval": 0.01, "check_first": False}
+
+
+def prompts_of(number, **more):
+    return [{"prompt": f"say {n}", "task_id": f"task-{n}", **more} for n in range(number)]
+
+
+def batched(sim):
+    """How often each prompt was answered in a batch."""
+    return Counter(
+        request["params"]["messages"][0]["content"]
+        for batch in sim.batches
+        for request in batch.requests
+        if batch.results.get(request["custom_id"], {}).get("type") == "succeeded"
+    )
+
+
+def paths(sim):
+    return [(request.method, request.path) for request in sim.requests]
+
+
+# The same as a managed run
+
+
+def test_answers_come_in_order_and_cost_half(sim):
+    heard = []
+    results = invoke_batch(prompts_of(5), on_result=lambda *one: heard.append(one[0]), **QUICK)
+    live = invoke_parallel_managed(prompts_of(5))
+    assert list(results) == list(live)
+    assert results.tracker.summary() == {"completed": 5}
+    assert sorted(heard) == list(range(5))
+    assert results.cost_usd == pytest.approx(live.cost_usd / 2)
+    assert all(answer.message.usage.service_tier == "batch" for answer in results)
+    assert results.batches is None
+
+
+def test_options_are_those_of_a_managed_run(sim, tmp_path):
+    tracker = TaskTracker(max_retries=3)
+    results = invoke_batch(
+        prompts_of(4, category="c"),
+        output=int,
+        shared_system="S",
+        tracker=tracker,
+        reconcile=lambda prompts, _: prompts[1:],
+        budget_usd=1,
+        progress=True,
+        journal=tmp_path / "journal",
+        **QUICK,
+    )
+    assert results.outputs == [None, 0, 0, 0]
+    assert results.cancelled.keys() == {0}
+    assert results.tracker is tracker
+    assert results.budget.spent == pytest.approx(results.cost_usd)
+
+
+def test_prompts_with_other_headers_are_in_batches_of_their_own(sim):
+    prompts = [
+        *prompts_of(2),
+        {"prompt": "warm", "temperature": 0.5},
+        {"prompt": "b", "extra_headers": {"anthropic-beta": "x"}},
+    ]
+    assert all(invoke_batch(prompts, **QUICK))
+    created = [request for request in sim.requests if request.method == "POST"]
+    versions = sorted(request.headers["anthropic-version"] for request in created)
+    assert len(created) == 3
+    assert versions[0] == "2023-06-01"
+    assert sum(request.headers.get("anthropic-beta") == "x" for request in created) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"streaming": True}, r"prompts\[0\]: streaming is not taken by a batch"),
+        ({"timeout": 5}, r"prompts\[0\]: timeout"),
+        ({"deadline": 5}, r"prompts\[0\]: deadline"),
+        ({"extra_query": {"a": "b"}}, r"prompts\[0\]: extra_query"),
+        ({"fallback_models": ["claude-haiku-4-5"]}, r"prompts\[0\]: fallback_models"),
+        ({"speed": "fast"}, r"prompts\[0\]: speed"),
+        ({"extra_body": {"fallbacks": []}, "speed": "fast"}, r"prompts\[0\]: speed"),
+        ({"primer": "now"}, "primer must be 'live', 'batch' or None, got 'now'"),
+        ({"poll_interval": 0}, "poll_interval must be a number of seconds above 0"),
+        ({"finish_by": -1}, "finish_by must be a number of seconds above 0"),
+    ],
+)
+def test_what_a_batch_cannot_do_is_refused_before_anything_is_sent(sim, options, problem):
+    with pytest.raises(ValueError, match=problem):
+        invoke_batch(prompts_of(1), **{**QUICK, **options})
+    with pytest.raises(TypeError):
+        invoke_batch(prompts_of(1), on_batch="print")
+    with pytest.raises(TypeError, match=r"unexpected|unknown"):
+        invoke_batch(prompts_of(1), stall_timeout_of_nobody=5)
+    assert not sim.requests
+
+
+def test_clouds_have_no_batches():
+    set_default_client(anthropic.AnthropicBedrock(aws_region="us-east-1", aws_access_key="a", aws_secret_key="b"))
+    with pytest.raises(ValueError, match="AnthropicBedrock has no message batches: use invoke_parallel_managed"):
+        invoke_batch(prompts_of(1))
+
+
+# What is sent
+
+
+def test_batches_are_split_by_number_and_by_bytes_and_their_ids_tell_index_and_digest(sim):
+    client = anthropic.Anthropic(api_key="k")
+    requests = {index: build(prompt="x" * 100) for index in range(7)}
+    digests = digests_of(requests)
+    by_number = list(planned(client, requests, digests, most_requests=3))
+    assert [len(batch.indices) for batch in by_number] == [3, 3, 1]
+    size = max(len(batch.content) for batch in by_number)
+    by_bytes = list(planned(client, requests, digests, most_bytes=size))
+    assert all(len(batch.content) <= size for batch in by_bytes)
+    assert sum(len(batch.indices) for batch in by_bytes) == 7
+    body = json.loads(by_number[0].content)
+    assert [told_by(request["custom_id"]) for request in body["requests"]] == [(n, digests[n]) for n in range(3)]
+    assert all(len(id_of(10**8, digest)) <= 64 for digest in digests.values())
+    assert len(set(digests.values())) == 7
+    with pytest.raises(ValueError, match=r"prompts\[0\] has .* bytes, and a batch takes 50"):
+        list(planned(client, requests, digests, most_bytes=50))
+
+
+def test_one_of_each_shape_is_tried_live_first(sim):
+    prompts = [*prompts_of(3), {"prompt": "t", "tools": [{"name": "t", "input_schema": {"type": "object"}}]}]
+    invoke_batch(prompts, poll_interval=0.01)
+    live = [request.body for request in sim.requests if request.path == "/v1/messages"]
+    assert [body["max_tokens"] for body in live] == [1, 1]
+    assert "tools" in live[1]
+
+
+def test_what_the_api_does_not_take_ends_the_run_before_there_is_a_batch(sim):
+    with pytest.raises(ClaudeInvocationError, match="400 invalid_request_error"):
+        invoke_batch(prompts_of(3, thinking={"type": "odd"}), poll_interval=0.01)
+    assert not sim.batches
+
+
+def test_the_shared_prompt_is_written_once_live_for_an_hour(sim):
+    results = invoke_batch(prompts_of(4), shared_system="word " * 4000, cache_shared_system=True, poll_interval=0.01)
+    live = [request for request in sim.requests if request.path == "/v1/messages"]
+    assert len(live) == 1
+    assert live[0].usage["cache_creation"]["ephemeral_1h_input_tokens"] > 0
+    assert [answer.usage.cache_read_input_tokens > 0 for answer in results] == [False, True, True, True]
+    assert [answer.message.usage.service_tier for answer in results] == ["standard", *["batch"] * 3]
+
+
+# What comes back
+
+
+@pytest.mark.parametrize(
+    ("reply", "kind"),
+    [
+        (Reply(fault="refusal"), "refusal"),
+        (Reply(fault="invalid_request"), "invalid_request"),
+        (Reply(fault="billing"), "billing"),
+        (Reply(fault="invalid_request", message="Your credit balance is too low"), "billing"),
+        (Reply(fault="permission"), "permission"),
+        (Reply(fault="not_found"), "not_found"),
+        (Reply(fault="request_too_large"), "request_too_large"),
+    ],
+)
+def test_what_cannot_be_answered_is_an_error_of_its_kind(sim, reply, kind):
+    sim.script(reply, matching="say 1")
+    results = invoke_batch(prompts_of(3), **QUICK)
+    assert {index: error.kind for index, error in results.errors.items()} == {1: kind}
+    assert results.tracker.get("task-1").state is TaskState.FAILED
+    assert len(sim.batches) == 1
+
+
+@pytest.mark.parametrize("fault", ["overloaded", "api_error", "timeout", "rate_limit"])
+def test_what_may_still_succeed_is_asked_again_by_another_batch(sim, fault):
+    sim.script(Reply(fault=fault), matching="say 1")
+    results = invoke_batch(prompts_of(3), **QUICK)
+    assert all(results)
+    assert [len(batch.requests) for batch in sim.batches] == [3, 1]
+    assert len(results[1].attempts) == 2
+    assert results.tracker.get("task-1").attempt == 1
+
+
+def test_rounds_end_with_the_retries(sim):
+    sim.script(*[Reply(fault="overloaded")] * 9)
+    results = invoke_batch(prompts_of(1), max_retries=1, **QUICK)
+    assert (results.errors[0].kind, len(sim.batches)) == ("overloaded", 2)
+
+
+def test_cut_off_answers_and_pauses_are_as_in_live_calls(sim):
+    sim.script(Reply(text="par", fault="max_tokens"), matching="say 0")
+    sim.script(Reply(text="one ", fault="pause_turn"), Reply(text="two"), matching="say 1")
+    results = invoke_batch(prompts_of(2), **QUICK)
+    assert results[0].truncated
+    assert results[1] == "one two"
+
+
+def test_answers_that_do_not_fit_are_asked_again_in_a_batch(sim):
+    sim.script(Reply(text="no number"), Reply(text="7"))
+    results = invoke_batch([{"prompt": "a"}], output=int, output_retries=1, **QUICK)
+    assert results.outputs == [7]
+    assert len(sim.batches) == 2
+
+
+def test_expired_requests_are_asked_again():
+    now = [0.0]
+    with Simulator(clock=lambda: now[0]) as sim:
+        set_default_client(anthropic.Anthropic(base_url=sim.base_url, api_key="k", max_retries=0))
+        sim.script_batches(BatchReply(expired=1))
+        day = threading.Thread(target=lambda: (sim.wait_for(lambda sim: sim.batches), now.__setitem__(0, 90_000.0)))
+        day.start()
+        results = invoke_batch(prompts_of(3), **QUICK)
+        day.join()
+        assert all(results)
+        assert [attempt.outcome for attempt in results[2].attempts] == ["expired", "ok"]
+        assert results[2].attempts[0].usage.output_tokens == 0
+
+
+def test_results_that_come_incomplete_are_downloaded_again(sim):
+    sim.script_batches(BatchReply(cut_results_after=2))
+    results = invoke_batch(prompts_of(5), **QUICK)
+    assert all(results)
+    assert sum(path.endswith("/results") for _, path in paths(sim)) == 2
+
+
+def test_results_are_fetched_from_the_clients_own_host(sim):
+    sim.script_batches(BatchReply(results_url="https://elsewhere.example/v1/results"))
+    assert all(invoke_batch(prompts_of(2), **QUICK))
+
+
+# Never lost, never paid twice
+
+
+def test_a_lost_answer_is_looked_for_before_another_batch_is_created(sim):
+    sim.script_batches(BatchReply(lost_answer=True))
+    results = invoke_batch(prompts_of(3), **QUICK)
+    assert all(results)
+    assert len(sim.batches) == 1
+    assert ("GET", "/v1/messages/batches") in paths(sim)
+
+
+def test_a_batch_that_was_not_created_is_created_again(sim):
+    sim.script_batches(BatchReply(fault="overloaded"), BatchReply(fault="api_error"))
+    assert all(invoke_batch(prompts_of(3), **QUICK))
+    assert len(sim.batches) == 1
+
+
+def test_a_batch_of_somebody_else_is_not_taken_for_ours(sim, tmp_path):
+    client = anthropic.Anthropic(base_url=sim.base_url, api_key="k", max_retries=0)
+    params = {"model": "claude-sonnet-4-6", "max_tokens": 5, "messages": [{"role": "user", "content": "theirs"}]}
+    sim.script_batches(BatchReply(lost_answer=True), BatchReply(seconds=0.05))
+    theirs = threading.Thread(
+        target=lambda: (
+            sim.wait_for(lambda sim: sim.batches),
+            client.messages.batches.create(requests=[{"custom_id": f"their-{n}", "params": params} for n in range(3)]),
+        )
+    )
+    theirs.start()
+    results = invoke_batch(prompts_of(3), **QUICK)
+    theirs.join()
+    assert all(results)
+    assert all(count == 1 for prompt, count in batched(sim).items() if prompt.startswith("say"))
+
+
+def test_a_run_that_is_interrupted_is_collected_by_the_same_call(sim, tmp_path):
+    sim.script_batches(BatchReply(seconds=3600))
+    token, journal = InterruptToken(), tmp_path / "journal"
+    results = invoke_batch(
+        prompts_of(4), journal=journal, interrupt_token=token, on_batch=lambda _: token.interrupt(), **QUICK
+    )
+    assert results.interrupted
+    assert {error.kind for error in results.errors.values()} == {"interrupted"}
+    assert results.batches == BatchHandle((sim.batches[0].id,), 4)
+    finish(sim)
+    again = invoke_batch(prompts_of(4), journal=journal, **QUICK)
+    assert all(again)
+    assert len(sim.batches) == 1
+    assert set(batched(sim).values()) == {1}
+    assert invoke_batch(prompts_of(4), journal=journal, **QUICK).recalled == {0, 1, 2, 3}
+
+
+def finish(sim):
+    """Let all batches end now."""
+    for batch in sim._state.batches._batches.values():
+        batch.reply = BatchReply()
+
+
+def test_equal_prompts_have_each_their_answer_in_every_run(sim, tmp_path):
+    sim.script_batches(BatchReply(seconds=3600))
+    token, journal = InterruptToken(), tmp_path / "journal"
+    same = [{"prompt": "same"}] * 3
+    invoke_batch(same, journal=journal, interrupt_token=token, on_batch=lambda _: token.interrupt(), **QUICK)
+    finish(sim)
+    assert all(invoke_batch(same, journal=journal, **QUICK))
+    assert batched(sim) == {"same": 3}
+
+
+def test_an_interrupt_may_cancel_the_batches_and_keep_what_they_had(sim):
+    sim.script_batches(BatchReply(seconds=0.4))
+    token = InterruptToken()
+    timer = threading.Timer(0.2, token.interrupt)
+    timer.start()
+    results = invoke_batch(prompts_of(40), interrupt_token=token, cancel_on_interrupt=True, **QUICK)
+    answered = sum(answer is not None for answer in results)
+    assert results.interrupted
+    assert 0 < answered < 40
+    assert answered == sum(batched(sim).values())
+    assert sim.batches[0].status == "ended"
+
+
+def test_ctrl_c_leaves_the_batches_and_the_results(sim):
+    sim.script_batches(BatchReply(seconds=3600))
+
+    def stop(_):
+        raise KeyboardInterrupt
+
+    with pytest.raises((ParallelInterrupt, KeyboardInterrupt)):
+        invoke_batch(prompts_of(2), on_batch=stop, **QUICK)
+    assert sim.batches[0].status == "in_progress"
+
+
+def test_a_handle_is_collected_elsewhere(sim, tmp_path):
+    handles = []
+    sim.script(Reply(fault="invalid_request"), matching="say 1")
+    invoke_batch(prompts_of(3), on_batch=handles.append, **QUICK)
+    handles[0].save(tmp_path / "handle.json")
+    results = collect_batch(BatchHandle.load(tmp_path / "handle.json"), poll_interval=0.01)
+    assert [str(answer)[-5:] if answer else None for answer in results] == ["say 0", None, "say 2"]
+    assert results.errors[1].kind == "invalid_request"
+    assert "sk-" not in (tmp_path / "handle.json").read_text()
+    assert len(sim.batches) == 1
+    token = InterruptToken()
+    token.interrupt()
+    assert collect_batch(handles[0], interrupt_token=token).interrupted
+
+
+def test_a_handle_reads_data_and_says_what_is_missing(sim):
+    handles = []
+    invoke_batch(prompts_of(2), output=int, on_batch=handles.append, **QUICK)
+    assert collect_batch(handles[0], output=int).outputs == [0, 0]
+    more = BatchHandle(handles[0].batches, 3)
+    assert collect_batch(more).errors[2].kind == "incomplete_stream"
+    with pytest.raises(ClaudeInvocationError) as failed:
+        collect_batch(BatchHandle(("msgbatch_none",), 1))
+    assert failed.value.kind == "not_found"
+
+
+@pytest.mark.parametrize("said", [None, {}, {"batches": "x", "prompts": 1}, {"batches": [5], "prompts": 1}])
+def test_what_is_no_handle_is_refused(said):
+    with pytest.raises(ValueError, match=r"handle|batch"):
+        BatchHandle.from_json(said)
+    with pytest.raises(ValueError, match="handle must be a BatchHandle"):
+        collect_batch(said)
+
+
+# Time and money
+
+
+def test_polls_that_fail_now_and_then_are_no_failure(sim, monkeypatch):
+    looked = []
+
+    def retrieve(*args):
+        looked.append(args)
+        if len(looked) in {1, 2, 3}:
+            raise ClaudeInvocationError("no", kind="overloaded", retryable=True)
+        return door_retrieve(*args)
+
+    door_retrieve = door.retrieve
+    monkeypatch.setattr("orchestration._batch_run.retrieve", retrieve)
+    assert all(invoke_batch(prompts_of(2), **QUICK))
+
+
+def test_what_a_batch_has_not_answered_in_time_is_asked_live(sim):
+    sim.script_batches(BatchReply(seconds=3600))
+    began = time.monotonic()
+    results = invoke_batch(prompts_of(6), finish_by=1.0, budget_usd=1, **QUICK)
+    assert time.monotonic() - began < 20
+    assert all(results)
+    assert sim.batches[0].status == "ended"
+    assert {answer.message.usage.service_tier for answer in results} == {"standard"}
+    assert results.budget.spent == pytest.approx(results.cost_usd)
+    assert not batched(sim)
+
+
+def test_the_time_to_finish_by_may_be_a_date(sim):
+    sim.script_batches(BatchReply(seconds=3600))
+    results = invoke_batch(prompts_of(2), finish_by=datetime.now(UTC) + timedelta(seconds=0.5), **QUICK)
+    assert all(results)
+
+
+def test_money_is_reserved_at_the_price_of_batches(sim):
+    budget = Budget(1)
+    reserved = []
+    invoke_batch(
+        prompts_of(10, max_tokens=1000), budget_usd=budget, on_batch=lambda _: reserved.append(budget.reserved), **QUICK
+    )
+    assert reserved[0] == pytest.approx(10 * 1000 * 7.5e-6, rel=0.1)
+    assert budget.reserved == 0.0
+
+
+def test_what_the_budget_does_not_allow_is_not_in_a_batch(sim):
+    results = invoke_batch(prompts_of(20, max_tokens=1000), budget_usd=0.04, **QUICK)
+    beyond = [index for index, error in results.errors.items() if error.kind == "budget"]
+    assert len(beyond) + sum(batched(sim).values()) == 20
+    assert results.budget.spent <= 0.04
+    assert results.budget.reserved == 0.0
+
+
+def test_a_batch_that_the_api_does_not_take_costs_nothing_and_says_so(sim):
+    sim.script_batches(BatchReply(fault="permission"))
+    budget = Budget(1)
+    with pytest.raises(ParallelInvocationError, match="403 permission_error") as failed:
+        invoke_batch(prompts_of(2), budget_usd=budget, **QUICK)
+    assert failed.value.results.errors.keys() == {0, 1}
+    assert budget.state == (1.0, 0.0, 0.0, 1.0)
+
+
+# The simulator's own batches
+
+
+def test_the_simulator_speaks_batches_as_the_api_does(sim):
+    client = anthropic.Anthropic(base_url=sim.base_url, api_key="k", max_retries=0)
+    params = {"model": "claude-sonnet-4-6", "max_tokens": 5, "messages": [{"role": "user", "content": "hi"}]}
+    create = client.messages.batches.create
+    for requests, problem in [
+        ([], "at least one request"),
+        ([{"custom_id": "a b", "params": params}], "custom_id"),
+        ([{"custom_id": "a", "params": params}] * 2, "not unique"),
+        ([{"custom_id": "a"}], "params"),
+    ]:
+        with pytest.raises(anthropic.BadRequestError, match=problem):
+            create(requests=requests)
+    sim.script_batches(BatchReply(seconds=3600))
+    batch = create(requests=[{"custom_id": "a", "params": params}])
+    assert (batch.processing_status, batch.request_counts.processing) == ("in_progress", 1)
+    for call in (client.messages.batches.delete, lambda name: list(client.messages.batches.results(name))):
+        with pytest.raises(anthropic.AnthropicError):
+            call(batch.id)
+    assert client.messages.batches.cancel(batch.id).processing_status == "canceling"
+    assert client.messages.batches.retrieve(batch.id).request_counts.canceled == 1
+    with pytest.raises(anthropic.BadRequestError, match="has ended"):
+        client.messages.batches.cancel(batch.id)
+    for name in ("stream", "speed", "fallbacks"):
+        asked = {**params, name: True if name == "stream" else "fast"}
+        done = create(requests=[{"custom_id": "a", "params": asked}])
+        (entry,) = client.messages.batches.results(done.id)
+        assert entry.result.type == "errored"
+    assert client.messages.batches.delete(batch.id).type == "message_batch_deleted"
+    with pytest.raises(anthropic.NotFoundError):
+        client.messages.batches.retrieve(batch.id)
+    listed = list(client.messages.batches.list(limit=1))
+    assert [one.id for one in listed] == [one.id for one in reversed(sim.batches)]
