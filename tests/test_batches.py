@@ -1,14 +1,21 @@
 """Prompts by message batches: what is asked, what comes back, and that nothing is lost or paid twice."""
 
 import json
+import os
+import random
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import anthropic
 import pytest
 
+import claude_client
 from claude_client import (
     Budget,
     ClaudeInvocationError,
@@ -198,7 +205,7 @@ def test_what_may_still_succeed_is_asked_again_by_another_batch(sim, fault):
     assert all(results)
     assert [len(batch.requests) for batch in sim.batches] == [3, 1]
     assert len(results[1].attempts) == 2
-    assert results.tracker.get("task-1").attempt == 1
+    assert results.tracker.get("task-1").attempt == 2
 
 
 def test_rounds_end_with_the_retries(sim):
@@ -470,3 +477,41 @@ def test_the_simulator_speaks_batches_as_the_api_does(sim):
         client.messages.batches.retrieve(batch.id)
     listed = list(client.messages.batches.list(limit=1))
     assert [one.id for one in listed] == [one.id for one in reversed(sim.batches)]
+
+
+# Killed
+
+
+KILLED = [
+    {"prompt": f"say {n}", "task_id": f"task-{n}", "extra_headers": {"anthropic-beta": f"beta-{n % 4}"}}
+    for n in range(300)
+]
+ONE_LIFE = f"""
+import sys
+from orchestration import invoke_batch
+results = invoke_batch({KILLED!r}, journal=sys.argv[1], poll_interval=0.05, check_first=False)
+assert all(results)
+"""
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("seed", range(20))
+def test_a_run_that_is_killed_ten_times_pays_for_each_prompt_once(seed, monkeypatch, tmp_path):
+    draw, journal = random.Random(seed), tmp_path / "run.sqlite"
+    environment = {**os.environ, "PYTHONPATH": str(Path(claude_client.__file__).parent.parent)}
+    with Simulator() as sim:
+        environment["ANTHROPIC_BASE_URL"] = sim.base_url
+        monkeypatch.setenv("ANTHROPIC_BASE_URL", sim.base_url)
+        sim.script_batches(*[BatchReply(seconds=draw.uniform(0, 3), lost_answer=draw.random() < 0.3) for _ in range(4)])
+        for _ in range(10):
+            with subprocess.Popen([sys.executable, "-c", ONE_LIFE, str(journal)], env=environment) as process:
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(draw.uniform(0.4, 1.5))
+                process.kill()
+        results = invoke_batch(KILLED, journal=journal, **QUICK)
+        assert [answer[-len(prompt["prompt"]) :] for answer, prompt in zip(results, KILLED, strict=True)] == [
+            prompt["prompt"] for prompt in KILLED
+        ]
+        assert set(batched(sim).values()) == {1}
+        assert len(sim.batches) == 4
+        claude_client.set_default_client(None)

@@ -389,6 +389,7 @@ class BatchRun:
             self._steps[index] = following
             if following.failed and following.costs_retry:
                 self._failed(index, following.failed)
+                self._begun.discard(index)
         else:
             self._end(index, following.outcome)
         if len(self._outcomes) >= _TOGETHER:
