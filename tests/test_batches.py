@@ -421,7 +421,7 @@ def test_money_is_reserved_at_the_price_of_batches(sim):
     invoke_batch(
         prompts_of(10, max_tokens=1000), budget_usd=budget, on_batch=lambda _: reserved.append(budget.reserved), **QUICK
     )
-    assert reserved[0] == pytest.approx(10 * 1000 * 7.5e-6, rel=0.1)
+    assert reserved[0] == pytest.approx(10 * 1000 * 1.1 * 7.5e-6, rel=0.1)
     assert budget.reserved == 0.0
 
 

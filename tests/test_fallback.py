@@ -283,7 +283,9 @@ def test_prompts_that_differ_in_anything_that_decides_the_answer_are_each_asked(
         {"prompt": "a", "output": int},
         {"prompt": "a", "extra_headers": {"anthropic-beta": "x"}},
         {"prompt": "a", "fallback_models": [OTHER]},
-        {"prompt": "a", "task_id": "other name", "category": "c", "max_retries": 0},
+        {"prompt": "a", "max_retries": 0},
+        {"prompt": "a", "timeout": 50},
+        {"prompt": "a", "task_id": "other name", "category": "c"},
     ]
     invoke_parallel(prompts, share_identical=True)
     assert len(sim.requests) == len(prompts) - 1

@@ -107,7 +107,7 @@ class BatchRun:
         self._token = token
         self._poll_interval = poll_interval
         self._until = until
-        self._gate = BudgetGate()
+        self._gate = BudgetGate(in_threads=False)
         self._flows = {index: CallFlow(replace(request, batch=True)) for index, request in requests.items()}
         self._steps = {index: flow.begin(0.0) for index, flow in self._flows.items()}
         self._permits: dict[int, BudgetPermit] = {}
@@ -115,6 +115,7 @@ class BatchRun:
         self._collected: list[_Active] = []  # with results that have led to other requests
         self._foreign: set[str] = set()  # ids of batches that were taken for ours
         self._is_cancelling = False
+        self._failed_polls = 0
         self._begun: set[int] = set()
         self._outcomes: dict[int, Outcome] = {}
         #: Whether it was ended by its token.
@@ -285,29 +286,37 @@ class BatchRun:
 
     def _wait(self) -> bool:
         """Wait until a batch may have ended; return whether to go on."""
-        if not self._steps:
-            return True
-        pause, failures = self._poll_interval or (FIRST_POLL if self._active else 1.0), 0
-        while True:
+        pause = self._poll_interval or (FIRST_POLL if self._active else 1.0)
+        self._failed_polls = 0
+        while self._steps:
             if self._token and self._token.is_interrupted():
                 self.interrupted = True
                 return False
             if time.monotonic() >= self._until:
                 return False
-            try:
-                if any(self._has_ended(active) for active in self._active):
-                    return True
-                failures = 0
-            except ClaudeInvocationError as failed:
-                failures += 1
-                if not failed.retryable or failures > _MOST_FAILED_POLLS:
-                    raise
-                _log.info("A poll of a batch failed: %s", failed)
+            if self._one_has_ended():
+                return True
             self._pause(pause)
             if not self._active:
                 return True  # to see whether others have given back money
             if self._poll_interval is None:
                 pause = min(pause * POLLS_GROW, LAST_POLL)
+        return True
+
+    def _one_has_ended(self) -> bool:
+        """Look at the batches. A few looks in a row may fail."""
+        try:
+            ended = any(self._has_ended(active) for active in self._active)
+        except ClaudeInvocationError as failed:
+            if failed.kind == "interrupted":
+                return False
+            self._failed_polls += 1
+            if not failed.retryable or self._failed_polls > _MOST_FAILED_POLLS:
+                raise
+            _log.info("A look at the batches failed: %s", failed)
+            return False
+        self._failed_polls = 0
+        return ended
 
     def _has_ended(self, active: _Active) -> bool:
         return active.id is None or retrieve(self._client, active.id, self._token).has_ended

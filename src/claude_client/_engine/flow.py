@@ -89,6 +89,7 @@ class CallFlow:
         "_request",
         "_turns",
         "ends_at",
+        "held_since",
         "on_text",
     )
 
@@ -96,6 +97,8 @@ class CallFlow:
         self.on_text = on_text
         #: When it ends at the latest, by the clock of `begin`.
         self.ends_at = math.inf
+        #: When the gates began to hold its model back, by the same clock; None: they have not.
+        self.held_since: float | None = None
         self._request = self._base = self._asked = request  # to send next; what pauses go on from; what was asked for
         self._fallbacks = request.fallbacks  # that are left
         self._failures = 0  # that count against the retries
@@ -170,6 +173,7 @@ class CallFlow:
     def ask_another(self, failed: ClaudeInvocationError | None = None) -> Send:
         """Ask the next model for all of it, as the one before *failed*, or is held back."""
         fallback, *rest = self._fallbacks
+        self.held_since = None
         self._before = text_of(self._content()) or self._before
         self._fallbacks, self._turns, self._failures = tuple(rest), (), 0
         self._request = self._base = fallback.in_place_of(self._asked)

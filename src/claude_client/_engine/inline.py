@@ -69,7 +69,6 @@ def _admitted(
     """Wait until it is time for *step* and all *gates* let it in; return the attempt to make."""
     queued_at = now = time.monotonic()
     waited: dict[Cause, float] = {}
-    held_since: float | None = None
     wait = Wait(step.after, "retry") if step.after else None
     while True:
         if wait is not None:
@@ -84,25 +83,41 @@ def _admitted(
             other = flow.refused(refused)
             if isinstance(other, Done):
                 raise flow.end(refused) from refused.__cause__
-            step, wait, held_since = other, None, None
+            step, wait = other, None
             continue
         if isinstance(got, Attempt):
             got.on_text, got.waited, got.ends_at = flow.on_text, waited, flow.ends_at
             return got
         wait = got
-        held_since = (now if held_since is None else held_since) if wait.cause in HOLDING else None
-        if held_since is not None and held_since + flow.patience < now + wait.seconds:
-            step, wait, held_since = flow.ask_another(), None, None
-            continue
-        if wait.refusal:
-            left = step.request.retry.outage_patience - flow.waited(wait.cause) - waited.get(wait.cause, 0.0)
-            if left <= 0:
-                other = flow.refused(wait.refusal)
-                if isinstance(other, Done):
-                    raise flow.end(wait.refusal) from wait.refusal.__cause__
-                step, wait, held_since = other, None, None
-                continue
-            wait = wait._replace(seconds=min(wait.seconds, left))
+        if other := _instead_of(wait, step, flow, waited.get(wait.cause, 0.0), now):
+            step, wait = other, None
+        elif wait.refusal:
+            wait = wait._replace(
+                seconds=min(wait.seconds, _patience_left(wait, step, flow, waited.get(wait.cause, 0.0)))
+            )
+
+
+def _instead_of(wait: Wait, step: Send, flow: CallFlow, waited: float, now: float) -> Send | None:
+    """
+    The step in place of *wait*, where that is longer than the call is willing to wait: another model's.
+
+    Raises:
+        ClaudeInvocationError: If there is none.
+    """
+    if wait.cause in HOLDING:
+        flow.held_since = now if flow.held_since is None else flow.held_since
+        if flow.held_since + flow.patience < now + wait.seconds:
+            return flow.ask_another()
+    if not wait.refusal or _patience_left(wait, step, flow, waited) > 0:
+        return None
+    other = flow.refused(wait.refusal)
+    if isinstance(other, Send):
+        return other
+    raise flow.end(wait.refusal) from wait.refusal.__cause__
+
+
+def _patience_left(wait: Wait, step: Send, flow: CallFlow, waited: float) -> float:
+    return step.request.retry.outage_patience - flow.waited(wait.cause) - waited
 
 
 def _wait(seconds: float, flow: CallFlow, token: InterruptToken | None) -> None:

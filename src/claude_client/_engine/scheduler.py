@@ -32,13 +32,15 @@ STOPPING: frozenset[Kind] = frozenset({"spend_limit", "billing", "authentication
 class Job:
     """A prompt of a run, and its next step."""
 
-    __slots__ = ("flow", "index", "question", "queued_at", "step", "waited", "waited_before")
+    __slots__ = ("flow", "index", "place", "question", "queued_at", "step", "waited", "waited_before")
 
     def __init__(self, index: int, flow: CallFlow, question: Hashable = None) -> None:
         self.index = index
         self.flow = flow
         #: What it asks: of jobs with the same question one is sent, and all get its outcome. None: it is its own.
         self.question = question
+        #: The key of the group that it is in, set by the scheduler.
+        self.place: Hashable = None
         #: What to do next; set by the scheduler, when the job begins.
         self.step: Send
         #: When `step` became its next step.
@@ -56,7 +58,7 @@ class Job:
     def group(self) -> Hashable:
         """The key of its group. Jobs of one group wait for the same things: where the first may not start, none may."""
         request = self.step.request
-        return request.model, request.prefix, request.category, request.budgets, self.flow.patience
+        return request.model, request.prefix, request.category, self.flow.patience
 
     def __lt__(self, other: Job) -> bool:
         return self.index < other.index
@@ -72,8 +74,6 @@ class _Group:
         self.in_line = True
         #: When the first of them may lose its patience; in the past where that is not known.
         self.patient_until = -math.inf
-        #: When the gates began to hold all of them back; None while they do not.
-        self.held_since: float | None = None
         self._cause: Cause = "worker"
         self._since = now
         self._waited: Mapping[Cause, float] = {}  # by `_since`; replaced, never changed, as jobs keep it
@@ -86,10 +86,6 @@ class _Group:
 
     def wait_for(self, cause: Cause, now: float) -> None:
         """Note that its jobs wait for *cause* from *now* on."""
-        if cause in HOLDING:
-            self.held_since = now if self.held_since is None else self.held_since
-        elif cause != "worker":
-            self.held_since = None
         if cause != self._cause:
             self._count(now)
             self._cause = cause
@@ -150,6 +146,7 @@ class Scheduler:
         self._refused: list[_Group] = []  # to get in line again at the next poll
         self._asleep: dict[Hashable, list[_Group]] = {}  # by what wakes them
         self._due: list[tuple[float, Job]] = []
+        self._held_since: dict[str, float] = {}  # models that have answered nobody since
         self._retried: dict[int, Job] = {}  # all that ever waited to be tried again
         self._under_way: dict[Attempt, Job] = {}
         self._cancelled: set[int] = set()
@@ -201,7 +198,7 @@ class Scheduler:
                 seconds = self._hold(group, got, now)
                 if job.index in self._waiting:
                     soonest = min(soonest, seconds)
-                    self._leave_line(group, got)
+                    self._leave_line(self._alone(group, now) if got.cause == "budget" else group, got)
                 continue
             self._take_first(group)
             if isinstance(got, Attempt):
@@ -221,6 +218,8 @@ class Scheduler:
     def finished(self, attempt: Attempt, now: float) -> Send | Done:
         """Take back *attempt*, which is over. Return what its job does next."""
         job = self._under_way.pop(attempt)
+        if attempt.answer:
+            self._held_since.pop(attempt.request.model, None)
         step = job.flow.advance(attempt)
         if isinstance(step, Send) and self._stopped:
             step = Done(job.flow.end(self._stopped))
@@ -301,8 +300,10 @@ class Scheduler:
             return job.flow.refused(refused)
         if isinstance(got, Wait):
             group.wait_for(got.cause, now)
-            if group.held_since is not None and group.held_since + job.flow.patience < now + got.seconds:
-                return job.flow.ask_another()
+            if got.cause in HOLDING:
+                held_since = self._held_since.setdefault(job.step.request.model, now)
+                if held_since + job.flow.patience < now + got.seconds:
+                    return job.flow.ask_another()
             if got.refusal and job.flow.patience < math.inf and self._patience_left(job, got.cause, group, now) <= 0:
                 return job.flow.refused(for_unsent(got.refusal))
         return got
@@ -345,7 +346,6 @@ class Scheduler:
     def _start(self, job: Job, attempt: Attempt, group: _Group, now: float) -> None:
         attempt.on_text, attempt.ends_at = job.flow.on_text, job.flow.ends_at
         attempt.waited = group.waited(job, now)
-        group.held_since = None
         del self._waiting[job.index]
         self._under_way[attempt] = job
 
@@ -354,13 +354,14 @@ class Scheduler:
         if key not in self._groups:
             self._groups[key] = _Group(key, now)
         group = self._groups[key]
+        job.place = key
         group.add(job, now)
         if group.in_line and group.jobs[0] is job:
             heapq.heappush(self._line, job)
 
     def _first_in_line(self) -> _Group | None:
         while self._line:
-            group = self._groups.get(self._line[0].group)
+            group = self._groups.get(self._line[0].place)
             if group and group.in_line and group.jobs[0] is self._line[0]:
                 return group
             heapq.heappop(self._line)
@@ -377,6 +378,20 @@ class Scheduler:
             self._refused.append(group)
         else:
             self._asleep.setdefault(wait.until, []).append(group)
+
+    def _alone(self, group: _Group, now: float) -> _Group:
+        """The group of the first job of *group* alone: others may have room where that has none."""
+        if len(group.jobs) == 1:
+            return group
+        job = group.jobs[0]
+        self._take_first(group)
+        job.waited = group.waited(job, now)
+        alone = self._groups[group.key, job.index] = _Group((group.key, job.index), now)
+        alone.wait_for("budget", now)
+        alone.add(job, now)
+        heapq.heappush(self._line, job)
+        job.place = alone.key
+        return alone
 
     def _take_first(self, group: _Group) -> None:
         heapq.heappop(group.jobs)

@@ -32,13 +32,20 @@ class BudgetPermit:
     def settle(self, attempt: Attempt) -> None:
         """Give the money back, but for what *attempt* has cost."""
         for ledger, reservation in self.reservations:
-            ledger.settle(reservation, _cost_of(attempt, ledger, reservation))
+            cost, is_all = _cost_of(attempt, ledger, reservation)
+            ledger.settle(reservation, cost, is_all=is_all)
 
 
 class BudgetGate:
-    """Lets a request through once all of its budgets have room for what it may cost."""
+    """
+    Lets a request through once all of its budgets have room for what it may cost.
 
-    def __init__(self) -> None:
+    Args:
+        in_threads: Whether the thread that asks is the one that sends, and waits for nothing else meanwhile.
+    """
+
+    def __init__(self, *, in_threads: bool = True) -> None:
+        self._in_threads = in_threads
         self._lock = threading.Lock()
         self._wakers: dict[Callable[..., None], set[Ledger]] = {}
 
@@ -46,7 +53,7 @@ class BudgetGate:
         """The wait for money that is under way, or None. Raises like `admit`."""
         for budget in request.budgets:
             ledger = self._listened_to(budget)
-            if not ledger.would_reserve(request):
+            if not ledger.would_reserve(request, self._thread):
                 return _wait_for(ledger)
         return None
 
@@ -64,7 +71,7 @@ class BudgetGate:
         try:
             for budget in request.budgets:
                 ledger = self._listened_to(budget)
-                reservation = ledger.reserve(request)
+                reservation = ledger.reserve(request, self._thread)
                 if reservation is None:
                     return _wait_for(ledger)
                 permit.reservations.append((ledger, reservation))
@@ -88,6 +95,10 @@ class BudgetGate:
             for ledger in ledgers:
                 ledger.remove_waker(wake)
 
+    @property
+    def _thread(self) -> int:
+        return threading.get_ident() if self._in_threads else 0
+
     def _listened_to(self, budget: Budget) -> Ledger:
         """The books of *budget*, which wake all who wait from now on: so that nothing is missed, before it is asked."""
         ledger = ledger_of(budget)
@@ -103,19 +114,27 @@ def _wait_for(ledger: Ledger) -> Wait:
     return Wait(math.inf, "budget", wakes=True, until=ledger)
 
 
-def _cost_of(attempt: Attempt, ledger: Ledger, reservation: Reservation) -> Decimal | None:
-    """What *attempt* has cost; None if nobody can know."""
+def _cost_of(attempt: Attempt, ledger: Ledger, reservation: Reservation) -> tuple[Decimal, bool]:
+    """What *attempt* has cost, as far as anybody knows, and whether that is all."""
     error = attempt.error
-    if attempt.sent_at is None or (error and (error.status_code or 0) >= 400):
-        return Decimal()
+    if _never_left(attempt) or (error and (error.status_code or 0) >= 400):
+        return Decimal(), True
     arrived = attempt.streamed.head if attempt.streamed else getattr(attempt.message, "__dict__", {})
-    if arrived.get("stop_reason") is not None:
-        try:
-            return exact_cost_of(_as_priced(attempt, ledger), ledger.book)
-        except LookupError:  # of a model that nobody asked for
-            return reservation.worst
-    not_sent = error and attempt.status is None and class_names(error) & _NOT_SENT
-    return Decimal() if not_sent else None
+    is_all = arrived.get("stop_reason") is not None
+    try:
+        return exact_cost_of(_as_priced(attempt, ledger), ledger.book), is_all
+    except LookupError:  # of a model that nobody asked for
+        return reservation.worst, is_all
+
+
+def _never_left(attempt: Attempt) -> bool:
+    """Whether it is known that nothing of *attempt* was sent."""
+    error = attempt.error
+    if attempt.sent_at is None or attempt.wrote is False:
+        return True
+    if error is None or attempt.status is not None or attempt.raised is not None:
+        return False
+    return error.kind in {"invalid_request", "authentication"} or bool(class_names(error) & _NOT_SENT)
 
 
 def _as_priced(attempt: Attempt, ledger: Ledger) -> Iterable[Bill]:

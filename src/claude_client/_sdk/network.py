@@ -131,6 +131,8 @@ class _Backend:
         socket_options: Iterable[Any] | None = None,
     ) -> _Stream:
         core = self._httpcore
+        if (doing := current()) is not None:
+            doing.wrote = bool(doing.wrote)
         with core.map_exceptions({socket.timeout: core.ConnectTimeout, OSError: core.ConnectError}):
             sock = _connect(host, port, timeout, local_address)
             for option in (*(socket_options or ()), (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)):
@@ -161,6 +163,8 @@ class _Stream:
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
         if buffer:  # httpcore ends each request with nothing
+            if (doing := current()) is not None:
+                doing.wrote = True
             interruptibly(self._socket, self._inner.write, buffer, _until_end(timeout))
 
     def start_tls(self, ssl_context: Any, server_hostname: str | None = None, timeout: float | None = None) -> _Stream:

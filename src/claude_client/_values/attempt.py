@@ -113,13 +113,23 @@ class Attempt(Abortable):
                 _log.exception("A gate failed at %r of a request; the request goes on", event)
 
     def settle(self) -> None:
-        """Give all permits back, the last first, each once; whatever one of them raises is logged."""
+        """
+        Give all permits back, the last first; whatever one of them raises is logged. A signal that comes between is
+        raised once all are given back; the one that it met is given back again, which does nothing if it was.
+        """
+        signal: BaseException | None = None
         while self.permits:
-            permit = self.permits.pop()
             try:
-                permit.settle(self)
+                self.permits[-1].settle(self)
             except Exception:  # noqa: BLE001 - a gate that fails costs no answer, and no other permit
                 _log.exception("A gate failed to settle a request; what became of the request stands")
+            except BaseException as late:  # noqa: BLE001 - Ctrl-C, or what the handler of another signal raises
+                if signal is None:
+                    signal = late
+                    continue
+            self.permits.pop()
+        if signal:
+            raise signal
 
     @cached_property
     def bills(self) -> tuple[Bill, ...]:

@@ -27,31 +27,33 @@ _OURS = ("custom", "bash_", "text_editor_", "computer_", "memory_")
 def worst_cost(request: Request, book: PriceBook) -> Decimal:
     """
     The most dollars that an attempt at *request* can cost by the prices of *book*: all of its prompt written to the
-    cache where it is marked for that, and as many tokens answered as it allows.
+    cache where it is marked for that, as many tokens answered as it allows, in the US where it does not say, as a
+    workspace may have it so.
 
     Raises:
         LookupError: If the price of a model that may answer is not known.
         ImportError: Without the `cost` extra.
     """
+    body = body_of(request)
     tokens = most_input_tokens(request)
-    body = {"max_tokens": request.max_tokens, **request.params, **request.extra_body}
-    lifetimes = set(_lifetimes(request))
+    lifetimes = set(_lifetimes(body))
     cost = Decimal()
-    for way in ways_of(request):
-        prices = book.of(way)
+    for way, most in _models_of(request, body):
+        prices = book.of(way._replace(in_us=body.get("inference_geo") in {None, "us"}))
         rates = prices.rates(prices.step(tokens))
-        cost += tokens * _dearest(rates, lifetimes) + int(body["max_tokens"]) * rates.output
+        cost += tokens * _dearest(rates, lifetimes) + most * rates.output
     return cost
+
+
+def body_of(request: Request) -> Mapping[str, Any]:
+    """What *request* asks, as it is sent: the caller's own body replaces parts of it."""
+    asked = {"model": request.model, "max_tokens": request.max_tokens, "messages": request.messages}
+    return {**asked, "system": request.system, **request.params, **request.extra_body}
 
 
 def ways_of(request: Request) -> list[Way]:
     """The model of *request*, and those that the API itself may ask in its place, each with how it is asked."""
-    body = {"model": request.model, **request.params, **request.extra_body}
-    others = body.get("fallbacks")
-    named = [other.get("model") if isinstance(other, Mapping) else other for other in others or ()]
-    models = [body["model"], *(model for model in named if isinstance(model, str))]
-    fast, in_us = body.get("speed") == "fast", body.get("inference_geo") == "us"
-    return [Way(model, fast, request.batch, in_us) for model in models]
+    return [way for way, _ in _models_of(request, body_of(request))]
 
 
 def most_input_tokens(request: Request) -> int:
@@ -60,17 +62,39 @@ def most_input_tokens(request: Request) -> int:
 
     What the tools of the API read is not in it.
     """
-    others = {**request.params, **request.extra_body}
-    tokens = _most_tokens(request.messages) + _most_tokens(request.system)
+    body = body_of(request)
+    others = {name: value for name, value in body.items() if name not in {"messages", "system", "model", "max_tokens"}}
+    tokens = _most_tokens(body["messages"]) + _most_tokens(body["system"])
     if others:
         tokens += _OF_TOOLS + len(json.dumps(others, default=str).encode())
     return int(min(tokens, MOST_INPUT))
 
 
-def has_unbounded_tools(request: Request) -> bool:
-    """Whether *request* has tools of the API, whose results are input that nobody knows before."""
-    tools = request.params.get("tools") or request.extra_body.get("tools") or ()
-    return any(isinstance(tool, Mapping) and not str(tool.get("type") or "custom").startswith(_OURS) for tool in tools)
+def is_unbounded(request: Request) -> str | None:
+    """What *request* asks for that has no bound that is known before, as tools of the API; None for nothing."""
+    body = body_of(request)
+    for name in ("mcp_servers", "context_management"):
+        if body.get(name):
+            return name
+    if isinstance(body.get("fallbacks"), str):
+        return f"fallbacks={body['fallbacks']!r}"
+    tools = body.get("tools") or ()
+    types = [str(tool.get("type") or "custom") for tool in tools if isinstance(tool, Mapping)]
+    return next((f"the tool {kind}" for kind in types if not kind.startswith(_OURS)), None)
+
+
+def _models_of(request: Request, body: Mapping[str, Any]) -> list[tuple[Way, int]]:
+    """Each model that may be asked, and how, with the most tokens that it answers."""
+    model, most = body["model"], body["max_tokens"]
+    most = most if isinstance(most, int) else request.max_tokens
+    fast, in_us = body.get("speed") == "fast", body.get("inference_geo") == "us"
+    asked = [(model if isinstance(model, str) else request.model, most)]
+    others = body.get("fallbacks")
+    for other in others if isinstance(others, (list, tuple)) else ():
+        own = other if isinstance(other, Mapping) else {"model": other}
+        if isinstance(own.get("model"), str):
+            asked.append((own["model"], own["max_tokens"] if isinstance(own.get("max_tokens"), int) else most))
+    return [(Way(name, fast, request.batch, in_us), tokens) for name, tokens in asked]
 
 
 def _most_tokens(part: Any) -> float:
@@ -97,12 +121,10 @@ def _dearest(rates: Rates, lifetimes: set[str]) -> Decimal:
     return max(rates.input, *written, rates.input)
 
 
-def _lifetimes(request: Request) -> Iterator[str]:
-    """How long the cached parts of *request* are to be kept; nothing where none is marked."""
-    yield from _marks([request.params.get("tools"), request.system, request.messages])
-    for body in (request.params, request.extra_body):
-        if mark := body.get("cache_control"):
-            yield str(mark.get("ttl", "5m"))
+def _lifetimes(body: Mapping[str, Any]) -> Iterator[str]:
+    """How long the cached parts of *body* are to be kept; nothing where none is marked."""
+    automatic = {"cache_control": body.get("cache_control")}
+    yield from _marks([body.get("tools"), body["system"], body["messages"], automatic])
 
 
 def _marks(part: Any) -> Iterator[str]:
@@ -111,5 +133,5 @@ def _marks(part: Any) -> Iterator[str]:
             yield from _marks(item)
     elif isinstance(part, dict):
         if mark := part.get("cache_control"):
-            yield str(mark.get("ttl", "5m"))
+            yield str(mark.get("ttl", "5m") if isinstance(mark, Mapping) else "1h")
         yield from _marks(part.get("content"))

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
+import os
 import threading
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn, get_args
 
-from claude_client._values.bounds import has_unbounded_tools, worst_cost
+from claude_client._values.bounds import is_unbounded, worst_cost
 from claude_client._values.checks import check_callback
 from claude_client._values.errors import ClaudeInvocationError
 from claude_client._values.log import Log
@@ -78,13 +79,14 @@ class Budget:
 
     def __init__(
         self,
-        usd: float,
+        usd: float | Decimal,
         *,
         reserve: Reserve = "worst",
         prices: Mapping[str, Mapping[str, float]] | None = None,
         on_warning: Callable[[Budget, float], object] | None = None,
     ) -> None:
-        if isinstance(usd, bool) or not isinstance(usd, (int, float, Decimal)) or not 0 < usd < math.inf:
+        is_number = isinstance(usd, (int, float, Decimal)) and not isinstance(usd, bool)
+        if not is_number or not math.isfinite(usd) or usd <= 0:
             raise ValueError(f"a budget is a number of dollars above 0, got {usd!r}")
         if reserve not in get_args(Reserve):
             raise ValueError(f"reserve must be one of {', '.join(get_args(Reserve))}, got {reserve!r}")
@@ -142,11 +144,34 @@ def ledger_of(budget: Budget) -> Ledger:
 
 @dataclass(slots=True, eq=False)
 class Reservation:
-    """Dollars that are set aside for a request, and the most that it can cost."""
+    """Dollars that are set aside for a request, the most that it can cost, and the thread that sends it."""
 
     model: str
     amount: Decimal
     worst: Decimal
+    thread: int = 0
+    is_settled: bool = False
+
+
+class _Books(NamedTuple):
+    """Dollars that were spent, and those that are set aside, likely and at the worst."""
+
+    spent: Decimal = Decimal()
+    under_way: Decimal = Decimal()
+    under_way_worst: Decimal = Decimal()
+    #: Of requests whose end never came.
+    unknown: Decimal = Decimal()
+    unknown_worst: Decimal = Decimal()
+
+    def with_under_way(self, amount: Decimal, worst: Decimal) -> _Books:
+        return self._replace(under_way=self.under_way + amount, under_way_worst=self.under_way_worst + worst)
+
+    def with_unknown(self, amount: Decimal, worst: Decimal) -> _Books:
+        return self._replace(unknown=self.unknown + amount, unknown_worst=self.unknown_worst + worst)
+
+    def forked(self) -> _Books:  # no coverage: in a forked child
+        """What a child has of it: what is under way in its parent never ends there."""
+        return _Books(self.spent).with_unknown(self.unknown + self.under_way, self.unknown_worst + self.under_way_worst)
 
 
 class Ledger:
@@ -166,9 +191,9 @@ class Ledger:
         self._reserve = reserve
         self._on_warning = on_warning
         self._lock = threading.Lock()  # guards what follows
-        self._spent = Decimal()
-        self._under_way = Reservation("", Decimal(), Decimal())  # the sums
-        self._unknown = Reservation("", Decimal(), Decimal())  # those of requests whose end never came
+        self._books = _Books()  # replaced as a whole: a Ctrl-C leaves it as it was, or as it is to be
+        self._under_way: Counter[int] = Counter()  # requests by thread
+        self._process = os.getpid()
         self._learnt: defaultdict[str, _Learnt] = defaultdict(_Learnt)
         self._warned = 0
         self._wakers: set[Callable[..., None]] = set()
@@ -187,9 +212,9 @@ class Ledger:
             ValueError: If they cannot, with what to do about it.
             ImportError: Without the `cost` extra.
         """
-        if self._reserve == "worst" and has_unbounded_tools(request):
+        if self._reserve == "worst" and (unbounded := is_unbounded(request)):
             raise ValueError(
-                "what tools of the API read has no bound that is known before, so that no worst case can be reserved: "
+                f"what {unbounded} may use has no bound that is known before, so that no worst case can be reserved: "
                 'use Budget(usd, reserve="likely")'
             )
         try:
@@ -200,42 +225,50 @@ class Ledger:
                 f'Budget(usd, prices={{"{request.model}": {{"input": 3, "output": 15}}}})'
             ) from unknown
 
-    def would_reserve(self, request: Request) -> bool:
+    def would_reserve(self, request: Request, thread: int) -> bool:
         """Whether `reserve` would set money aside rather than have *request* wait. Raises like it."""
         worst = self._worst(request)
         with self._lock:
-            return self._has_room(self._likely(request.model, worst), worst)
+            return self._has_room(self._likely(request.model, worst), worst, thread)
 
-    def reserve(self, request: Request) -> Reservation | None:
+    def reserve(self, request: Request, thread: int) -> Reservation | None:
         """
         Set aside what *request* may cost; None if it has to wait for money that may come back.
+
+        Args:
+            thread: That which sends it: what it holds cannot come back while it waits. 0: none is bound to it.
 
         Raises:
             ClaudeInvocationError: Of kind "budget", if it does not fit and nothing that is under way can change that.
         """
         worst = self._worst(request)
         with self._lock:
-            reservation = Reservation(request.model, self._likely(request.model, worst), worst)
-            if not self._has_room(reservation.amount, worst):
+            reservation = Reservation(request.model, self._likely(request.model, worst), worst, thread)
+            if not self._has_room(reservation.amount, worst, thread):
                 return None
-            self._under_way.amount += reservation.amount
-            self._under_way.worst += worst
+            self._under_way[reservation.thread] += 1
+            self._books = self._books.with_under_way(reservation.amount, worst)
             return reservation
 
-    def settle(self, reservation: Reservation, cost: Decimal | None) -> None:
-        """Note what the request of *reservation* has *cost*; None: nobody knows."""
+    def settle(self, reservation: Reservation, cost: Decimal, *, is_all: bool = True) -> None:
+        """
+        Note what the request of *reservation* has *cost*; unless that *is_all*, nobody knows what more it may have, and
+        the rest stays reserved. Does nothing after the first time.
+        """
         with self._lock:
-            self._under_way.amount -= reservation.amount
-            self._under_way.worst -= reservation.worst
-            if cost is None:
-                self._unknown.amount += reservation.amount
-                self._unknown.worst += reservation.worst
-            else:
-                self._spent += cost
-                if cost and reservation.worst:
-                    self._learnt[reservation.model].add(float(cost / reservation.worst), cost > reservation.amount)
+            if reservation.is_settled:
+                return
+            books = self._books.with_under_way(-reservation.amount, -reservation.worst)
+            books = books._replace(spent=books.spent + cost)
+            if not is_all:
+                rest = max(Decimal(), reservation.amount - cost)
+                books = books.with_unknown(rest, max(Decimal(), reservation.worst - cost))
+            self._books, reservation.is_settled = books, True
+            self._under_way[reservation.thread] -= 1
+            if cost and is_all and reservation.worst:
+                self._learnt[reservation.model].add(float(cost / reservation.worst), cost > reservation.amount)
             passed = _WARNINGS[self._warned :]
-            passed = tuple(share for share in passed if self._spent >= share * self._usd)
+            passed = tuple(share for share in passed if books.spent >= share * self._usd)
             self._warned += len(passed)
             wakers = [*self._wakers]
         for share in passed:
@@ -273,17 +306,23 @@ class Ledger:
     # What follows is called under the lock.
 
     def _state(self) -> BudgetState:
-        reserved = self._under_way.amount + self._unknown.amount
-        return BudgetState(*map(float, (self._usd, self._spent, reserved, self._usd - self._spent - reserved)))
+        books = self._books
+        reserved = books.under_way + books.unknown
+        return BudgetState(*map(float, (self._usd, books.spent, reserved, self._usd - books.spent - reserved)))
 
-    def _has_room(self, likely: Decimal, worst: Decimal) -> bool:
-        likely += self._spent + self._unknown.amount
-        worst += self._spent + self._unknown.worst
-        if self._is_within(likely + self._under_way.amount, worst + self._under_way.worst):
+    def _has_room(self, likely: Decimal, worst: Decimal, thread: int) -> bool:
+        if self._process != os.getpid():  # no coverage: in a forked child, where requests of the parent never end
+            self._books, self._process = self._books.forked(), os.getpid()
+            self._under_way.clear()
+        books, may_cost = self._books, worst
+        likely += books.spent + books.unknown
+        worst += books.spent + books.unknown_worst
+        if self._is_within(likely + books.under_way, worst + books.under_way_worst):
             return True
-        if self._under_way.worst and self._is_within(likely, worst):  # if all that is under way cost nothing
+        # Would it fit if all that is under way cost nothing? What this very thread waits in cannot end before.
+        others = sum(self._under_way.values()) - (self._under_way[thread] if thread else 0)
+        if others and self._is_within(likely, worst):
             return False
-        may_cost = worst - self._spent - self._unknown.worst
         raise ClaudeInvocationError(
             f"The budget does not allow this request, which may cost {dollars(float(may_cost))}: {self._state()}",
             kind="budget",

@@ -52,8 +52,8 @@ def question_of(request: Request) -> Hashable:
     except ValueError:  # a file is gone; sending it will tell
         return None
     headers = tuple(sorted((name, str(value)) for name, value in request.extra_headers.items()))
-    tries = (request.output_retries, request.grow_max_tokens, request.deadline)
-    return (*models, headers, request.output, *tries, request.budgets)
+    tries = (request.output_retries, request.grow_max_tokens, request.deadline, str(request.timeout), request.retry)
+    return (*models, headers, request.output, *tries, request.fallback_after, request.budgets)
 
 
 @cache

@@ -86,6 +86,8 @@ class Abortable:
 
     #: When it ends by itself, by `time.monotonic`.
     ends_at: float = math.inf
+    #: Whether anything was written to a connection; None where that is not known.
+    wrote: bool | None = None
     _blocked_on: socket.socket | None = None
     _aborted: AbortReason | None = None
     _around: Abortable | None = None  # of its own thread only

@@ -94,10 +94,19 @@ class ListPrices:
 
 
 class GivenPrices:
-    """The prices of a way to ask, as a caller has given them: the same for prompts of any length."""
+    """
+    The prices of a way to ask, as a caller has given them: the same for prompts of any length, half of them in a batch.
+
+    Raises:
+        LookupError: For fast mode, whose prices nobody has given.
+    """
 
     def __init__(self, given: Rates, way: Way) -> None:
-        self._rates = _in_us(given) if way.in_us else given
+        if way.fast:
+            raise LookupError(f"no price of {way.model} in fast mode was given")
+        half = Rates(*(rate / 2 for rate in given))._replace(web_search=given.web_search)
+        rates = half if way.batch else given
+        self._rates = _in_us(rates) if way.in_us else rates
 
     def step(self, prompt: int) -> int:  # noqa: ARG002 - there is one
         return 0
@@ -119,6 +128,8 @@ class PriceBook:
     """
 
     def __init__(self, given: Mapping[str, Mapping[str, float]] | None = None) -> None:
+        if not isinstance(given, Mapping | None):
+            raise ValueError(f"prices must be a dict of models, got {given!r}")
         self._given = {model: _given_rates(model, prices) for model, prices in (given or {}).items()}
         self._known: dict[Way, Prices] = {}
 

@@ -180,6 +180,8 @@ def build(
     request = _build(**options)
     if not fallback_models:
         return request
+    if "model" in request.extra_body:
+        raise ValueError("extra_body has a 'model', and fallback_models name others: say the first as model=")
     if isinstance(fallback_models, (str, Mapping)) or not isinstance(fallback_models, Sequence):
         raise ValueError(f"fallback_models must be a list of models, got {fallback_models!r}")
     of_model = {name: value for name, value in options.items() if name not in _NOT_OF_A_MODEL}

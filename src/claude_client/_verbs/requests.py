@@ -175,7 +175,8 @@ def _build_one(
             raise ValueError(f"{where} has an unknown key {min(wrong)!r} in fallback_models")
     try:
         request = build(**{**defaults, **spec}).sharing(shared)
-        return _affordable(replace(request, budgets=(*budgets, *request.budgets)) if budgets else request)
+        every = tuple(dict.fromkeys((*budgets, *request.budgets)))
+        return _affordable(replace(request, budgets=every) if budgets else request)
     except ValueError as bad:
         raise ValueError(f"{where}: {bad}") from None
 
