@@ -59,6 +59,98 @@ WAYS = {
 }
 
 
+def marked(text, ttl="5m"):
+    return {"type": "text", "text": text, "cache_control": {"type": "ephemeral", "ttl": ttl}}
+
+
+def asking(first, number=8):
+    """Prompts that each have the blocks that *first* gives for their number before their own question."""
+    return [{"prompt": [*first(n), {"type": "text", "text": f"question {n}"}]} for n in range(number)]
+
+
+# Prompts that are cached in other ways, and options of their run.
+CACHED = {
+    "the same document in each prompt": (asking(lambda _: [marked(SHARED)]), {}),
+    "for an hour": (asking(lambda _: [marked(SHARED, "1h")]), {}),
+    "a document of its own in each": (asking(lambda n: [marked(f"{n} {SHARED}"), marked("more " * 900)]), {}),
+    "a conversation": (
+        [
+            {
+                "messages": [
+                    {"role": "user", "content": [marked(SHARED)]},
+                    {"role": "assistant", "content": "Read."},
+                    {"role": "user", "content": f"question {n}"},
+                ]
+            }
+            for n in range(8)
+        ],
+        {},
+    ),
+    "tools before a cached system": (prompts_of(8), {"tools": [TOOL], "system": SHARED, "cache_system": True}),
+    "shared and own system": (prompts_of(8), {"shared_system": "S " * 900, "system": SHARED, "cache_system": True}),
+    "both cached": (
+        prompts_of(8),
+        {"shared_system": SHARED, "cache_shared_system": True, "system": "T " * 4000, "cache_system": True},
+    ),
+    "cached tools": (prompts_of(8), {"tools": [{**TOOL, "cache_control": {"type": "ephemeral"}}], "system": SHARED}),
+    "automatic": (prompts_of(8), {"cache_control": {"type": "ephemeral"}, "system": SHARED}),
+    "equal prompts": ([{"prompt": SHARED}] * 8, {"cache_prompt": True}),
+    "systems of their own": ([{"prompt": "hi", "system": f"{n} {SHARED}"} for n in range(8)], {"cache_system": True}),
+    "in the body": (prompts_of(8), {"extra_body": {"system": [marked(SHARED)]}}),
+}
+
+
+@pytest.mark.parametrize("way", CACHED)
+def test_the_cache_is_told_as_the_run_will_use_it(sim, way):
+    prompts, options = CACHED[way]
+    estimate = estimate_cost(prompts, max_tokens=100, max_workers=1, **options)
+    usage = billed(sim, prompts, max_workers=1, **options)
+    for name in (
+        "input_tokens",
+        "cache_creation_input_tokens",
+        "cache_creation_1h_input_tokens",
+        "cache_read_input_tokens",
+    ):
+        assert getattr(estimate.usage_high, name) == pytest.approx(getattr(usage, name), rel=0.01, abs=8), name
+
+
+def test_what_is_sent_at_once_is_written_as_often_as_it_is_sent(sim):
+    prompts, options = CACHED["the same document in each prompt"]
+    one, five = (
+        estimate_cost(prompts, max_tokens=9, max_workers=workers, **options).usage_high.cache_creation_input_tokens
+        for workers in (1, 5)
+    )
+    assert five == 5 * one
+
+
+def test_a_prompt_that_begins_unlike_all_others_is_no_trouble(sim):
+    odd = {"prompt": "t", "thinking": {"type": "enabled", "budget_tokens": 1024}, "max_tokens": 2000}
+    assert estimate_cost([*prompts_of(60), odd], sample=50, max_tokens=50).requests == 61
+
+
+def test_system_prompts_of_their_own_are_sampled_as_well(sim):
+    prompts = [{"prompt": "hi", "system": "word " * (50 + n % 7) + str(n)} for n in range(300)]
+    estimate = estimate_cost(prompts, sample=40, max_tokens=50)
+    assert len(sim.requests) < 100
+    real = sum(-(-len(prompt["system"]) // 4) + 1 for prompt in prompts)
+    assert abs(estimate.usage_high.total_input_tokens - real) <= 3 * estimate.input_error
+
+
+def test_each_prompt_has_the_price_of_its_length(sim):
+    prompts = [{"prompt": "w " * length} for length in (500, 500, 500, 300_000)]
+    estimate = estimate_cost(prompts, "claude-haiku-5-5", max_tokens=50)
+    assert estimate.usd_low == pytest.approx((3 * 250 * 0.1 + 150_000 * 0.5) / 1e6, rel=0.01)
+
+
+def test_choices_are_left_out_where_a_model_has_no_price_for_the_way(sim):
+    choices = estimate_cost(prompts_of(2), "claude-opus-5-5", speed="fast", max_tokens=50).compare(["claude-haiku-4-5"])
+    assert {choice.model for choice in choices} == {"claude-opus-5-5"}
+    with pytest.raises(ValueError, match="a model must be a non-empty str, got 5"):
+        estimate_cost(prompts_of(2), max_tokens=50).compare([5])
+    with pytest.raises(ValueError, match="like must be results"):
+        estimate_cost(prompts_of(2), like=5)
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_where_all_are_counted_the_input_is_that_of_the_bill(sim, way):
     prompts = prompts_of(12) if way != "identical" else prompts_of(4) * 3
@@ -145,7 +237,7 @@ def test_ways_to_ask_the_same_are_compared(sim):
     )
     choices = estimate.compare(["claude-haiku-4-5"])
     assert isinstance(choices, Comparison)
-    assert len(choices) == 2 * 2 * 3
+    assert len(choices) == 2 * 2 * 4
     found = {(choice.model, choice.batch, choice.cache): choice for choice in choices}
     live = found["claude-sonnet-4-6", False, "5m"]
     assert live.usd_likely == pytest.approx(estimate.usd_likely)
@@ -156,7 +248,7 @@ def test_ways_to_ask_the_same_are_compared(sim):
     assert [choice.usd_high for choice in choices] == sorted(choice.usd_high for choice in choices)
     lines = str(choices).splitlines()
     assert lines[0].split() == ["model", "way", "cache", "at", "least", "likely", "at", "most"]
-    assert len(lines) == 13
+    assert len(lines) == 17
     assert "<table>" in choices._repr_html_()
 
 

@@ -89,12 +89,11 @@ def _admitted(
             got.on_text, got.waited, got.ends_at = flow.on_text, waited, flow.ends_at
             return got
         wait = got
-        if other := _instead_of(wait, step, flow, waited.get(wait.cause, 0.0), now):
-            step, wait = other, None
+        so_far = waited.get(wait.cause, 0.0)
+        if instead := _instead_of(wait, step, flow, so_far, now):
+            step, wait = instead, None
         elif wait.refusal:
-            wait = wait._replace(
-                seconds=min(wait.seconds, _patience_left(wait, step, flow, waited.get(wait.cause, 0.0)))
-            )
+            wait = wait._replace(seconds=min(wait.seconds, _patience_left(wait, step, flow, so_far)))
 
 
 def _instead_of(wait: Wait, step: Send, flow: CallFlow, waited: float, now: float) -> Send | None:

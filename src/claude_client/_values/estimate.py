@@ -1,86 +1,106 @@
-"""What a fan-out will cost, before it is sent: its tokens as they were counted, and the dollars that come of them."""
+"""What a fan-out will cost, before it is sent: its prompts as they were counted, and the dollars that come of them."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Literal, NamedTuple
 
+from claude_client._values.checks import text
+from claude_client._values.layout import Lifetime
 from claude_client._values.prices import PriceBook, Way
 from claude_client._values.text import dollars
 from claude_client._values.usage import Usage, price_of, total
 
-#: How long the shared part of prompts is to stay in the cache; None: not at all.
-Lifetime = Literal["5m", "1h"] | None
+#: What of a prompt is cached: as it was asked, or what it shares with others, for so long.
+Caching = Lifetime | Literal["as asked"]
 
 
-@dataclass(frozen=True, slots=True)
-class System:
-    """A system prompt of their own that some prompts have."""
+class Counted(NamedTuple):
+    """A piece of a prompt, counted."""
 
-    tokens: int
-    requests: int
+    tokens: float
+    #: What is equal for prompts that are equal up to its end.
+    prefix: bytes
     lifetime: Lifetime
+    #: Whether it is of what comes before the messages.
+    is_beginning: bool
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
-    """Prompts that are asked of one model in one way, and begin alike."""
+class Row:
+    """A prompt."""
 
     way: Way
-    requests: int
-    #: The tokens that all of them begin with, tools and the shared system prompt; and the fewest that the model caches.
-    shared: int
-    lifetime: Lifetime
+    pieces: Sequence[Counted]
+    #: The fewest tokens that its model caches.
     least: int
-    systems: tuple[System, ...]
-    #: The tokens of all messages together, the part of them that is marked for the cache, and what both may be off by.
-    messages: float
-    marked: float
-    error: float
-    #: Sum of their `max_tokens`.
+    #: Whether others that share its beginning wait until one has written it.
+    is_primed: bool
     most_output: int
-    #: Most requests at once.
-    workers: int
 
-    def cached(self, lifetime: Lifetime) -> Group:
-        """The same with its shared part to be cached so long, and nothing else."""
-        systems = tuple([replace(system, lifetime=None) for system in self.systems])
-        return replace(self, lifetime=lifetime, systems=systems, marked=0.0)
 
-    def usage(self, output: float, *, off: float = 0.0) -> Usage:
-        """What it will use, with so many tokens of *output* in all, if the messages are *off* by so many tokens."""
-        uses = [*self._uses(off)]
-        write = sum(tokens for kind, tokens in uses if kind in {"5m", "1h"})
-        return Usage(
-            input_tokens=round(sum(tokens for kind, tokens in uses if kind == "plain")),
-            output_tokens=round(output),
-            cache_creation_input_tokens=round(write),
-            cache_read_input_tokens=round(sum(tokens for kind, tokens in uses if kind == "read")),
-            cache_creation_1h_input_tokens=round(sum(tokens for kind, tokens in uses if kind == "1h")),
+class _Uses(NamedTuple):
+    """Tokens of a prompt, by how they are billed."""
+
+    plain: float = 0.0
+    written_5m: float = 0.0
+    written_1h: float = 0.0
+    read: float = 0.0
+
+    @property
+    def all(self) -> float:
+        return sum(self)
+
+
+def _uses_of(rows: Sequence[Row], workers: int) -> Iterator[_Uses]:
+    """
+    What the cache does for each of *rows*, asked in their order by so many *workers*: what one has written, those read
+    that are not sent before its answer has begun.
+    """
+    written: dict[tuple[Way, bytes], int] = {}
+    for number, row in enumerate(rows):
+        marked = [place for place, piece in enumerate(row.pieces) if piece.lifetime]
+        ends = [0.0]
+        for piece in row.pieces:
+            ends.append(ends[-1] + piece.tokens)
+        reach = marked[-1] + 1 if marked else 0
+        read = 0
+        for place in range(reach):
+            writer = written.get((row.way, row.pieces[place].prefix))
+            waits = row.is_primed and row.pieces[place].is_beginning
+            if writer is not None and (waits or writer + workers <= number):
+                read = place + 1
+        by_lifetime = {"5m": 0.0, "1h": 0.0}
+        start = ends[read]
+        for place in marked:
+            if place >= read and ends[place + 1] >= row.least:
+                by_lifetime[row.pieces[place].lifetime or "5m"] += ends[place + 1] - start
+                start = ends[place + 1]
+                written.setdefault((row.way, row.pieces[place].prefix), number)
+        yield _Uses(ends[-1] - start, by_lifetime["5m"], by_lifetime["1h"], ends[read])
+
+
+def _cached(rows: Sequence[Row], lifetime: Lifetime) -> list[Row]:
+    """*rows* with what they share before their messages cached so long, and nothing else."""
+    beginnings = [max((i for i, piece in enumerate(row.pieces) if piece.is_beginning), default=None) for row in rows]
+    shared = Counter(
+        (row.way, row.pieces[place].prefix) for row, place in zip(rows, beginnings, strict=True) if place is not None
+    )
+    return [
+        replace(
+            row,
+            is_primed=True,
+            pieces=[
+                piece._replace(lifetime=lifetime if at == place and shared[row.way, piece.prefix] > 1 else None)
+                for at, piece in enumerate(row.pieces)
+            ],
         )
-
-    def _uses(self, off: float) -> Iterator[tuple[str, float]]:
-        """Numbers of tokens, each after how it will be billed."""
-        is_cached = self.lifetime and self.requests and self.shared >= self.least
-        if is_cached:  # one writes it, before the others read it
-            yield from ((str(self.lifetime), self.shared), ("read", self.shared * (self.requests - 1)))
-        else:
-            yield "plain", self.shared * self.requests
-        for system in self.systems:  # nobody waits: those that are sent first all write it
-            writers = min(system.requests, self.workers) if system.lifetime else 0
-            if system.lifetime and self.shared + system.tokens >= self.least:
-                yield from (
-                    (system.lifetime, system.tokens * writers),
-                    ("read", system.tokens * (system.requests - writers)),
-                )
-            else:
-                yield "plain", system.tokens * system.requests
-        whole = self.shared + (self.messages + sum(one.tokens * one.requests for one in self.systems)) / self.requests
-        marked = self.marked if whole >= self.least else 0.0
-        yield from (("5m", marked), ("plain", max(0.0, self.messages - marked + off)))
+        for row, place in zip(rows, beginnings, strict=True)
+    ]
 
 
 class Choice(NamedTuple):
@@ -88,7 +108,7 @@ class Choice(NamedTuple):
 
     model: str
     batch: bool
-    cache: Lifetime
+    cache: Caching
     usd_low: float
     usd_likely: float | None
     usd_high: float
@@ -140,7 +160,11 @@ class Estimate:
     those of answers of `max_tokens` each. Retries and failures are in none of them. It prints as a table.
 
     Args:
-        groups, output, book: The prompts as they were counted, what is known of their answers, and the prices.
+        rows: The prompts as they were counted.
+
+        errors: By how many tokens those of each model may be off, in 95 of 100 cases.
+
+        output, book, workers: What is known of their answers, the prices, and how many are asked at once.
 
         recount: Counts the same prompts for another model.
 
@@ -149,31 +173,37 @@ class Estimate:
 
     def __init__(
         self,
-        groups: Sequence[Group],
+        rows: Sequence[Row],
+        errors: Mapping[str, float],
         output: Output,
         book: PriceBook,
-        recount: Callable[[str], Sequence[Group]],
+        workers: int,
+        recount: Callable[[str], tuple[Sequence[Row], Mapping[str, float]]],
         *,
         offline: bool = False,
     ) -> None:
-        self._groups = groups
+        self._rows = rows
+        self._errors = errors
         self._output = output
         self._book = book
+        self._workers = workers
         self._recount = recount
         self._offline = offline
 
-    def _of(self, groups: Sequence[Group]) -> Estimate:
-        return Estimate(groups, self._output, self._book, self._recount, offline=self._offline)
+    def _of(self, rows: Sequence[Row], errors: Mapping[str, float] | None = None) -> Estimate:
+        models = {row.way.model for row in rows}
+        known = {model: error for model, error in (errors or self._errors).items() if model in models}
+        return Estimate(rows, known, self._output, self._book, self._workers, self._recount, offline=self._offline)
 
     @property
     def requests(self) -> int:
         """Number of requests."""
-        return sum(group.requests for group in self._groups)
+        return len(self._rows)
 
     @property
     def input_error(self) -> float:
         """The input tokens by which a sample may be off, in 95 of 100 cases; 0 where all were counted."""
-        return math.sqrt(sum(group.error**2 for group in self._groups))
+        return math.sqrt(sum(error**2 for error in self._errors.values()))
 
     @property
     def usage_low(self) -> Usage:
@@ -208,54 +238,69 @@ class Estimate:
     @property
     def by_model(self) -> dict[str, Estimate]:
         """The estimate for the prompts of each model."""
-        return {model: self._of(groups) for model, groups in self._by_model().items()}
+        return {model: self._of(rows) for model, rows in self._by_model().items()}
 
     def compare(self, models: Iterable[str] = ()) -> Comparison:
         """
-        The same prompts asked in other ways: with what they share cached not at all, for 5 minutes or for an hour; live
-        or as a batch; and by each of *models*, besides those that they name, whose tokens are counted anew.
+        The same prompts asked in other ways: with their cache as asked; with what they share before their messages
+        cached not at all, for 5 minutes or for an hour; live or as a batch; and by each of *models*, besides those that
+        they name, whose tokens are counted anew.
 
         Raises:
             ValueError: For a model whose price is not known.
             ClaudeInvocationError: If its tokens cannot be counted.
         """
-        counted = self._by_model()
-        counted |= {model: self._recount(model) for model in models if model not in counted}
+        estimates = self.by_model
+        for model in models:
+            if text("a model", model) not in estimates:
+                estimates[model] = self._of(*self._recount(model))
         choices = [
-            self._choice(model, groups, batch, lifetime)
-            for model, groups in counted.items()
+            estimate._choice(model, batch, caching)  # noqa: SLF001 - it is another of these
+            for model, estimate in estimates.items()
             for batch in (False, True)
-            for lifetime in _LIFETIMES
+            for caching in _CACHINGS
         ]
         return Comparison(sorted(filter(None, choices), key=lambda one: (one.usd_high, one.usd_low)))
 
-    def _by_model(self) -> dict[str, Sequence[Group]]:
-        models = dict.fromkeys(group.way.model for group in self._groups)
-        return {model: [group for group in self._groups if group.way.model == model] for model in models}
+    def _by_model(self) -> dict[str, list[Row]]:
+        rows: defaultdict[str, list[Row]] = defaultdict(list)
+        for row in self._rows:
+            rows[row.way.model].append(row)
+        return rows
 
-    def _choice(self, model: str, groups: Sequence[Group], batch: bool, lifetime: Lifetime) -> Choice | None:
-        ways = [replace(group.cached(lifetime), way=group.way._replace(batch=batch)) for group in groups]
-        same = self._of(ways)
+    def _choice(self, model: str, batch: bool, caching: Caching) -> Choice | None:
+        rows = [replace(row, way=row.way._replace(batch=batch)) for row in self._rows]
+        if caching != "as asked":
+            rows = _cached(rows, caching)
+        same = self._of(rows)
         try:
-            return Choice(model, batch, lifetime, same.usd_low, same.usd_likely, same.usd_high)
+            return Choice(model, batch, caching, same.usd_low, same.usd_likely, same.usd_high)
         except LookupError:  # as of fast mode in a batch
             return None
 
-    def _usages(self, case: Literal["low", "likely", "high"]) -> Iterator[tuple[Group, Usage]]:
-        for group in self._groups:
-            sampled = group.error * {"low": -1, "likely": 0, "high": 1}[case]
-            output = {
-                "low": self._output.least * group.requests,
-                "likely": (self._output.likely or 0.0) * group.requests,
-                "high": group.most_output,
-            }[case]
-            yield group, group.usage(min(output, group.most_output), off=sampled)
+    def _usages(self, case: Literal["low", "likely", "high"]) -> Iterator[tuple[tuple[Way, int], Usage]]:
+        """The tokens of prompts that are asked in one way, on one step of its prices."""
+        uses: defaultdict[tuple[Way, int], list[tuple[_Uses, float]]] = defaultdict(list)
+        for row, used in zip(self._rows, _uses_of(self._rows, self._workers), strict=True):
+            output = {"low": self._output.least, "likely": self._output.likely or 0.0, "high": math.inf}[case]
+            step = self._book.of(row.way).step(round(used.all))
+            uses[row.way, step].append((used, min(output, row.most_output)))
+        off = {model: error * {"low": -1, "likely": 0, "high": 1}[case] for model, error in self._errors.items()}
+        for (way, step), together in uses.items():
+            plain, written_5m, written_1h, read = map(sum, zip(*(used for used, _ in together), strict=True))
+            yield (
+                (way, step),
+                Usage(
+                    input_tokens=max(0, round(plain + off.pop(way.model, 0.0))),
+                    output_tokens=round(sum(output for _, output in together)),
+                    cache_creation_input_tokens=round(written_5m + written_1h),
+                    cache_read_input_tokens=round(read),
+                    cache_creation_1h_input_tokens=round(written_1h),
+                ),
+            )
 
     def _usd(self, case: Literal["low", "likely", "high"]) -> float:
-        costs = []
-        for group, usage in self._usages(case):
-            prices = self._book.of(group.way)
-            costs.append(price_of(usage, prices.rates(prices.step(usage.total_input_tokens // group.requests))))
+        costs = (price_of(usage, self._book.of(way).rates(step)) for (way, step), usage in self._usages(case))
         return float(sum(costs, Decimal()))
 
     def __str__(self) -> str:
@@ -268,9 +313,8 @@ class Estimate:
         return html.facts(self, self._told())
 
     def _told(self) -> Iterator[tuple[str, str]]:
-        models = dict.fromkeys(group.way.model for group in self._groups)
-        yield "requests", f"{self.requests:,} to {', '.join(models)}"
-        used = self.usage_high if not self.input_error else total(group.usage(0) for group in self._groups)
+        yield "requests", f"{self.requests:,} to {', '.join(self._by_model())}"
+        used = total(usage for _, usage in self._usages("likely"))
         parts = {
             "written to the cache": used.cache_creation_input_tokens,
             "read from it": used.cache_read_input_tokens,
@@ -278,11 +322,11 @@ class Estimate:
         cached = "".join(f", {tokens:,} of them {what}" for what, tokens in parts.items() if tokens)
         off = " (guessed)" if self._offline else f" \u00b1 {self.input_error:,.0f}" if self.input_error else ""
         yield "input", f"{used.total_input_tokens:,} tokens{off}{cached}"
-        likely = f"likely {self.usage_likely.output_tokens:,}, " if self.usage_likely else ""
+        likely = f"likely {used.output_tokens:,}, " if self._output.likely is not None else ""
         yield "output", f"{likely}at most {self.usage_high.output_tokens:,} tokens"
         expected = f"likely {dollars(self.usd_likely)}, " if self.usd_likely is not None else ""
         least = "at least" if self._output.least else "input alone"
         yield "cost", f"{expected}{least} {dollars(self.usd_low)}, at most {dollars(self.usd_high)}"
 
 
-_LIFETIMES: tuple[Lifetime, ...] = (None, "5m", "1h")
+_CACHINGS: tuple[Caching, ...] = ("as asked", None, "5m", "1h")

@@ -10,18 +10,18 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from typing import Any, Unpack
 
-from claude_client._gates.prefix import digest_of, minimum_tokens
+from claude_client._gates.prefix import minimum_tokens, with_prefixes
 from claude_client._sdk.client import check_credentials, shared_client
 from claude_client._sdk.exchange import count_tokens
 from claude_client._values.bounds import ways_of
-from claude_client._values.breakpoints import count_breakpoints
 from claude_client._values.checks import number, whole_number
-from claude_client._values.content import as_blocks
 from claude_client._values.errors import ClaudeInvocationError
-from claude_client._values.estimate import Estimate, Group, Lifetime, Output, System
+from claude_client._values.estimate import Counted, Estimate, Output, Row
 from claude_client._values.fingerprint import question_of
+from claude_client._values.layout import Piece, bare_of, pieces_of
 from claude_client._values.options import Content, FanOutOptions
 from claude_client._values.prices import PriceBook
 from claude_client._values.request import DEFAULT_MODEL, Request
@@ -90,24 +90,25 @@ def estimate_cost(
     said = for_all(model, max_tokens, shared_system, cache_shared_system, options)
     is_shared = said.pop("share_identical", False)
     requests = build_requests(prompts, **{name: value for name, value in said.items() if name not in _OF_THE_RUN})
-    asked = [replace(one, batch=batch) for one in requests if isinstance(one, Request)]
+    asked = with_prefixes([replace(one, batch=batch) for one in requests if isinstance(one, Request)])
     if is_shared:
         asked = list({question_of(one) or index: one for index, one in enumerate(asked)}.values())
     for request in asked:
         _check_price(request, book)
     workers = workers_of(max_workers)
 
-    def groups_of(chosen: Sequence[Request]) -> tuple[Group, ...]:
+    def counted(chosen: Sequence[Request]) -> tuple[Sequence[Row], Mapping[str, float]]:
         if offline:
-            return _counted(chosen, _guess, sample, seed, workers)
+            return _counted(chosen, _guess, sample, seed)
         with shared_client() as client:
             check_credentials(client, [request.extra_headers for request in chosen])
-            return _counted(chosen, lambda one: _count(client, one), sample, seed, workers)
+            return _counted(chosen, lambda one: _count(client, one), sample, seed)
 
-    def recount(other: str) -> tuple[Group, ...]:
-        return groups_of([_checked(replace(request, model=other), book) for request in asked])
+    def recount(other: str) -> tuple[Sequence[Row], Mapping[str, float]]:
+        _check_price(replace(asked[0], model=other, params={}, extra_body={}), book)
+        return counted(with_prefixes([replace(request, model=other, prefix=None) for request in asked]))
 
-    return Estimate(groups_of(asked), output, book, recount, offline=offline)
+    return Estimate(*counted(asked), output, book, workers, recount, offline=offline)
 
 
 def _expected(expected_output: float | None, like: Iterable[Any] | None) -> Output:
@@ -115,6 +116,8 @@ def _expected(expected_output: float | None, like: Iterable[Any] | None) -> Outp
         return Output(0.0, number("expected_output", expected_output, 0, math.inf))
     if like is None:
         return Output()
+    if not isinstance(like, Iterable):
+        raise ValueError(f"like must be results or the entries of a journal, got {like!r}")
     answers = [getattr(item, "outcome", item) for item in like]
     tokens = [answer.usage.output_tokens for answer in answers if isinstance(answer, ClaudeResponse)]
     if not tokens:
@@ -133,108 +136,59 @@ def _check_price(request: Request, book: PriceBook) -> None:
         ) from unknown
 
 
-def _checked(request: Request, book: PriceBook) -> Request:
-    _check_price(request, book)
-    return request
-
-
-def _counted(requests: Sequence[Request], count: Counter, sample: int, seed: int, workers: int) -> tuple[Group, ...]:
-    """The groups of *requests* that begin alike, counted."""
-    alike: defaultdict[tuple[str, bytes], list[Request]] = defaultdict(list)
-    for request in requests:
-        alike[request.model, digest_of(request)].append(request)
-    of_model: defaultdict[str, int] = defaultdict(int)
-    for request in requests:
-        of_model[request.model] += 1
+def _counted(
+    requests: Sequence[Request], count: Counter, sample: int, seed: int
+) -> tuple[Sequence[Row], Mapping[str, float]]:
+    """*requests*, counted: of the pieces of one kind that are unlike each other, all, or a sample for each model."""
+    pieces = [pieces_of(request) for request in requests]
+    alike: defaultdict[tuple[str, str], dict[bytes, tuple[Request, Sequence[Piece]]]] = defaultdict(dict)
+    for request, parts in zip(requests, pieces, strict=True):
+        for place, piece in enumerate(parts):
+            alike[ways_of(request)[0].model, piece.kind].setdefault(piece.own, (request, parts[: place + 1]))
+    tokens: dict[tuple[str, bytes], float] = {}
+    errors: defaultdict[str, float] = defaultdict(float)
     with ThreadPoolExecutor(_COUNTS_AT_ONCE) as pool:
-        return tuple(
-            _group(group, lambda chosen: [*pool.map(count, chosen)], share * sample, seed, workers)
-            for (model, _), group in alike.items()
-            for share in [len(group) / of_model[model]]
-        )
+        bare: dict[str, int] = {}
+        for request in requests:
+            model = ways_of(request)[0].model
+            if model not in bare:
+                bare[model] = count(bare_of(request))
+        for (model, _kind), distinct in alike.items():
+            chosen = [*distinct]
+            if len(chosen) > sample:
+                chosen = random.Random(seed).sample(chosen, max(sample, 2))  # noqa: S311 - it is a sample
+            found = [*pool.map(partial(_tokens_of, bare=bare[model], count=count), [distinct[own] for own in chosen])]
+            tokens.update(((model, own), float(one)) for own, one in zip(chosen, found, strict=True))
+            left = len(distinct) - len(chosen)
+            if left:
+                mean = statistics.fmean(found)
+                tokens.update(((model, own), mean) for own in distinct if (model, own) not in tokens)
+                spread = statistics.stdev(found) * math.sqrt(left / (len(chosen) * len(distinct)))
+                errors[model] = math.hypot(errors[model], _SURE * spread * len(distinct))
+    return [_row(request, parts, tokens) for request, parts in zip(requests, pieces, strict=True)], errors
 
 
-def _group(
-    requests: Sequence[Request],
-    counts: Callable[[Sequence[Request]], list[int]],
-    sample: float,
-    seed: int,
-    workers: int,
-) -> Group:
-    """
-    Args:
-        counts: The tokens of each of some requests.
+def _tokens_of(found: tuple[Request, Sequence[Piece]], bare: int, count: Counter) -> int:
+    """The tokens of the last piece of a request that was *found*: those of one that has it, less what else that has."""
+    request, (*before, piece) = found
+    whole = count(piece.alone(request))
+    if piece.kind != "messages":
+        return whole - bare
+    return whole - (count(before[-1].alone(request)) if before and before[-1].kind == "messages" else 0)
 
-        sample: How many of *requests* to count.
-    """
-    first = requests[0]
-    sampled = requests
-    if len(requests) > sample:
-        sampled = random.Random(seed).sample(requests, max(2, math.ceil(sample)))  # noqa: S311 - it is a sample
-    own = [_without_system(_without_shared(request)) for request in sampled]
-    tokens = counts(own)
-    # What a request has besides its messages is the same for all that begin alike, or a system prompt of its own.
-    [alone, whole] = counts([_without_system(_without_shared(first)), _without_own_system(first)])
-    systems = _systems(requests, counts)
-    mean = statistics.fmean(tokens)
-    left_out = len(requests) - len(sampled)
-    error = 0.0
-    if left_out:
-        spread = statistics.stdev(tokens) * math.sqrt((1 / len(sampled)) * (left_out / len(requests)))
-        error = _SURE * spread * len(requests)
-    messages = mean * len(requests)
-    share_marked = sum(bool(count_breakpoints(request.messages)) for request in requests) / len(requests)
-    way = ways_of(first)[0]
-    return Group(
+
+def _row(request: Request, parts: Sequence[Piece], tokens: Mapping[tuple[str, bytes], float]) -> Row:
+    way = ways_of(request)[0]
+    return Row(
         way=way,
-        requests=len(requests),
-        shared=whole - alone,
-        lifetime=_lifetime([*(first.params.get("tools") or ()), *as_blocks(first.system)[: first.shared_blocks]]),
-        least=minimum_tokens(first.model),
-        systems=systems,
-        messages=messages,
-        marked=messages * share_marked,
-        error=error,
-        most_output=sum(int(request.most_output_tokens) for request in requests),
-        workers=workers,
+        pieces=[
+            Counted(tokens[way.model, piece.own], piece.prefix, piece.lifetime, piece.kind != "messages")
+            for piece in parts
+        ],
+        least=minimum_tokens(way.model),
+        is_primed=request.prefix is not None,
+        most_output=int(request.most_output_tokens or request.max_tokens),
     )
-
-
-def _systems(requests: Sequence[Request], counts: Callable[[Sequence[Request]], list[int]]) -> tuple[System, ...]:
-    """The system prompts of their own that *requests* have, each counted once."""
-    alike: defaultdict[str, list[Request]] = defaultdict(list)
-    for request in requests:
-        if own := _own_system(request):
-            alike[repr(own)].append(request)
-    firsts = [_without_shared(group[0]) for group in alike.values()]
-    with_system, without = counts(firsts), counts([_without_system(first) for first in firsts])
-    return tuple(
-        System(whole - alone, len(group), _lifetime(_own_system(group[0])))
-        for group, whole, alone in zip(alike.values(), with_system, without, strict=True)
-    )
-
-
-def _lifetime(blocks: Sequence[Any]) -> Lifetime:
-    marks = [block["cache_control"] for block in blocks if isinstance(block, dict) and block.get("cache_control")]
-    return None if not marks else "1h" if marks[-1].get("ttl") == "1h" else "5m"
-
-
-def _own_system(request: Request) -> list[Any]:
-    return as_blocks(request.system)[request.shared_blocks :]
-
-
-def _without_system(request: Request) -> Request:
-    return replace(request, system=None, shared_blocks=0)
-
-
-def _without_own_system(request: Request) -> Request:
-    shared = as_blocks(request.system)[: request.shared_blocks]
-    return replace(request, system=shared or None)
-
-
-def _without_shared(request: Request) -> Request:
-    params = {name: value for name, value in request.params.items() if name not in {"tools", "tool_choice"}}
-    return replace(request, system=_own_system(request) or None, shared_blocks=0, params=params)
 
 
 def _guess(request: Request) -> int:
