@@ -175,6 +175,13 @@ def test_the_shared_prompt_is_written_once_live_for_an_hour(sim):
     assert [answer.message.usage.service_tier for answer in results] == ["standard", *["batch"] * 3]
 
 
+def test_the_shared_prompt_may_be_written_by_a_batch_of_its_own(sim):
+    options = {"shared_system": "word " * 4000, "cache_shared_system": True, "primer": "batch"}
+    results = invoke_batch(prompts_of(4), **options, **QUICK)
+    assert [len(batch.requests) for batch in sim.batches] == [1, 3]
+    assert [answer.usage.cache_read_input_tokens > 0 for answer in results] == [False, True, True, True]
+
+
 # What comes back
 
 

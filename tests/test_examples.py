@@ -57,6 +57,12 @@ PROMISED = {
         r"Saved by the cache: \$0\.",
         r"of \$0\.2000 spent, \$0\.",
     ],
+    "overnight.py": [
+        r"At most \$0\.\d\d live, \$0\.\d\d as batches",
+        "1 batch created",
+        r"\{'completed': 200\}",
+        r"9\d% of the input came from the cache",
+    ],
     "observed_run.py": [
         "24 answered",
         r"latency .+ \(p95",

@@ -79,39 +79,66 @@ class _Plan:
     def ask(self, phase: Phase) -> Mapping[int, Request]:
         """Ask the prompts of *phase* by batches, and return those that are to be asked live."""
         with shared_client() as client:
-            asked = self._primed(phase) if not (phase.journal and phase.journal.batches()) else phase.asked
-            asked = {index: request for index, request in asked.items() if index not in phase.recorder.outcomes}
-            if phase.interrupted or phase.failure or not asked:
-                return {}
-            run = BatchRun(
-                client,
-                asked,
-                digests_of(phase.requests),
-                prompts=len(phase.requests),
-                journal=phase.journal,
-                started=phase.recorder.started,
-                failed=phase.recorder.failed,
-                ended=lambda outcomes: self._ended(phase, outcomes),
-                on_handle=self._told,
-                token=phase.token,
-                poll_interval=self.poll_interval,
-                until=self.until,
-            )
-            try:
-                self._run(run, phase)
-            except ClaudeInvocationError as failed:
-                phase.failure = failed
-            except KeyboardInterrupt:
-                phase.recorder.batches = run.handle
-                if self.cancel_on_interrupt:
-                    run.cancel()
-                raise
-            left = {index: asked[index] for index in run.left}
-            if phase.failure or phase.interrupted:
-                phase.recorder.batches = run.handle if run.handle.batches else None
-                phase.recorder.ended(dict.fromkeys(left, aborted("interrupted")))
-                return {}
-            return left
+            first: Mapping[int, Request] = {}
+            if not (phase.journal and phase.journal.batches()):  # else all of it was begun before
+                first = self._firsts(phase)
+                self._try_out(client, phase, first if self.primer == "live" else {})
+                if first and self.primer == "live":
+                    run = phase.ask(first)
+                    phase.interrupted, phase.failure, first = run.interrupted, run.failure, {}
+            for some in (first, phase.asked):
+                if not (phase.interrupted or phase.failure):
+                    left = self._ask_by_batches(client, phase, _without(some, phase.recorder.outcomes))
+            return {} if phase.interrupted or phase.failure else left
+
+    def _firsts(self, phase: Phase) -> dict[int, Request]:
+        """The first prompt of each that share a cached one."""
+        if self.primer is None:
+            return {}
+        first: dict[object, int] = {}
+        for index, request in zip(phase.asked, with_prefixes([*phase.asked.values()]), strict=True):
+            if request.prefix:
+                first.setdefault(request.prefix, index)
+        return {index: phase.asked[index] for index in first.values()}
+
+    def _try_out(self, client: Any, phase: Phase, sent_anyway: Mapping[int, Request]) -> None:
+        """Send a prompt of each shape live, but for those that are *sent_anyway*."""
+        if self.check_first:
+            known = shapes_of(client, sent_anyway.values())
+            for shape in shapes_of(client, [*known, *phase.asked.values()])[len(known) :]:
+                _check_live(client, shape)
+
+    def _ask_by_batches(self, client: Any, phase: Phase, asked: Mapping[int, Request]) -> Mapping[int, Request]:
+        if not asked:
+            return {}
+        run = BatchRun(
+            client,
+            asked,
+            digests_of(phase.requests),
+            prompts=len(phase.requests),
+            journal=phase.journal,
+            started=phase.recorder.started,
+            failed=phase.recorder.failed,
+            ended=lambda outcomes: self._ended(phase, outcomes),
+            on_handle=self._told,
+            token=phase.token,
+            poll_interval=self.poll_interval,
+            until=self.until,
+        )
+        try:
+            self._run(run, phase)
+        except ClaudeInvocationError as failed:
+            phase.failure = failed
+        except KeyboardInterrupt:
+            phase.recorder.batches = run.handle
+            if self.cancel_on_interrupt:
+                run.cancel()
+            raise
+        left = {index: asked[index] for index in run.left}
+        if phase.failure or phase.interrupted:
+            phase.recorder.batches = run.handle if run.handle.batches else None
+            phase.recorder.ended(dict.fromkeys(left, aborted("interrupted")))
+        return left
 
     def _run(self, run: BatchRun, phase: Phase) -> None:
         run.run()
@@ -128,25 +155,9 @@ class _Plan:
         if self.on_batch:
             call_back(self.on_batch, "on_batch", "a batch", handle)
 
-    def _primed(self, phase: Phase) -> Mapping[int, Request]:
-        """Ask live what goes first: one of each shape, to see that it is taken, and one of each shared prompt."""
-        with shared_client() as client:
-            first: dict[int, Request] = {}
-            if self.primer == "live":
-                prefixed = dict(zip(phase.asked, with_prefixes([*phase.asked.values()]), strict=True))
-                seen = {None}
-                for index, request in prefixed.items():
-                    if request.prefix not in seen:
-                        seen.add(request.prefix)  # type: ignore[arg-type]
-                        first[index] = phase.asked[index]
-            if self.check_first:
-                known = shapes_of(client, first.values())
-                for shape in shapes_of(client, [*known, *phase.asked.values()])[len(known) :]:
-                    _check_live(client, shape)
-        if first:
-            run = phase.ask(first)
-            phase.interrupted, phase.failure = run.interrupted, run.failure
-        return phase.asked
+
+def _without(requests: Mapping[int, Request], outcomes: Mapping[int, Outcome]) -> dict[int, Request]:
+    return {index: request for index, request in requests.items() if index not in outcomes}
 
 
 def _check_live(client: Any, request: Request) -> None:
@@ -199,8 +210,8 @@ def invoke_batch(
             would tell at its end. Not where a run is taken up again.
 
         primer:
-            "live": ask the first prompt that shares a cached prompt live, so that the batches find that in the cache.
-            None: they write it as they come to it.
+            "live": ask the first prompt of those that share a cached one live, so that the batches find that in the
+            cache; "batch": by a batch of its own, which is waited for. None: they write it as they come to it.
 
         poll_interval: Seconds between looks at the batches. None: from 30 seconds to 10 minutes.
 
