@@ -15,6 +15,7 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
+import _batches
 import _calls
 import _conversations
 import _failures
@@ -35,6 +36,7 @@ PARTS = {
     "conversations": _conversations,
     "managed": _managed,
     "money": _money,
+    "batches": _batches,
 }
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "references" / "benchmarks.md"

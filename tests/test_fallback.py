@@ -179,6 +179,26 @@ def test_an_outage_that_outlasts_the_patience_asks_another(failing_model):
     assert len(failing_model.requests) > asked
 
 
+class Probed(HeldBack):
+    """... and lets a request through now and then, to see whether the outage is over."""
+
+    def admit(self, request, now):
+        return Wait(3.0, "outage") if request.model == ASKED and now % 10 else None
+
+
+def test_a_probe_that_fails_does_not_begin_the_patience_anew():
+    flows = [CallFlow(build(prompt="hi", fallback_models=[OTHER], fallback_after=25)) for _ in range(4)]
+    scheduler = Scheduler([Job(i, flow) for i, flow in enumerate(flows)], [Probed(3.0)], 1.0)
+    for now in (10.0, 20.0):
+        assert scheduler.poll(now - 1) == 3.0
+        _, probe = scheduler.poll(now)
+        probe.error = ClaudeInvocationError("no", kind="overloaded", retryable=True)
+        probe.settle()
+        scheduler.finished(probe, now + 0.5)
+    asked = [scheduler.poll(33.0)[1].request.model for _ in range(4)]
+    assert asked == [OTHER] * 4
+
+
 def test_without_another_model_it_waits_on():
     scheduler = Scheduler([Job(0, CallFlow(build(prompt="hi")))], [HeldBack(1e6)], 0.0)
     assert scheduler.poll(0.0) == 1e6
@@ -237,6 +257,8 @@ def test_bad_models_are_named_before_any_request(api, said, problem):
         invoke_claude("hi", fallback_models=said)
     with pytest.raises(ValueError, match=problem):
         invoke_parallel([{"prompt": "hi"}], fallback_models=said)
+    with pytest.raises(ValueError, match="extra_body has a 'model', and fallback_models name others"):
+        invoke_claude("hi", fallback_models=["m"], extra_body={"model": "n"})
     with pytest.raises(ValueError, match="fallback_after must be a number"):
         invoke_claude("hi", fallback_models=["m"], fallback_after=-1)
     assert not api.requests
