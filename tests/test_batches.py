@@ -348,9 +348,11 @@ def test_ctrl_c_leaves_the_batches_and_the_results(sim):
     def stop(_):
         raise KeyboardInterrupt
 
-    with pytest.raises((ParallelInterrupt, KeyboardInterrupt)):
+    with pytest.raises(ParallelInterrupt) as stopped:
         invoke_batch(prompts_of(2), on_batch=stop, **QUICK)
     assert sim.batches[0].status == "in_progress"
+    assert stopped.value.results.batches == BatchHandle((sim.batches[0].id,), 2)
+    assert stopped.value.results.errors.keys() == {0, 1}
 
 
 def test_a_handle_is_collected_elsewhere(sim, tmp_path):

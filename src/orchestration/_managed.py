@@ -299,7 +299,8 @@ def managed(
             return run
 
         phase = Phase(requests, asked, recorder, opened, interrupt_token, ask)
-        left = before(phase) if before and asked else asked
+        with _closing(recorder):
+            left = before(phase) if before and asked else asked
         run = ask(left) if left else None
         failure = phase.failure or (run.failure if run else None)
         interrupted = phase.interrupted or bool(run and run.interrupted)
