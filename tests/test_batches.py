@@ -3,16 +3,19 @@
 import json
 import os
 import random
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
 from collections import Counter
-from contextlib import suppress
+from contextlib import closing, suppress
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 
 import anthropic
+import httpx
 import pytest
 
 import claude_client
@@ -25,8 +28,10 @@ from claude_client import (
     set_default_client,
 )
 from claude_client._sdk import batches as door
+from claude_client._values.budget import ledger_of
 from claude_client._values.request import build
 from claude_client.simulator import BatchReply, Reply, Simulator
+from helpers import message
 from orchestration import BatchHandle, collect_batch, invoke_batch, invoke_parallel_managed
 from orchestration._batch_requests import digests_of, id_of, planned, told_by
 from task_state import TaskState, TaskTracker
@@ -389,7 +394,138 @@ def test_what_is_no_handle_is_refused(said):
         collect_batch(said)
 
 
+def test_a_handle_has_the_batches_of_all_rounds(sim):
+    handles = []
+    sim.script(Reply(fault="overloaded"), matching="say 1")
+    sim.script(Reply(text="to be continued", fault="pause_turn"), matching="say 2")
+    invoke_batch(prompts_of(3), on_batch=handles.append, **QUICK)
+    assert [len(handle.batches) for handle in handles] == [1, 2]
+    heard = []
+    results = collect_batch(handles[1], on_result=lambda *one: heard.append(one[0]))
+    assert [answer is not None for answer in results] == [True, True, True]
+    assert sorted(heard) == [0, 1, 2]
+    assert collect_batch(handles[0]).errors[1].kind == "overloaded"
+    assert collect_batch(handles[0]).errors[2].kind == "pause_limit"
+
+
+def test_waiting_for_a_handle_goes_on_until_it_has_ended(sim):
+    handles, token = [], InterruptToken()
+    sim.script_batches(BatchReply(seconds=0.1), BatchReply(seconds=3600))
+    invoke_batch(
+        prompts_of(1), on_batch=lambda one: (handles.append(one), token.interrupt()), interrupt_token=token, **QUICK
+    )
+    assert all(collect_batch(handles[0], poll_interval=0.01))
+    token.reset()
+    invoke_batch(
+        prompts_of(2), on_batch=lambda one: (handles.append(one), token.interrupt()), interrupt_token=token, **QUICK
+    )
+    token.reset()
+    timer = threading.Timer(0.1, token.interrupt)
+    timer.start()
+    assert collect_batch(handles[1], poll_interval=0.01, interrupt_token=token).interrupted
+
+
+def test_a_batch_that_somebody_cancels_is_cancelled(sim):
+    client = anthropic.Anthropic(base_url=sim.base_url, api_key="k", max_retries=0)
+    sim.script_batches(BatchReply(seconds=3600))
+    results = invoke_batch(
+        prompts_of(2), on_batch=lambda handle: client.messages.batches.cancel(handle.batches[0]), **QUICK
+    )
+    assert results.cancelled.keys() == {0, 1}
+    assert len(sim.batches) == 1
+
+
+def test_results_that_stay_incomplete_are_an_error_and_those_that_came_are_kept(api, tmp_path):
+    created = {
+        "id": "b",
+        "processing_status": "ended",
+        "created_at": "2026-11-26T00:00:00Z",
+        "request_counts": {"succeeded": 3},
+    }
+    lines = []
+
+    def answer(request):
+        if request.url.path.endswith("/results"):
+            return httpx.Response(200, content="\n".join(lines) + '\n\n{"half": ')
+        if request.method == "POST":
+            asked = json.loads(request.content)["requests"]
+            result = {"type": "succeeded", "message": message("Hi")}
+            lines[:] = [json.dumps({"custom_id": one["custom_id"], "result": result}) for one in asked[:2]]
+        return httpx.Response(200, json=created)
+
+    api.router.route(path__startswith="/v1/messages/batches").mock(side_effect=answer)
+    with pytest.raises(ParallelInvocationError, match="came incomplete: 2 of 3") as failed:
+        invoke_batch(prompts_of(3), journal=tmp_path / "journal", **QUICK)
+    assert list(failed.value.results)[:2] == ["Hi", "Hi"]
+    assert failed.value.results.batches == BatchHandle(("b",), 3)
+
+
+def test_what_is_no_batch_is_an_error(api):
+    api.router.route(path__startswith="/v1/messages/batches").mock(
+        side_effect=lambda _: httpx.Response(200, json={"id": 5})
+    )
+    with pytest.raises(ParallelInvocationError, match="answer about a batch cannot be read"):
+        invoke_batch(prompts_of(1), **QUICK)
+
+
+def test_an_intent_whose_batch_was_never_created_is_forgotten(sim, tmp_path):
+    journal = tmp_path / "journal"
+    invoke_batch(prompts_of(1), journal=journal, **QUICK)
+    with closing(sqlite3.connect(journal)) as db, db:
+        told = {"created_after": 0, "requests": 7, "bytes": 1, "digests": "x" * 43 * 7, "batch": None}
+        db.execute("INSERT INTO batches (told) VALUES (?)", (json.dumps(told),))
+    assert all(invoke_batch(prompts_of(3), journal=journal, **QUICK))
+    assert [len(batch.requests) for batch in sim.batches] == [1, 2]
+
+
+def test_an_unknown_result_is_an_error(sim, monkeypatch):
+    sim.script_batches(BatchReply(seconds=0))
+    process = sim._state.batches._process
+    sim._state.batches._process = lambda *args: {**process(*args), "type": "postponed"}
+    results = invoke_batch(prompts_of(1), max_retries=0, **QUICK)
+    assert results.errors[0].kind == "invalid_response"
+
+
 # Time and money
+
+
+def test_a_creation_that_is_held_back_is_made_again(sim):
+    sim.script_batches(BatchReply(fault="rate_limit"))
+    assert all(invoke_batch(prompts_of(2), **QUICK))
+    assert len(sim.batches) == 1
+
+
+def test_a_creation_that_always_fails_ends_the_run(sim):
+    sim.script_batches(*[BatchReply(fault="overloaded")] * 9)
+    with pytest.raises(ParallelInvocationError, match="529 overloaded_error"):
+        invoke_batch(prompts_of(2), **QUICK)
+    assert not sim.batches
+
+
+def test_prompts_wait_for_money_that_others_hold(sim):
+    budget = Budget(0.002)
+    ledger, request = ledger_of(budget), build(prompt="held", max_tokens=100)
+    held = ledger.reserve(request, 0)
+    heard = threading.Timer(0.2, lambda: ledger.settle(held, Decimal()))
+    heard.start()
+    assert all(invoke_batch(prompts_of(1, max_tokens=200), budget_usd=budget, **QUICK))
+
+
+def test_what_waits_for_money_can_be_interrupted(sim):
+    budget, token = Budget(0.002), InterruptToken()
+    ledger_of(budget).reserve(build(prompt="held", max_tokens=100), 0)
+    timer = threading.Timer(0.2, token.interrupt)
+    timer.start()
+    results = invoke_batch(prompts_of(1, max_tokens=200), budget_usd=budget, interrupt_token=token, poll_interval=0.01)
+    assert results.interrupted
+    assert not sim.batches
+
+
+def test_a_shape_that_its_budget_does_not_allow_is_not_tried(sim):
+    with pytest.raises(ClaudeInvocationError) as beyond:
+        invoke_batch(prompts_of(1), budget_usd=0.000001, poll_interval=0.01)
+    assert beyond.value.kind == "budget"
+    assert not sim.requests
 
 
 def test_polls_that_fail_now_and_then_are_no_failure(sim, monkeypatch):
@@ -484,6 +620,17 @@ def test_the_simulator_speaks_batches_as_the_api_does(sim):
     assert client.messages.batches.delete(batch.id).type == "message_batch_deleted"
     with pytest.raises(anthropic.NotFoundError):
         client.messages.batches.retrieve(batch.id)
+    assert client.messages.batches.list(limit=1, after_id=sim.batches[-1].id).data
+    for path in ("/v1/messages/batches/x/y", "/v1/messages/batches"):
+        with pytest.raises(anthropic.NotFoundError):
+            client.put(path, cast_to=object)
+    with pytest.raises(anthropic.BadRequestError, match="limit"):
+        client.messages.batches.list(limit=5000)
+    with pytest.raises(ValueError, match="unknown fault 'odd'"):
+        BatchReply(fault="odd")
+    asked = {**params, "max_tokens": 0}
+    (entry,) = client.messages.batches.results(create(requests=[{"custom_id": "a", "params": asked}]).id)
+    assert entry.result.type == "errored"
     listed = list(client.messages.batches.list(limit=1))
     assert [one.id for one in listed] == [one.id for one in reversed(sim.batches)]
 

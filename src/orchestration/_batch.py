@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Literal, Unpack, get_args
 
-from claude_client import ClaudeInvocationError, Content, InterruptToken, Kind, PromptOptions, Results
+from claude_client import ClaudeInvocationError, ClaudeResponse, Content, InterruptToken, Kind, PromptOptions, Results
 from claude_client._gates.prefix import with_prefixes
 from claude_client._values.breakpoints import last_markable
 from claude_client._values.checks import check_callback, seconds
@@ -296,15 +296,19 @@ def collect_batch(
                 break
             for line in results(client, batch_id, interrupt_token):
                 index, _ = told_by(str(line.get("custom_id")))
-                flow = CallFlow(request)
-                attempt = attempt_of(client, request, line.get("result") or {}, [], time.monotonic())
-                step = flow.advance(attempt)
-                ended = step.outcome if isinstance(step, Done) else flow.end(attempt.error or _paused())
-                outcomes[index] = ended
-                report_outcomes({index: ended}, bar, on_result)
+                if not isinstance(outcomes.get(index), ClaudeResponse):  # else an earlier round has answered it
+                    outcomes[index] = _outcome_of(client, request, line.get("result") or {})
+        report_outcomes(outcomes, bar, on_result)
     missing = aborted("interrupted") if interrupted else _missing()
     every = {index: outcomes.get(index, missing) for index in range(handle.prompts)}
     return Results.of(every, interrupted=interrupted, run=RunRecord(began, now(), _unknown(handle.prompts)))
+
+
+def _outcome_of(client: Any, request: Request, result: Mapping[str, Any]) -> Outcome:
+    flow = CallFlow(request)
+    attempt = attempt_of(client, request, result, [], time.monotonic())
+    step = flow.advance(attempt)
+    return step.outcome if isinstance(step, Done) else flow.end(attempt.error or _paused())
 
 
 def _ended(client: Any, batch_id: str, poll_interval: float | None, token: InterruptToken | None) -> bool:

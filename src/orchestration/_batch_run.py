@@ -36,7 +36,9 @@ _log = Log("orchestration")
 
 #: Seconds between looks at a batch, at first and at last, and what each is longer by.
 FIRST_POLL, LAST_POLL, POLLS_GROW = 30.0, 600.0, 1.5
-_MOST_FAILED_POLLS = 3  # in a row
+_MOST_FAILED_LOOKS = 3  # in a row
+_MOST_CREATIONS = 5  # tries to create a batch, none of which has
+_LONGEST_PAUSE = 60.0  # seconds, between two of them
 _MOST_DOWNLOADS = 5  # of results that come incomplete
 _CLOCKS_DIFFER = 120.0  # seconds, by which ours may differ from the API's
 _SURE_AFTER = (1.0, 5.0, 20.0)  # seconds until a batch whose creation nobody has confirmed is looked for
@@ -113,9 +115,10 @@ class BatchRun:
         self._permits: dict[int, BudgetPermit] = {}
         self._active: list[_Active] = []
         self._collected: list[_Active] = []  # with results that have led to other requests
+        self._ids: dict[str, None] = {}  # of all batches, in the order of their creation
         self._foreign: set[str] = set()  # ids of batches that were taken for ours
         self._is_cancelling = False
-        self._failed_polls = 0
+        self._failed_looks = 0
         self._begun: set[int] = set()
         self._outcomes: dict[int, Outcome] = {}
         #: Whether it was ended by its token.
@@ -123,8 +126,8 @@ class BatchRun:
 
     @property
     def handle(self) -> BatchHandle:
-        """What it takes to collect the batches that are left."""
-        return BatchHandle(tuple(active.id for active in self._active if active.id), self._prompts)
+        """What it takes to collect all of its batches."""
+        return BatchHandle(tuple(self._ids), self._prompts)
 
     @property
     def left(self) -> list[int]:
@@ -144,7 +147,7 @@ class BatchRun:
                 self._submit()
                 if not self._wait():
                     return
-                self._collect_ended()
+                self._looked(self._collect_ended)
         finally:
             self._give_back()
 
@@ -158,7 +161,7 @@ class BatchRun:
                     _log.info("Batch %s could not be cancelled: %s", active.id, failed)
         self._token, self._until, self._is_cancelling = None, float("inf"), True
         while self._active:
-            self._collect_ended()
+            self._looked(self._collect_ended)
             if self._active:
                 time.sleep(min(self._poll_interval or 5.0, 5.0))
         self._give_back()
@@ -169,6 +172,8 @@ class BatchRun:
         """Take up what the journal says was asked before; of what nobody knows whether it was created, find out."""
         for number, intent in self._journal.batches() if self._journal else ():
             self._active.append(_Active(intent, number, time.monotonic()))
+            if intent["batch"]:
+                self._ids[intent["batch"]] = None
         for active in [*self._active]:
             if active.id is None and not self._found(active):
                 self._forget(active)
@@ -226,30 +231,31 @@ class BatchRun:
         }
         number = self._journal.add_batch(intent) if self._journal else None
         active = _Active(intent, number, time.monotonic())
-        while True:
+        for tries in range(_MOST_CREATIONS):
             try:
-                info = create(self._client, batch.content, batch.headers, self._token)
+                self._name(active, create(self._client, batch.content, batch.headers, self._token))
+                break
             except ClaudeInvocationError as failed:
-                if failed.status_code is not None and failed.status_code < 500:
+                if self._is_interrupted or self._found_later(active, failed):
+                    break
+                if not failed.retryable or tries == _MOST_CREATIONS - 1:
                     self._forget(active)
                     raise
-                if failed.kind == "interrupted":
-                    self._active.append(active)
-                    return
-                if not self._found_later(active):
-                    if not failed.retryable:
-                        self._forget(active)
-                        raise
-                    continue
-            else:
-                self._name(active, info)
-            break
         self._active.append(active)
-        _log.info("Batch %s was created, with %d requests", active.id, len(batch.indices))
-        self._on_handle(self.handle)
+        if active.id:
+            _log.info("Batch %s was created, with %d requests", active.id, len(batch.indices))
+            self._on_handle(self.handle)
 
-    def _found_later(self, active: _Active) -> bool:
-        """Whether a batch whose creation nobody has confirmed is there after all."""
+    @property
+    def _is_interrupted(self) -> bool:
+        return bool(self._token and self._token.is_interrupted())
+
+    def _found_later(self, active: _Active, failed: ClaudeInvocationError) -> bool:
+        """Whether a batch whose creation has *failed* is there after all; where the API refused it, it is not."""
+        if failed.status_code is not None and failed.status_code < 500:
+            if failed.retryable:
+                self._pause(min(failed.retry_after or _SURE_AFTER[-1], self._poll_interval or _LONGEST_PAUSE))
+            return False
         for seconds in _SURE_AFTER:
             self._pause(min(seconds, self._poll_interval or seconds))
             if self._found(active):
@@ -273,6 +279,7 @@ class BatchRun:
 
     def _name(self, active: _Active, info: BatchInfo) -> None:
         active.intent["batch"] = info.id
+        self._ids[info.id] = None
         if self._journal and active.number is not None:
             self._journal.set_batch(active.number, active.intent)
 
@@ -287,14 +294,13 @@ class BatchRun:
     def _wait(self) -> bool:
         """Wait until a batch may have ended; return whether to go on."""
         pause = self._poll_interval or (FIRST_POLL if self._active else 1.0)
-        self._failed_polls = 0
         while self._steps:
-            if self._token and self._token.is_interrupted():
+            if self._is_interrupted:
                 self.interrupted = True
                 return False
             if time.monotonic() >= self._until:
                 return False
-            if self._one_has_ended():
+            if self._looked(lambda: any(self._has_ended(active) for active in self._active)):
                 return True
             self._pause(pause)
             if not self._active:
@@ -303,20 +309,20 @@ class BatchRun:
                 pause = min(pause * POLLS_GROW, LAST_POLL)
         return True
 
-    def _one_has_ended(self) -> bool:
-        """Look at the batches. A few looks in a row may fail."""
+    def _looked(self, look: Callable[[], bool]) -> bool:
+        """What a *look* at the batches gives; False if it fails, as a few in a row may."""
         try:
-            ended = any(self._has_ended(active) for active in self._active)
+            found = look()
         except ClaudeInvocationError as failed:
             if failed.kind == "interrupted":
                 return False
-            self._failed_polls += 1
-            if not failed.retryable or self._failed_polls > _MOST_FAILED_POLLS:
+            self._failed_looks += 1
+            if not failed.retryable or self._failed_looks > _MOST_FAILED_LOOKS:
                 raise
             _log.info("A look at the batches failed: %s", failed)
             return False
-        self._failed_polls = 0
-        return ended
+        self._failed_looks = 0
+        return found
 
     def _has_ended(self, active: _Active) -> bool:
         return active.id is None or retrieve(self._client, active.id, self._token).has_ended
@@ -330,7 +336,7 @@ class BatchRun:
 
     # Collecting
 
-    def _collect_ended(self) -> None:
+    def _collect_ended(self) -> bool:
         for active in [*self._active]:
             if active.id is None:
                 if not self._found(active):
@@ -339,18 +345,20 @@ class BatchRun:
             info = retrieve(self._client, active.id)
             if info.has_ended:
                 self._collect(active, info)
+        return True
 
     def _collect(self, active: _Active, info: BatchInfo) -> None:
         """Take the results of a batch that has ended; what is missing is downloaded again."""
-        self._active.remove(active)
         indices = {self._digest(index): index for index in self._steps}
         ours = set(active.digests)
         seen: set[str] = set()
         for _ in range(_MOST_DOWNLOADS):
             for line in results(self._client, info.id):
                 custom_id = str(line.get("custom_id"))
-                if not seen and _digest_in(custom_id) not in ours:
-                    self._disown(active, info)
+                if not seen and _digest_in(custom_id) not in ours:  # it was taken for ours, and is another's
+                    self._foreign.add(info.id)
+                    del self._ids[info.id]
+                    active.intent["batch"] = None
                     return
                 if custom_id not in seen:
                     seen.add(custom_id)
@@ -360,26 +368,22 @@ class BatchRun:
             _log.warning("Of the results of batch %s %d of %d came", info.id, len(seen), info.requests)
         else:
             self._flush()
+            self._active.remove(active)
+            self._collected.append(active)
             raise ClaudeInvocationError(
                 f"The results of batch {info.id} came incomplete: {len(seen)} of {info.requests}. Those that came are "
                 "kept; collect it again later",
                 kind="incomplete_stream",
-                retryable=True,
             )
         self._flush()
         _log.info("Batch %s was collected: %s", info.id, dict(info.counts))
+        self._active.remove(active)
         self._collected.append(active)
         left = {self._own_digests[index] for index in self._steps} | {self._digest(index) for index in self._steps}
         for collected in [*self._collected]:
             if left.isdisjoint(collected.digests):  # else they are to be found again, should this be killed
                 self._collected.remove(collected)
                 self._forget(collected)
-
-    def _disown(self, active: _Active, info: BatchInfo) -> None:
-        """A batch that was taken for *active* is another's: look for the right one, or ask again."""
-        self._foreign.add(info.id)
-        active.intent["batch"] = None
-        self._active.append(active)
 
     def _take(self, custom_id: str, result: Mapping[str, Any], indices: Mapping[str, int], submitted: float) -> None:
         index = indices.get(_digest_in(custom_id))

@@ -252,8 +252,7 @@ def managed(
     tracker = _tracked(tasks, tracker, max_retries, said.get("category"))
     kept = wanted(reconcile, tasks, tracker) if reconcile else tasks
     named = {prompt["task_id"] for prompt in prompts if prompt.get("task_id") is not None}
-    requests, refused = _requests(tasks, kept, named, build, tracker, watched=stall_timeout is not None)
-    _check_each(requests, check)
+    requests, refused = _requests(tasks, kept, named, build, tracker, check, watched=stall_timeout is not None)
     with _remembered_once_known() as known, ExitStack() as stack:
         bar = stack.enter_context(progress_of(len(tasks), workers, shown=progress))
         opened = stack.enter_context(Journal(journal, [*requests.values()])) if journal is not None else None
@@ -376,12 +375,14 @@ def _requests(
     named: Container[str],
     build: Callable[[int, Mapping[str, Any]], Request],
     tracker: TaskTracker,
+    check: Callable[[Request], object],
     *,
     watched: bool,
 ) -> tuple[dict[int, Request], dict[int, ClaudeInvocationError]]:
     """
     The request of each task that is kept, by its index; streamed, where its activity is *watched*. And the errors of
-    those that cannot be sent. Only ids that are *named*, by the caller, are the prompt's own.
+    those that cannot be sent. Only ids that are *named*, by the caller, are the prompt's own. What *check* raises names
+    the prompt.
     """
     requests, refused = {}, {}
     for index, task_id in enumerate(tasks):
@@ -395,6 +396,7 @@ def _requests(
                 continue
             retry = replace(request.retry, max_retries=min(request.retry.max_retries, tracker.max_retries))
             requests[index] = replace(request, retry=retry, streaming=watched or request.streaming)
+    _check_each(requests, check)
     return requests, refused
 
 

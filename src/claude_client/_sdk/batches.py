@@ -79,6 +79,8 @@ def created_since(client: Any, since: float) -> Iterator[BatchInfo]:
     query: dict[str, Any] = {"limit": _MOST_LISTED}
     while True:
         page = _ask(client, client.get, None, path=_PATH, cast_to=object, options={"params": {**query}})
+        if not isinstance(page, dict) or not isinstance(page.get("data"), list):
+            raise _unreadable(page)
         for told in page["data"]:
             info = _told(told)
             if info.created < since:
@@ -127,8 +129,10 @@ def _told(said: Any) -> BatchInfo:
         created = datetime.fromisoformat(said["created_at"]).timestamp()
         return BatchInfo(said["id"], said["processing_status"] == "ended", sum(counts.values()), counts, created)
     except (TypeError, KeyError, AttributeError, ValueError) as unreadable:
-        raise ClaudeInvocationError(
-            f"The API's answer about a batch cannot be read: {str(said)[:200]!r}",
-            kind="invalid_response",
-            retryable=True,
-        ) from unreadable
+        raise _unreadable(said) from unreadable
+
+
+def _unreadable(said: Any) -> ClaudeInvocationError:
+    return ClaudeInvocationError(
+        f"The API's answer about a batch cannot be read: {str(said)[:200]!r}", kind="invalid_response", retryable=True
+    )
