@@ -478,6 +478,26 @@ def test_an_intent_whose_batch_was_never_created_is_forgotten(sim, tmp_path):
     assert [len(batch.requests) for batch in sim.batches] == [1, 2]
 
 
+def test_a_journal_that_takes_no_more_ends_the_run_with_what_there_is(sim, tmp_path):
+    journal = tmp_path / "journal"
+    invoke_batch(prompts_of(1), journal=journal, **QUICK)
+    with closing(sqlite3.connect(journal)) as db, db:
+        db.execute("CREATE TRIGGER full BEFORE INSERT ON answers BEGIN SELECT RAISE(FAIL, 'disk is full'); END")
+    with pytest.raises(ParallelInvocationError, match=r"could not be stored in the journal .*disk is full") as failed:
+        invoke_batch(prompts_of(3), journal=journal, **QUICK)
+    assert all(failed.value.results)
+    with closing(sqlite3.connect(journal)) as db, db:
+        db.execute("DROP TRIGGER full")
+    assert all(invoke_batch(prompts_of(3), journal=journal, **QUICK))
+    assert set(batched(sim).values()) == {1}
+
+
+def test_very_many_answers_are_stored_as_they_come(sim, tmp_path):
+    results = invoke_batch(prompts_of(1200), journal=tmp_path / "journal", **QUICK)
+    assert all(results)
+    assert len(sim.batches) == 1
+
+
 def test_an_unknown_result_is_an_error(sim, monkeypatch):
     sim.script_batches(BatchReply(seconds=0))
     process = sim._state.batches._process
@@ -521,6 +541,33 @@ def test_what_waits_for_money_can_be_interrupted(sim):
     assert not sim.batches
 
 
+def test_what_can_never_be_afforded_ends_and_the_rest_is_asked(sim):
+    prompts = [*prompts_of(2, max_tokens=10), {"prompt": "dear", "max_tokens": 100_000}]
+    results = invoke_batch(prompts, budget_usd=0.1, **QUICK)
+    assert {index: error.kind for index, error in results.errors.items()} == {2: "budget"}
+    assert results.tracker.summary() == {"completed": 2, "cancelled": 1}
+
+
+def test_a_shape_whose_money_others_hold_is_not_tried(sim):
+    budget = Budget(0.0019)
+    ledger, request = ledger_of(budget), build(prompt="held", max_tokens=100)
+    held = ledger.reserve(request, 1)
+    threading.Timer(0.3, lambda: ledger.settle(held, Decimal())).start()
+    assert all(invoke_batch(prompts_of(1, max_tokens=200), budget_usd=budget, poll_interval=0.01))
+    assert ("POST", "/v1/messages") not in paths(sim)
+
+
+def test_looks_are_further_and_further_apart(sim, monkeypatch):
+    waits = []
+    monkeypatch.setattr(
+        time, "sleep", lambda seconds: (waits.append(seconds), finish(sim) if len(waits) == 9 else None)
+    )
+    sim.script_batches(BatchReply(seconds=3600))
+    assert all(invoke_batch(prompts_of(1), check_first=False))
+    assert waits[:3] == [30.0, 45.0, 67.5]
+    assert waits[8] == 600.0
+
+
 def test_a_shape_that_its_budget_does_not_allow_is_not_tried(sim):
     with pytest.raises(ClaudeInvocationError) as beyond:
         invoke_batch(prompts_of(1), budget_usd=0.000001, poll_interval=0.01)
@@ -540,6 +587,133 @@ def test_polls_that_fail_now_and_then_are_no_failure(sim, monkeypatch):
     door_retrieve = door.retrieve
     monkeypatch.setattr("orchestration._batch_run.retrieve", retrieve)
     assert all(invoke_batch(prompts_of(2), **QUICK))
+
+
+def test_a_batch_that_ends_while_it_is_cancelled_is_collected(sim):
+    sim.script_batches(BatchReply(seconds=3600))
+    token = InterruptToken()
+
+    def end_and_stop(_):
+        finish(sim)
+        token.interrupt()
+
+    results = invoke_batch(
+        prompts_of(3), on_batch=end_and_stop, interrupt_token=token, cancel_on_interrupt=True, **QUICK
+    )
+    assert all(results)
+
+
+def test_ctrl_c_may_cancel_the_batches(sim):
+
+    def stop(_):
+        raise KeyboardInterrupt
+
+    sim.script_batches(BatchReply(seconds=3600, cancel_seconds=0.1))
+    with pytest.raises(ParallelInterrupt):
+        invoke_batch(prompts_of(3), on_batch=stop, cancel_on_interrupt=True, **QUICK)
+    assert sim.batches[0].status == "ended"
+
+
+def test_an_interrupt_before_all_leaves_nothing_to_collect(sim):
+    token = InterruptToken()
+    token.interrupt()
+    results = invoke_batch(
+        prompts_of(3),
+        shared_system="word " * 4000,
+        cache_shared_system=True,
+        interrupt_token=token,
+        check_first=False,
+    )
+    assert results.interrupted
+    assert results.batches is None
+    assert not sim.batches
+
+
+def two_headers(number):
+    return [{**prompt, "extra_headers": {"anthropic-beta": f"b{n % 2}"}} for n, prompt in enumerate(prompts_of(number))]
+
+
+def test_a_creation_that_is_interrupted_is_sorted_out_later(sim, tmp_path):
+    sim.script_batches(BatchReply(seconds=3600))
+    token, journal = InterruptToken(), tmp_path / "journal"
+    options = {"on_batch": lambda _: token.interrupt(), "interrupt_token": token, "journal": journal, **QUICK}
+    assert invoke_batch(two_headers(4), **options).interrupted
+    assert len(sim.batches) == 1
+    finish(sim)
+    assert all(invoke_batch(two_headers(4), journal=journal, **QUICK))
+    assert set(batched(sim).values()) == {1}
+
+
+def test_a_creation_that_is_interrupted_is_not_waited_for(sim):
+    sim.script_batches(BatchReply(seconds=3600))
+    token = InterruptToken()
+    options = {"on_batch": lambda _: token.interrupt(), "interrupt_token": token, **QUICK}
+    results = invoke_batch(two_headers(4), cancel_on_interrupt=True, **options)
+    assert results.interrupted
+    assert [batch.status for batch in sim.batches] == ["ended"]
+
+
+def test_each_batch_is_collected_as_it_ends(sim):
+    sim.script_batches(BatchReply(seconds=0.3), BatchReply())
+    heard = []
+    assert all(invoke_batch(two_headers(4), on_result=lambda index, _: heard.append(index), **QUICK))
+    assert heard[:2] in ([1, 3], [3, 1])
+
+
+def test_results_that_nobody_asks_for_now_are_passed_over(sim, tmp_path):
+    sim.script_batches(BatchReply(seconds=3600))
+    token, journal = InterruptToken(), tmp_path / "journal"
+    invoke_batch(prompts_of(3), journal=journal, interrupt_token=token, on_batch=lambda _: token.interrupt(), **QUICK)
+    finish(sim)
+    results = invoke_batch([prompts_of(3)[2], {"prompt": "new"}], journal=journal, **QUICK)
+    assert all(results)
+    assert batched(sim) == {"say 0": 1, "say 1": 1, "say 2": 1, "new": 1}
+
+
+def test_batches_are_looked_for_on_all_pages_and_no_further_back_than_need_be(sim, monkeypatch):
+    monkeypatch.setattr(door, "_MOST_LISTED", 1)
+    monkeypatch.setattr("orchestration._batch_run._CLOCKS_DIFFER", 0.0)
+    invoke_batch(prompts_of(3), **QUICK)
+    client = anthropic.Anthropic(base_url=sim.base_url, api_key="k", max_retries=0)
+    params = {"model": "claude-sonnet-4-6", "max_tokens": 5, "messages": [{"role": "user", "content": "x"}]}
+    sim.script_batches(BatchReply(lost_answer=True, seconds=0.05))
+    theirs = threading.Thread(
+        target=lambda: (
+            sim.wait_for(lambda sim: len(sim.batches) == 2),
+            client.messages.batches.create(requests=[{"custom_id": "a", "params": params}]),
+        )
+    )
+    theirs.start()
+    assert all(invoke_batch([{"prompt": f"other {n}"} for n in range(3)], **QUICK))
+    theirs.join()
+    assert sum("other" in prompt for prompt in batched(sim)) == 3
+    since = time.time() + 60
+    assert list(door.created_since(client, since)) == []
+
+
+def test_prompts_that_share_too_little_to_be_cached_need_no_primer(sim):
+    assert all(invoke_batch(prompts_of(2), shared_system="S", cache_shared_system=True, **QUICK))
+    assert ("POST", "/v1/messages") not in paths(sim)
+
+
+def test_an_interrupt_during_a_look_is_no_failed_look(sim, monkeypatch):
+    token, door_retrieve = InterruptToken(), door.retrieve
+
+    def retrieve(*args):
+        if not token.is_interrupted():
+            token.interrupt()
+            raise ClaudeInvocationError("no", kind="interrupted")
+        return door_retrieve(*args)
+
+    monkeypatch.setattr("orchestration._batch_run.retrieve", retrieve)
+    assert invoke_batch(prompts_of(2), interrupt_token=token, **QUICK).interrupted
+
+
+def test_a_system_that_is_marked_stays_as_it_is(sim):
+    marked = [{"type": "text", "text": "word " * 4000, "cache_control": {"type": "ephemeral"}}]
+    invoke_batch(prompts_of(2), shared_system=marked, cache_shared_system=True, primer=None, **QUICK)
+    (first, _) = sim.batches[0].requests
+    assert first["params"]["system"] == marked
 
 
 def test_what_a_batch_has_not_answered_in_time_is_asked_live(sim):
@@ -590,7 +764,7 @@ def test_a_batch_that_the_api_does_not_take_costs_nothing_and_says_so(sim):
 # The simulator's own batches
 
 
-def test_the_simulator_speaks_batches_as_the_api_does(sim):
+def test_the_simulator_speaks_batches_as_the_api_does(sim, monkeypatch):
     client = anthropic.Anthropic(base_url=sim.base_url, api_key="k", max_retries=0)
     params = {"model": "claude-sonnet-4-6", "max_tokens": 5, "messages": [{"role": "user", "content": "hi"}]}
     create = client.messages.batches.create
@@ -605,6 +779,8 @@ def test_the_simulator_speaks_batches_as_the_api_does(sim):
     sim.script_batches(BatchReply(seconds=3600))
     batch = create(requests=[{"custom_id": "a", "params": params}])
     assert (batch.processing_status, batch.request_counts.processing) == ("in_progress", 1)
+    with pytest.raises(anthropic.BadRequestError, match="no results before"):
+        client.get(f"/v1/messages/batches/{batch.id}/results", cast_to=object)
     for call in (client.messages.batches.delete, lambda name: list(client.messages.batches.results(name))):
         with pytest.raises(anthropic.AnthropicError):
             call(batch.id)
@@ -631,6 +807,9 @@ def test_the_simulator_speaks_batches_as_the_api_does(sim):
     asked = {**params, "max_tokens": 0}
     (entry,) = client.messages.batches.results(create(requests=[{"custom_id": "a", "params": asked}]).id)
     assert entry.result.type == "errored"
+    monkeypatch.setattr("claude_client.simulator._batches.MOST_REQUESTS", 1)
+    with pytest.raises(anthropic.APIStatusError, match="at most 1"):
+        create(requests=[{"custom_id": name, "params": params} for name in "ab"])
     listed = list(client.messages.batches.list(limit=1))
     assert [one.id for one in listed] == [one.id for one in reversed(sim.batches)]
 

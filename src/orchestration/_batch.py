@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Literal, Unpack, get_args
 
-from claude_client import ClaudeInvocationError, ClaudeResponse, Content, InterruptToken, Kind, PromptOptions, Results
+from claude_client import ClaudeInvocationError, Content, InterruptToken, Kind, PromptOptions, Results
 from claude_client._gates.prefix import with_prefixes
 from claude_client._values.breakpoints import last_markable
 from claude_client._values.checks import check_callback, seconds
@@ -40,6 +40,7 @@ from task_state import TaskTracker
 from ._batch_handle import BatchHandle
 from ._batch_requests import digests_of, shapes_of, told_by
 from ._batch_run import FIRST_POLL, LAST_POLL, POLLS_GROW, BatchRun
+from ._journal_file import JournalError
 from ._managed import Phase, managed
 from ._reconcile import Reconcile
 from ._recorder import ManagedResults
@@ -127,7 +128,7 @@ class _Plan:
         )
         try:
             self._run(run, phase)
-        except ClaudeInvocationError as failed:
+        except (ClaudeInvocationError, JournalError) as failed:
             phase.failure = failed
         except KeyboardInterrupt:
             phase.recorder.batches = run.handle
@@ -147,9 +148,11 @@ class _Plan:
             run.cancel()
 
     def _ended(self, phase: Phase, outcomes: Mapping[int, Outcome]) -> None:
-        if phase.journal:
-            phase.recorder.keep_all(phase.journal, outcomes)
-        phase.recorder.ended(outcomes)
+        try:
+            if phase.journal:
+                phase.recorder.keep_all(phase.journal, outcomes)
+        finally:  # they are there, whatever the journal says
+            phase.recorder.ended(outcomes)
 
     def _told(self, handle: BatchHandle) -> None:
         if self.on_batch:
@@ -296,8 +299,7 @@ def collect_batch(
                 break
             for line in results(client, batch_id, interrupt_token):
                 index, _ = told_by(str(line.get("custom_id")))
-                if not isinstance(outcomes.get(index), ClaudeResponse):  # else an earlier round has answered it
-                    outcomes[index] = _outcome_of(client, request, line.get("result") or {})
+                outcomes[index] = _outcome_of(client, request, line.get("result") or {})  # a later round's counts
         report_outcomes(outcomes, bar, on_result)
     missing = aborted("interrupted") if interrupted else _missing()
     every = {index: outcomes.get(index, missing) for index in range(handle.prompts)}

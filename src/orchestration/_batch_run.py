@@ -231,14 +231,14 @@ class BatchRun:
         }
         number = self._journal.add_batch(intent) if self._journal else None
         active = _Active(intent, number, time.monotonic())
-        for tries in range(_MOST_CREATIONS):
+        tries = 0
+        while not (active.id or self._is_interrupted):
+            tries += 1
             try:
                 self._name(active, create(self._client, batch.content, batch.headers, self._token))
-                break
             except ClaudeInvocationError as failed:
-                if self._is_interrupted or self._found_later(active, failed):
-                    break
-                if not failed.retryable or tries == _MOST_CREATIONS - 1:
+                is_there = self._is_interrupted or self._found_later(active, failed)
+                if not is_there and (not failed.retryable or tries == _MOST_CREATIONS):
                     self._forget(active)
                     raise
         self._active.append(active)

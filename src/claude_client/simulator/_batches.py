@@ -31,6 +31,8 @@ class BatchReply:
     Args:
         seconds: Time until all of its requests are processed, one after another.
 
+        cancel_seconds: Time from when it is cancelled until it has ended.
+
         expired: How many of its last requests expire unprocessed, at the end of its 24 hours.
 
         fault: A rejection of its creation.
@@ -46,6 +48,7 @@ class BatchReply:
     """
 
     seconds: float = 0.0
+    cancel_seconds: float = 0.0
     expired: int = 0
     fault: RejectionFault | None = None
     lost_answer: bool = False
@@ -53,7 +56,7 @@ class BatchReply:
     results_url: str | None = None
 
     def __post_init__(self) -> None:
-        for name in ("seconds", "expired", "cut_results_after"):
+        for name in ("seconds", "cancel_seconds", "expired", "cut_results_after"):
             check_at_least(name, getattr(self, name), 0)
         if self.fault is not None and self.fault not in REJECTIONS:
             raise ValueError(f"unknown fault {self.fault!r}; known are {', '.join(REJECTIONS)}")
@@ -256,7 +259,8 @@ class Batches:
             if due > stops:
                 break
             batch.results[request["custom_id"]] = self._process(request["params"], batch.headers, due)
-        if batch.cancelled_at is not None or now >= batch.ends_at:
+        is_cancelled = batch.cancelled_at is not None and now >= batch.cancelled_at + batch.reply.cancel_seconds
+        if is_cancelled or now >= batch.ends_at:
             left = {"type": "canceled" if batch.cancelled_at is not None else "expired"}
             for request in batch.requests[len(batch.results) :]:
                 batch.results[request["custom_id"]] = left
