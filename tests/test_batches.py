@@ -546,6 +546,7 @@ def test_what_can_never_be_afforded_ends_and_the_rest_is_asked(sim):
     results = invoke_batch(prompts, budget_usd=0.1, **QUICK)
     assert {index: error.kind for index, error in results.errors.items()} == {2: "budget"}
     assert results.tracker.summary() == {"completed": 2, "cancelled": 1}
+    assert invoke_batch(prompts[2:], budget_usd=0.1, **QUICK).out_of_budget
 
 
 def test_a_shape_whose_money_others_hold_is_not_tried(sim):
