@@ -33,7 +33,9 @@ from claude_client._values.request import build
 from claude_client.simulator import BatchReply, Reply, Simulator
 from helpers import message
 from orchestration import BatchHandle, collect_batch, invoke_batch, invoke_parallel_managed
-from orchestration._batch_requests import digests_of, id_of, planned, told_by
+from orchestration._batch_note import Note
+from orchestration._batch_requests import id_of, planned, told_by
+from orchestration._keys import keys_of
 from task_state import TaskState, TaskTracker
 
 QUICK = {"poll_interval": 0.01, "check_first": False}
@@ -127,6 +129,9 @@ def test_what_a_batch_cannot_do_is_refused_before_anything_is_sent(sim, options,
         invoke_batch(prompts_of(1), on_batch="print")
     with pytest.raises(TypeError, match=r"unexpected|unknown"):
         invoke_batch(prompts_of(1), stall_timeout_of_nobody=5)
+    for name in ("max_workers", "concurrency_limiter", "share_identical", "stop_after", "stall_timeout"):
+        with pytest.raises(TypeError, match=f"takes no {name}: a batch has no workers"):
+            invoke_batch(prompts_of(1), **{name: 1})
     assert not sim.requests
 
 
@@ -142,16 +147,17 @@ def test_clouds_have_no_batches():
 def test_batches_are_split_by_number_and_by_bytes_and_their_ids_tell_index_and_digest(sim):
     client = anthropic.Anthropic(api_key="k")
     requests = {index: build(prompt="x" * 100) for index in range(7)}
-    digests = digests_of(requests)
+    digests = {index: (key.digest, "") for index, key in enumerate(keys_of(requests.values()))}
     by_number = list(planned(client, requests, digests, most_requests=3))
-    assert [len(batch.indices) for batch in by_number] == [3, 3, 1]
+    assert [len(batch.digests) for batch in by_number] == [3, 3, 1]
     size = max(len(batch.content) for batch in by_number)
     by_bytes = list(planned(client, requests, digests, most_bytes=size))
     assert all(len(batch.content) <= size for batch in by_bytes)
-    assert sum(len(batch.indices) for batch in by_bytes) == 7
+    assert sum(len(batch.digests) for batch in by_bytes) == 7
     body = json.loads(by_number[0].content)
-    assert [told_by(request["custom_id"]) for request in body["requests"]] == [(n, digests[n]) for n in range(3)]
-    assert all(len(id_of(10**8, digest)) <= 64 for digest in digests.values())
+    assert [told_by(request["custom_id"]) for request in body["requests"]] == [digests[n] for n in range(3)]
+    assert told_by(id_of(5, "-" * 22, "_" * 22)) == ("-" * 22, "_" * 22)
+    assert len(id_of(10**8, digests[0][0], digests[1][0])) <= 64
     assert len(set(digests.values())) == 7
     with pytest.raises(ValueError, match=r"prompts\[0\] has .* bytes, and a batch takes 50"):
         list(planned(client, requests, digests, most_bytes=50))
@@ -309,7 +315,7 @@ def test_a_run_that_is_interrupted_is_collected_by_the_same_call(sim, tmp_path):
     )
     assert results.interrupted
     assert {error.kind for error in results.errors.values()} == {"interrupted"}
-    assert results.batches == BatchHandle((sim.batches[0].id,), 4)
+    assert (results.batches.batches, results.batches.prompts) == ((sim.batches[0].id,), 4)
     finish(sim)
     again = invoke_batch(prompts_of(4), journal=journal, **QUICK)
     assert all(again)
@@ -356,7 +362,7 @@ def test_ctrl_c_leaves_the_batches_and_the_results(sim):
     with pytest.raises(ParallelInterrupt) as stopped:
         invoke_batch(prompts_of(2), on_batch=stop, **QUICK)
     assert sim.batches[0].status == "in_progress"
-    assert stopped.value.results.batches == BatchHandle((sim.batches[0].id,), 2)
+    assert stopped.value.results.batches.batches == (sim.batches[0].id,)
     assert stopped.value.results.errors.keys() == {0, 1}
 
 
@@ -379,14 +385,24 @@ def test_a_handle_reads_data_and_says_what_is_missing(sim):
     handles = []
     invoke_batch(prompts_of(2), output=int, on_batch=handles.append, **QUICK)
     assert collect_batch(handles[0], output=int).outputs == [0, 0]
-    more = BatchHandle(handles[0].batches, 3)
+    more = BatchHandle(handles[0].batches, (*handles[0].digests, ""))
     assert collect_batch(more).errors[2].kind == "incomplete_stream"
     with pytest.raises(ClaudeInvocationError) as failed:
-        collect_batch(BatchHandle(("msgbatch_none",), 1))
+        collect_batch(BatchHandle(("msgbatch_none",), ("",)))
     assert failed.value.kind == "not_found"
 
 
-@pytest.mark.parametrize("said", [None, {}, {"batches": "x", "prompts": 1}, {"batches": [5], "prompts": 1}])
+@pytest.mark.parametrize(
+    "said",
+    [
+        None,
+        {},
+        {"batches": "x", "digests": []},
+        {"batches": [5], "digests": []},
+        {"batches": ["a/../b"], "digests": []},
+        {"batches": [], "digests": [7]},
+    ],
+)
 def test_what_is_no_handle_is_refused(said):
     with pytest.raises(ValueError, match=r"handle|batch"):
         BatchHandle.from_json(said)
@@ -457,7 +473,7 @@ def test_results_that_stay_incomplete_are_an_error_and_those_that_came_are_kept(
     with pytest.raises(ParallelInvocationError, match="came incomplete: 2 of 3") as failed:
         invoke_batch(prompts_of(3), journal=tmp_path / "journal", **QUICK)
     assert list(failed.value.results)[:2] == ["Hi", "Hi"]
-    assert failed.value.results.batches == BatchHandle(("b",), 3)
+    assert failed.value.results.batches.batches == ("b",)
 
 
 def test_what_is_no_batch_is_an_error(api):
@@ -472,8 +488,8 @@ def test_an_intent_whose_batch_was_never_created_is_forgotten(sim, tmp_path):
     journal = tmp_path / "journal"
     invoke_batch(prompts_of(1), journal=journal, **QUICK)
     with closing(sqlite3.connect(journal)) as db, db:
-        told = {"created_after": 0, "requests": 7, "bytes": 1, "digests": "x" * 43 * 7, "batch": None}
-        db.execute("INSERT INTO batches (told) VALUES (?)", (json.dumps(told),))
+        lost = Note(frozenset(key.digest for key in keys_of([build(**one) for one in prompts_of(3)][1:])), 0.0)
+        db.execute("INSERT INTO batches (told) VALUES (?)", (lost.to_json(),))
     assert all(invoke_batch(prompts_of(3), journal=journal, **QUICK))
     assert [len(batch.requests) for batch in sim.batches] == [1, 2]
 
@@ -586,7 +602,7 @@ def test_polls_that_fail_now_and_then_are_no_failure(sim, monkeypatch):
         return door_retrieve(*args)
 
     door_retrieve = door.retrieve
-    monkeypatch.setattr("orchestration._batch_run.retrieve", retrieve)
+    monkeypatch.setattr("orchestration._batches.retrieve", retrieve)
     assert all(invoke_batch(prompts_of(2), **QUICK))
 
 
@@ -706,7 +722,7 @@ def test_an_interrupt_during_a_look_is_no_failed_look(sim, monkeypatch):
             raise ClaudeInvocationError("no", kind="interrupted")
         return door_retrieve(*args)
 
-    monkeypatch.setattr("orchestration._batch_run.retrieve", retrieve)
+    monkeypatch.setattr("orchestration._batches.retrieve", retrieve)
     assert invoke_batch(prompts_of(2), interrupt_token=token, **QUICK).interrupted
 
 

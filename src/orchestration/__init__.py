@@ -10,7 +10,8 @@ Managed runs on top of `task_state` and `claude_client`.
 - `ConcurrencyLimiter`: slots that several runs and people's own threads share, in total and per category;
   `LimiterStatistics` and `Occupancy` are its state at a moment.
 - `read_journal`, `drop_from_journal`, `salvage_journal`: a journal's entries, each a `JournalEntry`, to look at and to
-  drop; and what is whole of a damaged one. `JournalError`: a journal cannot be used.
+  drop; and what is whole of a damaged one. `drop_batches_from_journal` forgets batches that are gone. `JournalError`: a
+  journal cannot be used.
 """
 
 import sys
@@ -20,7 +21,13 @@ try:
 
     from ._batch import BatchOptions, collect_batch, invoke_batch
     from ._batch_handle import BatchHandle
-    from ._journal_entries import JournalEntry, drop_from_journal, read_journal, salvage_journal
+    from ._journal_entries import (
+        JournalEntry,
+        drop_batches_from_journal,
+        drop_from_journal,
+        read_journal,
+        salvage_journal,
+    )
     from ._journal_file import JournalError
     from ._limiter import ConcurrencyLimiter, LimiterStatistics, Occupancy
     from ._managed import ManagedOptions, invoke_parallel_managed, invoke_parallel_with_reconciliation
@@ -45,6 +52,7 @@ __all__ = [
     "Occupancy",
     "collect_batch",
     "compute_backoff_delay",
+    "drop_batches_from_journal",
     "drop_from_journal",
     "invoke_batch",
     "invoke_parallel_managed",

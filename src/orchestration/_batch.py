@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from typing import Any, Literal, Unpack, get_args
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
+from typing import Any, Unpack, get_args
 
-from claude_client import ClaudeInvocationError, Content, InterruptToken, Kind, PromptOptions, Results
-from claude_client._gates.prefix import with_prefixes
+from claude_client import ClaudeInvocationError, Content, InterruptToken, PromptOptions, Results
 from claude_client._values.breakpoints import last_markable
 from claude_client._values.checks import check_callback, seconds
 from claude_client._values.content import as_blocks, content_blocks
 from claude_client._values.errors import aborted
 from claude_client._values.log import Log
 from claude_client._values.options import ResultCallback
-from claude_client._values.record import RunRecord, now
+from claude_client._values.record import Asked, RunRecord, now
 from claude_client._values.request import DEFAULT_MODEL, Request, build
 from claude_client._verbs.batches import (
     CallFlow,
@@ -27,33 +26,24 @@ from claude_client._verbs.batches import (
     check_batchable,
     check_client,
     check_credentials,
-    results,
-    retrieve,
     shared_client,
-    tried,
 )
-from claude_client._verbs.fan_out import call_back, report_outcomes
+from claude_client._verbs.fan_out import report_outcomes
 from claude_client._verbs.progress import progress_of
 from claude_client._verbs.requests import for_all
 from task_state import TaskTracker
 
 from ._batch_handle import BatchHandle
-from ._batch_requests import digests_of, shapes_of, told_by
-from ._batch_run import FIRST_POLL, LAST_POLL, POLLS_GROW, BatchRun
-from ._journal_file import JournalError
-from ._managed import Phase, managed
+from ._batch_note import Note
+from ._batch_plan import Plan, Primer, time_left
+from ._batches import Batches
+from ._managed import ManagedOptions, managed
 from ._reconcile import Reconcile
 from ._recorder import ManagedResults
 
 _log = Log("orchestration")
 
-#: How the shared prompt gets into the cache before the batches read it; None: as they come to it.
-Primer = Literal["live", "batch"]
-
-_MARGIN = 0.1  # of the time until `finish_by`, for what is then asked live
-_MOST_MARGIN = 900.0  # seconds
-# Failures of a request that was sent to see whether it is taken, which do not say that it is not.
-_SAYS_NOTHING: frozenset[Kind] = frozenset({"refusal", "invalid_output", "pause_limit"})
+_AS_OFTEN = 100  # a prompt may have been asked again by the run that a handle is of: as often as that liked
 
 
 class BatchOptions(PromptOptions, total=False):
@@ -67,114 +57,10 @@ class BatchOptions(PromptOptions, total=False):
     progress: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Plan:
-    check_first: bool
-    primer: Primer | None
-    poll_interval: float | None
-    cancel_on_interrupt: bool
-    #: When what is left is asked live, by `time.monotonic`; infinite: never.
-    until: float
-    on_batch: Callable[[BatchHandle], object] | None
-
-    def ask(self, phase: Phase) -> Mapping[int, Request]:
-        """Ask the prompts of *phase* by batches, and return those that are to be asked live."""
-        with shared_client() as client:
-            first: Mapping[int, Request] = {}
-            if not (phase.journal and phase.journal.batches()):  # else all of it was begun before
-                first = self._firsts(phase)
-                self._try_out(client, phase, first if self.primer == "live" else {})
-                if first and self.primer == "live":
-                    run = phase.ask(first)
-                    phase.interrupted, phase.failure, first = run.interrupted, run.failure, {}
-            for some in (first, phase.asked):
-                if not (phase.interrupted or phase.failure):
-                    left = self._ask_by_batches(client, phase, _without(some, phase.recorder.outcomes))
-            return {} if phase.interrupted or phase.failure else left
-
-    def _firsts(self, phase: Phase) -> dict[int, Request]:
-        """The first prompt of each that share a cached one."""
-        if self.primer is None:
-            return {}
-        first: dict[object, int] = {}
-        for index, request in zip(phase.asked, with_prefixes([*phase.asked.values()]), strict=True):
-            if request.prefix:
-                first.setdefault(request.prefix, index)
-        return {index: phase.asked[index] for index in first.values()}
-
-    def _try_out(self, client: Any, phase: Phase, sent_anyway: Mapping[int, Request]) -> None:
-        """Send a prompt of each shape live, but for those that are *sent_anyway*."""
-        if self.check_first:
-            known = shapes_of(client, sent_anyway.values())
-            for shape in shapes_of(client, [*known, *phase.asked.values()])[len(known) :]:
-                _check_live(client, shape)
-
-    def _ask_by_batches(self, client: Any, phase: Phase, asked: Mapping[int, Request]) -> Mapping[int, Request]:
-        if not asked:
-            return {}
-        run = BatchRun(
-            client,
-            asked,
-            digests_of(phase.requests),
-            prompts=len(phase.requests),
-            journal=phase.journal,
-            started=phase.recorder.started,
-            failed=phase.recorder.failed,
-            ended=lambda outcomes: self._ended(phase, outcomes),
-            on_handle=self._told,
-            token=phase.token,
-            poll_interval=self.poll_interval,
-            until=self.until,
-        )
-        try:
-            self._run(run, phase)
-        except (ClaudeInvocationError, JournalError) as failed:
-            phase.failure = failed
-        except KeyboardInterrupt:
-            phase.recorder.batches = run.handle
-            if self.cancel_on_interrupt:
-                run.cancel()
-            raise
-        left = {index: asked[index] for index in run.left}
-        if phase.failure or phase.interrupted:
-            phase.recorder.batches = run.handle if run.handle.batches else None
-            phase.recorder.ended(dict.fromkeys(left, aborted("interrupted")))
-        return left
-
-    def _run(self, run: BatchRun, phase: Phase) -> None:
-        run.run()
-        phase.interrupted = run.interrupted
-        if run.left and (not run.interrupted or self.cancel_on_interrupt):
-            run.cancel()
-
-    def _ended(self, phase: Phase, outcomes: Mapping[int, Outcome]) -> None:
-        try:
-            if phase.journal:
-                phase.recorder.keep_all(phase.journal, outcomes)
-        finally:  # they are there, whatever the journal says
-            phase.recorder.ended(outcomes)
-
-    def _told(self, handle: BatchHandle) -> None:
-        if self.on_batch:
-            call_back(self.on_batch, "on_batch", "a batch", handle)
-
-
-def _without(requests: Mapping[int, Request], outcomes: Mapping[int, Outcome]) -> dict[int, Request]:
-    return {index: request for index, request in requests.items() if index not in outcomes}
-
-
-def _check_live(client: Any, request: Request) -> None:
-    """
-    Send *request* live for the shortest of answers.
-
-    Raises:
-        ClaudeInvocationError: If the API does not take it.
-    """
-    thinking = request.params.get("thinking") or {}
-    shortest = replace(request, max_tokens=int(thinking.get("budget_tokens", 0)) + 1, output=None)
-    error = tried(client, shortest)
-    if error and error.kind not in _SAYS_NOTHING and not error.retryable:
-        raise error
+_OF_WORKERS = (ManagedOptions.__optional_keys__ - BatchOptions.__optional_keys__) | {
+    "max_workers",
+    "concurrency_limiter",
+}
 
 
 def invoke_batch(
@@ -243,12 +129,16 @@ def invoke_batch(
     if primer is not None and primer not in get_args(Primer):
         raise ValueError(f"primer must be 'live', 'batch' or None, got {primer!r}")
     check_callback("on_batch", on_batch)
-    plan = _Plan(
+    if of_workers := options.keys() & _OF_WORKERS:
+        raise TypeError(f"invoke_batch() takes no {min(of_workers)}: a batch has no workers, and nobody sees it work")
+    until, margin = time_left(finish_by)
+    plan = Plan(
         check_first=check_first,
         primer=primer if cache_shared_system else None,
         poll_interval=poll_interval if poll_interval is None else seconds("poll_interval", poll_interval),
         cancel_on_interrupt=cancel_on_interrupt,
-        until=_until(finish_by),
+        until=time.monotonic() + until,
+        margin=margin,
         on_batch=on_batch,
     )
     with shared_client() as client:
@@ -286,48 +176,47 @@ def collect_batch(
     if not isinstance(handle, BatchHandle):
         raise ValueError(f"handle must be a BatchHandle, got {handle!r}")
     check_callback("on_result", on_result)
+    if poll_interval is not None:
+        seconds("poll_interval", poll_interval)
     began = now()
-    request = replace(build(prompt="what was asked", output=output, max_retries=0), batch=True)
-    outcomes: dict[int, Outcome] = {}
-    interrupted = False
+    request = replace(
+        build(prompt="what was asked", output=output, max_retries=_AS_OFTEN, output_retries=_AS_OFTEN), batch=True
+    )
     with shared_client() as client, progress_of(handle.prompts, 1, shown=progress) as bar:
         check_client(client)
         check_credentials(client, [])
-        for batch_id in handle.batches:
-            if interrupted or not _ended(client, batch_id, poll_interval, interrupt_token):
-                interrupted = True
-                break
-            for line in results(client, batch_id, interrupt_token):
-                index, _ = told_by(str(line.get("custom_id")))
-                outcomes[index] = _outcome_of(client, request, line.get("result") or {})  # a later round's counts
+        found: dict[str, list[Mapping[str, Any]]] = {}
+
+        def take(_note: Note, own: str, _later: str, result: Mapping[str, Any]) -> None:
+            found.setdefault(own, []).append(result)
+
+        batches = Batches(client, take, token=interrupt_token, poll_interval=poll_interval)
+        batches.waiting = [Note(frozenset(), 0.0, id=batch_id, is_sure=True) for batch_id in handle.batches]
+        while batches.waiting and batches.wait():
+            batches.collect()
+        missing = aborted("interrupted") if batches.waiting else _missing()
+        outcomes = {
+            index: _outcome_of(client, request, found[digest]) if digest in found else missing
+            for index, digest in enumerate(handle.digests)
+        }
         report_outcomes(outcomes, bar, on_result)
-    missing = aborted("interrupted") if interrupted else _missing()
-    every = {index: outcomes.get(index, missing) for index in range(handle.prompts)}
-    return Results.of(every, interrupted=interrupted, run=RunRecord(began, now(), _unknown(handle.prompts)))
+    run = RunRecord(began, now(), [Asked()] * handle.prompts)
+    return Results.of(outcomes, interrupted=bool(batches.waiting), run=run)
 
 
-def _outcome_of(client: Any, request: Request, result: Mapping[str, Any]) -> Outcome:
-    flow = CallFlow(request)
-    attempt = attempt_of(client, request, result, [], time.monotonic())
-    step = flow.advance(attempt)
-    return step.outcome if isinstance(step, Done) else flow.end(attempt.error or _paused())
+def _outcome_of(client: Any, request: Request, results: Iterable[Mapping[str, Any]]) -> Outcome:
+    """What came of a prompt, by the *results* of its requests in their order."""
+    flow, step = CallFlow(request), None
+    for result in results:
+        if isinstance(step, Done):  # and it was asked again, which only the run knew
+            flow = CallFlow(request)
+        step = flow.advance(attempt_of(client, request, result, [], time.monotonic()))
+    if isinstance(step, Done):
+        return step.outcome
+    return flow.end((step and step.failed) or _unfinished())
 
 
-def _ended(client: Any, batch_id: str, poll_interval: float | None, token: InterruptToken | None) -> bool:
-    """Wait for a batch to end; return whether it has."""
-    pause = poll_interval or FIRST_POLL
-    while not (token and token.is_interrupted()):
-        if retrieve(client, batch_id, token).has_ended:
-            return True
-        if token:
-            token.wait(pause)
-        else:
-            time.sleep(pause)
-        pause = pause if poll_interval else min(POLLS_GROW * pause, LAST_POLL)
-    return False
-
-
-def _paused() -> ClaudeInvocationError:
+def _unfinished() -> ClaudeInvocationError:
     return ClaudeInvocationError(
         "The answer paused, or is to be asked again: run the same call again", kind="pause_limit"
     )
@@ -335,23 +224,6 @@ def _paused() -> ClaudeInvocationError:
 
 def _missing() -> ClaudeInvocationError:
     return ClaudeInvocationError("The batches of the handle have no result for this prompt", kind="incomplete_stream")
-
-
-def _unknown(prompts: int) -> Sequence[Any]:
-    from claude_client._values.record import Asked
-
-    return [Asked()] * prompts
-
-
-def _until(finish_by: float | datetime | None) -> float:
-    if finish_by is None:
-        return float("inf")
-    if isinstance(finish_by, datetime):
-        span = (finish_by - datetime.now(finish_by.tzinfo or UTC if finish_by.tzinfo else None)).total_seconds()
-    else:
-        span = finish_by
-    seconds("finish_by", span)
-    return time.monotonic() + span - min(_MARGIN * span, _MOST_MARGIN)
 
 
 def _for_an_hour(system: Content) -> Content:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import json
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +10,8 @@ from typing import Any
 from claude_client._values.fingerprint import fingerprint, to_json
 from claude_client._values.request import Request
 from claude_client._verbs.batches import parts_of
+
+from ._keys import DIGEST, digest_of
 
 #: What the API takes at the most. It may mean mebibytes, which are more.
 MOST_REQUESTS = 100_000
@@ -26,55 +26,30 @@ class Planned:
 
     headers: Mapping[str, str]
     content: bytes
-    #: The index of each of its requests, by the digest in its id.
-    indices: Mapping[str, int]
+    #: Of the prompts that it asks.
+    digests: frozenset[str]
 
 
-def digests_of(requests: Mapping[int, Request]) -> dict[int, str]:
-    """
-    What tells each request from others in the ids of a batch: by all that its answer depends on and its `task_id`, and
-    the number of those before it that are equal. The same in every process.
-    """
-    before: Counter[tuple[str, str | None]] = Counter()
-    digests = {}
-    for index, request in requests.items():
-        same = (fingerprint(request), request.task_id)
-        digests[index] = _digest(json.dumps([*same, before[same]]))
-        before[same] += 1
-    return digests
+def later_digest(own: str, request: Request) -> str:
+    """What tells a later *request* of a prompt, whose digest is *own*, from its first."""
+    return digest_of(own + fingerprint(request))
 
 
-def digest_of(first: str, request: Request) -> str:
-    """The digest of a later *request* of the task whose first request has the digest *first*."""
-    return _digest(first + fingerprint(request))
+def id_of(index: int, own: str, later: str) -> str:
+    """The `custom_id` of a request: where its prompt stands, its digest, and that of the request, "" for its first."""
+    return f"{index}-{own}-{later}" if later else f"{index}-{own}"
 
 
-def _digest(said: str) -> str:
-    import hashlib
-
-    return base64.urlsafe_b64encode(hashlib.sha256(said.encode()).digest()).decode().rstrip("=")
-
-
-def id_of(index: int, digest: str) -> str:
-    """The `custom_id` of a request."""
-    return f"{index}-{digest}"
-
-
-def told_by(custom_id: str) -> tuple[int, str]:
-    """
-    The index and the digest that a *custom_id* tells.
-
-    Raises:
-        ValueError: If it is none of ours.
-    """
-    index, _, digest = custom_id.partition("-")
-    return int(index), digest
+def told_by(custom_id: str) -> tuple[str, str]:
+    """The digests of the prompt and of the request that a *custom_id* tells; two others, where it is none of ours."""
+    _, _, digests = custom_id.partition("-")
+    return digests[:DIGEST], digests[DIGEST + 1 :]
 
 
 def planned(
     client: Any,
     requests: Mapping[int, Request],
-    digests: Mapping[int, str],
+    digests: Mapping[int, tuple[str, str]],
     *,
     most_requests: int = MOST_REQUESTS,
     most_bytes: int = MOST_BYTES,
@@ -88,40 +63,40 @@ def planned(
     open_batches: dict[tuple[tuple[str, str], ...], _Open] = {}
     for index, request in requests.items():
         headers, params = parts_of(client, request)
-        asked = {"custom_id": id_of(index, digests[index]), "params": params}
+        asked = {"custom_id": id_of(index, *digests[index]), "params": params}
         line = json.dumps(asked, ensure_ascii=False, separators=(",", ":"), default=to_json).encode()
         if len(line) + len(_OPENING) + len(_CLOSING) > most_bytes:
             raise ValueError(f"prompts[{index}] has {len(line):,} bytes, and a batch takes {most_bytes:,}")
-        key = tuple(sorted(headers.items()))
+        key = tuple(sorted((name.lower(), value) for name, value in headers.items()))
         batch = open_batches.get(key)
-        if batch is None or len(batch.indices) >= most_requests or batch.size + len(line) > most_bytes:
+        if batch is None or len(batch.digests) >= most_requests or batch.size + len(line) > most_bytes:
             if batch is not None:
-                yield batch.closed(headers)
+                yield batch.closed(dict(key))
             batch = open_batches[key] = _Open()
-        batch.add(line, index, digests[index])
+        batch.add(line, digests[index][0])
     for key, batch in open_batches.items():
         yield batch.closed(dict(key))
 
 
 class _Open:
     def __init__(self) -> None:
-        self.indices: dict[str, int] = {}
+        self.digests: set[str] = set()
         self._content = bytearray(_OPENING)
 
     @property
     def size(self) -> int:
         return len(self._content) + 1 + len(_CLOSING)
 
-    def add(self, line: bytes, index: int, digest: str) -> None:
-        if self.indices:
+    def add(self, line: bytes, digest: str) -> None:
+        if self.digests:
             self._content += b","
         self._content += line
-        self.indices[digest] = index
+        self.digests.add(digest)
 
     def closed(self, headers: Mapping[str, str]) -> Planned:
         self._content += _CLOSING
         content, self._content = bytes(self._content), bytearray()
-        return Planned(headers, content, self.indices)
+        return Planned(headers, content, frozenset(self.digests))
 
 
 def shapes_of(client: Any, requests: Iterable[Request]) -> list[Request]:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, suppress
-from typing import TYPE_CHECKING, Any, Self
+from contextlib import ExitStack, contextmanager, suppress
+from typing import TYPE_CHECKING, Self
 
 from claude_client import ClaudeResponse
-from claude_client._values.fingerprint import fingerprint
 from claude_client._values.output import OutputType, output_in
-from claude_client._values.text import whole
 
-from ._journal_file import JournalError, JournalFile, refusing
+from ._batch_note import Note
+from ._journal_file import DamagedJournalError, JournalError, JournalFile, refusing
 from ._journal_rows import Row
+from ._keys import keys_of
 
 if TYPE_CHECKING:
     from claude_client._values.request import Request
@@ -41,7 +40,7 @@ class Journal:
 
     def __init__(self, path: str | os.PathLike[str], requests: Sequence[Request]) -> None:
         self._file = JournalFile(path)
-        self._keys = _keys_of(requests)
+        self._keys = keys_of(requests)
         self._outputs = [request.output for request in requests]
         #: The outcomes of earlier runs, by the index of their request.
         self.answered: dict[int, Outcome] = {}
@@ -70,49 +69,63 @@ class Journal:
         Raises:
             JournalError: If it could not be stored, as on a full disk; what was stored before stays.
         """
+        with self._storing(f"The answer to prompts[{index}]"):
+            self._file.add(index, Row.of(*self._keys[index], outcome))
+
+    def keep_all(self, outcomes: Mapping[int, Outcome]) -> None:
+        """Store the *outcomes* of requests, by index, all at once, as `keep` stores one. Raises like it."""
+        with self._storing("Answers of a batch"):
+            self._file.add_all([Row.of(*self._keys[index], outcome) for index, outcome in outcomes.items()])
+
+    @property
+    def digests(self) -> list[str]:
+        """What tells each request from the others, in the ids of a batch."""
+        return [key.digest for key in self._keys]
+
+    def asked_by_batches(self) -> list[Note]:
+        """
+        The batches that were noted, and ask requests which have no outcome yet.
+
+        Raises:
+            JournalError: If what is noted of one cannot be read.
+        """
+        import sqlite3
+
+        left = {key.digest for place, key in enumerate(self._keys) if place not in self.answered}
+        try:
+            notes = [Note.from_json(told, number) for number, told in self._file.batches()]
+        except (sqlite3.Error, ValueError, TypeError, KeyError) as damaged:
+            raise DamagedJournalError(
+                f"What the journal {self._file.path} has noted of a batch cannot be read: {damaged!r}"
+            ) from damaged
+        return [note for note in notes if not left.isdisjoint(note.digests)]
+
+    def keep_note(self, note: Note) -> None:
+        """
+        Note a batch that is about to be created, or what is known of it now.
+
+        Raises:
+            JournalError: If that could not be stored.
+        """
+        with self._storing("What is known of a batch"):
+            note.number = self._file.set_batch(note.number, note.to_json())
+
+    def drop_note(self, note: Note) -> None:
+        """Forget a batch: all that it had is stored, or it was never created. Raises like `keep_note`."""
+        if note.number is not None:
+            with self._storing("That a batch is over"):
+                self._file.drop_batches([note.number])
+
+    @contextmanager
+    def _storing(self, what: str) -> Iterator[None]:
         import sqlite3
 
         if not self._file.is_open:
             raise JournalError(f"The journal {self._file.path} is not open in this process")
         try:
-            self._file.add(index, Row.of(*self._keys[index], outcome))
+            yield
         except (sqlite3.Error, TypeError, ValueError) as failed:
-            raise JournalError(
-                f"The answer to prompts[{index}] could not be stored in the journal {self._file.path}: {failed}"
-            ) from failed
-
-    def keep_all(self, outcomes: Mapping[int, Outcome]) -> None:
-        """Store the *outcomes* of requests, by index, all at once, as `keep` stores one. Raises like it."""
-        import sqlite3
-
-        try:
-            self._file.add_all([Row.of(*self._keys[index], outcome) for index, outcome in outcomes.items()])
-        except (sqlite3.Error, TypeError, ValueError) as failed:
-            raise JournalError(
-                f"Answers of a batch could not be stored in the journal {self._file.path}: {failed}"
-            ) from failed
-
-    def batches(self) -> list[tuple[int, dict[str, Any]]]:
-        """The batches that were noted and not dropped, each with its number."""
-        import json
-
-        return [(number, json.loads(told)) for number, told in self._file.batches()]
-
-    def add_batch(self, told: Mapping[str, Any]) -> int:
-        """Note a batch that is about to be created, and return its number."""
-        import json
-
-        return self._file.add_batch(json.dumps(told))
-
-    def set_batch(self, number: int, told: Mapping[str, Any]) -> None:
-        """Note what is known of a batch now."""
-        import json
-
-        self._file.set_batch(number, json.dumps(told))
-
-    def drop_batch(self, number: int) -> None:
-        """Forget a batch: all that it had is stored, or it was never created."""
-        self._file.set_batch(number, None)
+            raise JournalError(f"{what} could not be stored in the journal {self._file.path}: {failed}") from failed
 
     def _recalled(self) -> Iterator[tuple[int, Outcome]]:
         """The outcomes of earlier runs. An answer that does not read as what is asked for now is none."""
@@ -139,20 +152,6 @@ class Journal:
         for index, rows in rest:  # there were more of the same, and an earlier one had no outcome
             if rows:
                 yield index, rows.pop(min(rows))
-
-
-def _keys_of(requests: Sequence[Request]) -> list[tuple[str, str | None, int]]:
-    """The fingerprint and `task_id` of each request, and the number of requests before it with the same two."""
-    before: Counter[tuple[str, str | None]] = Counter()
-    keys = []
-    for i, request in enumerate(requests):
-        try:
-            same = (fingerprint(request), None if request.task_id is None else whole(request.task_id))
-        except ValueError as unknown:
-            raise ValueError(f"prompts[{i}]: {unknown}") from unknown
-        keys.append((*same, before[same]))
-        before[same] += 1
-    return keys
 
 
 def _reads(answer: ClaudeResponse, output: OutputType) -> bool:

@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from ._journal_rows import FORMAT, INSERT, Row, has_checksums, make_batches, make_table, rows_in, whole_rows
+from ._journal_rows import FORMAT, INSERT, Row, damage, has_checksums, make_batches, make_table, rows_in, whole_rows
 
 if TYPE_CHECKING:
     import sqlite3
@@ -144,21 +144,18 @@ class JournalFile:
         """The number and the text of each batch that was noted and not dropped."""
         return list(self._db.execute("SELECT number, told FROM batches ORDER BY number"))
 
-    def add_batch(self, told: str) -> int:
-        """Note a batch, and return its number. It is on the disk when this returns."""
+    def set_batch(self, number: int | None, told: str) -> int:
+        """Note a batch, or with its *number* something else of it; return that. It is on the disk then."""
         with self._lock, self._db:
             self._db.execute("BEGIN")
-            added = self._db.execute("INSERT INTO batches (told) VALUES (?)", (told,))
-            return int(added.lastrowid or 0)
+            done = self._db.execute("INSERT OR REPLACE INTO batches VALUES (?, ?)", (number, told))
+            return int(done.lastrowid or 0)
 
-    def set_batch(self, number: int, told: str | None) -> None:
-        """Note something else of a batch; None: drop it."""
+    def drop_batches(self, numbers: Iterable[int]) -> None:
+        """Forget batches."""
         with self._lock, self._db:
             self._db.execute("BEGIN")
-            if told is None:
-                self._db.execute("DELETE FROM batches WHERE number = ?", (number,))
-            else:
-                self._db.execute("UPDATE batches SET told = ? WHERE number = ?", (told, number))
+            self._db.executemany("DELETE FROM batches WHERE number = ?", zip(numbers))
 
     def drop(self, checksums: Iterable[bytes]) -> int:
         """Remove the rows with these *checksums*, overwrite them, and return how many there were."""
@@ -188,7 +185,7 @@ def refusing(path: str | os.PathLike[str]) -> Iterator[None]:
         yield
     except OSError as exc:
         raise JournalError(f"The journal {path} cannot be opened: {exc.strerror}") from exc
-    except sqlite3.Error as exc:
+    except damage() as exc:
         # Errors of Python's own, for texts that are none, have no code.
         if getattr(exc, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY:
             raise JournalError(f"The journal {path} is in use by another run") from exc

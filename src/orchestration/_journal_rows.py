@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Self
 
@@ -107,24 +107,44 @@ def _checksum(said: Iterable[bytes | None]) -> bytes:
     return hashlib.sha256(b"\n".join([b"-" if cell is None else b"=" + cell for cell in said])).digest()[:16]
 
 
+def damage() -> tuple[type[Exception], ...]:
+    """What reading a damaged file raises: Python cannot always decode what SQLite says of it."""
+    import sqlite3
+
+    return sqlite3.Error, UnicodeDecodeError
+
+
 def whole_rows(path: str | os.PathLike[str]) -> Iterator[Row]:
     """The rows that are whole in a damaged journal, which is left as it is."""
+    with suppress(*damage()), _damaged(path) as db:
+        for number in range(1, _last_number(db) + 1):
+            with suppress(*damage()):
+                yield from filter(None, rows_in(db, number))
+
+
+def whole_batches(path: str | os.PathLike[str]) -> list[tuple[int, str]]:
+    """The numbers and texts of batches that can be read in a damaged journal, which is left as it is."""
+    found: list[tuple[int, str]] = []
+    with suppress(*damage()), _damaged(path) as db:
+        found.extend(db.execute("SELECT number, told FROM batches ORDER BY number"))
+    return found
+
+
+@contextmanager
+def _damaged(path: str | os.PathLike[str]) -> Iterator[sqlite3.Connection]:
+    """A damaged journal, opened so that it is left as it is."""
     import sqlite3
 
     uri = f"{Path(path).resolve().as_uri()}?mode=ro&immutable=1"
-    with suppress(sqlite3.Error), closing(sqlite3.connect(uri, uri=True)) as db:
+    with closing(sqlite3.connect(uri, uri=True)) as db:
         db.execute("PRAGMA writable_schema = ON")  # else SQLite reads nothing of a file that was cut
-        for number in range(1, _last_number(db) + 1):
-            with suppress(sqlite3.Error):
-                yield from filter(None, rows_in(db, number))
+        yield db
 
 
 def _last_number(db: sqlite3.Connection) -> int:
     """The number of the last row, or one that cannot be less."""
-    import sqlite3
-
     most = 0
-    with suppress(sqlite3.Error):
+    with suppress(*damage()):
         ((pages,),) = db.execute("PRAGMA page_count")
         most = pages * _MOST_ROWS_OF_A_PAGE
         ((last,),) = db.execute("SELECT coalesce(max(rowid), 0) FROM answers")

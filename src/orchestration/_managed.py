@@ -38,6 +38,7 @@ from claude_client._verbs.stall import StallCallback
 from task_state import TaskState, TaskTracker
 
 from ._journal import Journal
+from ._journal_file import JournalError
 from ._limiter import ConcurrencyLimiter
 from ._limiter_gate import LimiterGate
 from ._reconcile import Prompt, Reconcile, drop_unwanted, identified, wanted
@@ -202,6 +203,8 @@ class Phase:
         journal: None where there is none.
 
         ask: Asks some of them live, to their ends.
+
+        hold: Shows what all wait for, None: for nothing; None where nothing is shown.
     """
 
     requests: Mapping[int, Request]
@@ -210,6 +213,7 @@ class Phase:
     journal: Journal | None
     token: InterruptToken | None
     ask: Callable[[Mapping[int, Request]], Run]
+    hold: Callable[[str | None], object] | None
     #: Whether it was ended by its token, and why it failed.
     interrupted: bool = False
     failure: Exception | None = None
@@ -255,7 +259,7 @@ def managed(
     requests, refused = _requests(tasks, kept, named, build, tracker, check, watched=stall_timeout is not None)
     with _remembered_once_known() as known, ExitStack() as stack:
         bar = stack.enter_context(progress_of(len(tasks), workers, shown=progress))
-        opened = stack.enter_context(Journal(journal, [*requests.values()])) if journal is not None else None
+        opened = stack.enter_context(_open(journal, requests.values(), batched=before is not None))
         places = {index: place for place, index in enumerate(requests)}
         about = asked_of(tasks.values(), said["model"], said.get("category"))
         recorder = TaskRecorder([*tasks], about, began, tracker, places, bar, on_result, budget_usd)
@@ -297,7 +301,7 @@ def managed(
                 run.run(interrupt_token, periodic)
             return run
 
-        phase = Phase(requests, asked, recorder, opened, interrupt_token, ask)
+        phase = Phase(requests, asked, recorder, opened, interrupt_token, ask, bar.hold if bar else None)
         with _closing(recorder):
             left = before(phase) if before and asked else asked
         run = ask(left) if left else None
@@ -414,6 +418,29 @@ def _reconcile_again(
     """Have what *reconcile* drops cancelled. What has ended is not asked about, though *tracker* may not know yet."""
     ended = run.outcomes
     drop_unwanted(reconcile, {name: kept[name] for name, index in indices.items() if index not in ended}, tracker)
+
+
+@contextmanager
+def _open(
+    path: str | os.PathLike[str] | None, requests: Iterable[Request], *, batched: bool
+) -> Iterator[Journal | None]:
+    """
+    The journal of a run, open; None where it has none.
+
+    Raises:
+        JournalError: Also if batches ask some of *requests*, which would be paid twice, and the run is not *batched*.
+    """
+    if path is None:
+        yield None
+        return
+    with Journal(path, [*requests]) as journal:
+        if not batched and (notes := journal.asked_by_batches()):
+            batches = ", ".join(note.id or "one that may have been created" for note in notes)
+            raise JournalError(
+                f"Prompts of this run are asked by batches that the journal has noted ({batches}): the same call of "
+                "invoke_batch collects them, drop_batches_from_journal forgets them"
+            )
+        yield journal
 
 
 def _report_stall(ids: Sequence[str], on_stall: StallCallback | None, index: int, idle: float) -> None:

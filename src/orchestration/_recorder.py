@@ -116,6 +116,15 @@ class TaskRecorder:
         #: The outcome of each task that has ended, by its index.
         self.outcomes: dict[int, Outcome] = {}
 
+    @property
+    def prompts(self) -> int:
+        """How many prompts the run has."""
+        return len(self._ids)
+
+    def is_cancelled(self, index: int) -> bool:
+        """Whether somebody has cancelled the task in the tracker."""
+        return self._state(index) is TaskState.CANCELLED
+
     def drop(self, indices: Iterable[int]) -> None:
         """Cancel the tasks of *indices*, which are not wanted; *on_result* is not called for them."""
         dropped = {index: aborted("cancelled") for index in indices}

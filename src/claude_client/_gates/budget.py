@@ -82,6 +82,19 @@ class BudgetGate:
                 for ledger, reservation in permit.reservations:
                     ledger.settle(reservation, Decimal())
 
+    def taken_up(self, request: Request, permit: BudgetPermit | None) -> BudgetPermit | None:
+        """
+        The permit for *request*, which is under way already: with the money that *permit* has set aside for it, and
+        what it may cost in the other budgets, whether they have room for it or not.
+        """
+        permit = permit or BudgetPermit([])
+        has = {ledger for ledger, _ in permit.reservations}
+        for budget in request.budgets:
+            ledger = self._listened_to(budget)
+            if ledger not in has:
+                permit.reservations.append((ledger, ledger.reserve_anyway(request, self._thread)))
+        return permit if permit.reservations else None
+
     @contextmanager
     def waking(self, wake: Callable[..., None]) -> Iterator[None]:
         """Call *wake* with the ledger whose money came back, for requests that have waited for it meanwhile."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import closing
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from contextlib import closing, nullcontext, suppress
 from datetime import datetime
 from functools import partial
 from typing import Any, NamedTuple
@@ -59,26 +59,32 @@ def retrieve(client: Any, batch_id: str, token: InterruptToken | None = None) ->
     return _told(_ask(client, client.get, token, path=f"{_PATH}/{batch_id}", cast_to=object))
 
 
-def cancel(client: Any, batch_id: str) -> None:
+def cancel(client: Any, batch_id: str, token: InterruptToken | None = None) -> None:
     """
     Have a batch end with what it has.
 
     Raises:
         ClaudeInvocationError: If that fails; also if it has ended.
     """
-    _ask(client, client.post, None, path=f"{_PATH}/{batch_id}/cancel", cast_to=object)
+    _ask(client, client.post, token, path=f"{_PATH}/{batch_id}/cancel", cast_to=object)
 
 
-def created_since(client: Any, since: float) -> Iterator[BatchInfo]:
+def created_since(
+    client: Any, since: float, token: InterruptToken | None = None, *, timeout: float | None = None
+) -> Iterator[BatchInfo]:
     """
     The batches that were created *since* a time in seconds since the epoch, the newest first.
+
+    Args:
+        timeout: Seconds for each page of the list; None: those of the client.
 
     Raises:
         ClaudeInvocationError: If they cannot be listed.
     """
     query: dict[str, Any] = {"limit": _MOST_LISTED}
     while True:
-        page = _ask(client, client.get, None, path=_PATH, cast_to=object, options={"params": {**query}})
+        options = {"params": {**query}, **({} if timeout is None else {"timeout": timeout})}
+        page = _ask(client, client.get, token, path=_PATH, cast_to=object, options=options)
         if not isinstance(page, dict) or not isinstance(page.get("data"), list):
             raise _unreadable(page)
         for told in page["data"]:
@@ -91,7 +97,7 @@ def created_since(client: Any, since: float) -> Iterator[BatchInfo]:
         query["after_id"] = page["last_id"]
 
 
-def results(client: Any, batch_id: str, token: InterruptToken | None = None) -> Iterator[Mapping[str, Any]]:
+def results(client: Any, batch_id: str, token: InterruptToken | None = None) -> Generator[Mapping[str, Any]]:
     """
     The lines of the results of a batch, in no order, as far as they come: a download that breaks ends, too.
 
@@ -100,26 +106,35 @@ def results(client: Any, batch_id: str, token: InterruptToken | None = None) -> 
     """
     options = {"headers": {"X-Stainless-Raw-Response": "stream"}}  # so does the SDK, to have it unread
     attempt = Attempt(_NONE, 0.0)
-    response = _ask(client, client.get, token, path=f"{_PATH}/{batch_id}/results", cast_to=object, options=options)
-    with closing(response), attempt:
-        lines = response.iter_lines()
-        while True:
-            try:
-                line = next(lines, None)
-                if line is None:
-                    return
-                told = json.loads(line) if line.strip() else None
-            except Exception:  # noqa: BLE001 - of the network, or half a line: what is missing is asked for again
-                return
-            if told:
-                yield told
+    with token.watched_by(attempt.abort) if token else nullcontext():
+        response = ask(
+            client, partial(client.get, f"{_PATH}/{batch_id}/results"), attempt, cast_to=object, options=options
+        )
+        # Of the network, or of half a line: what is missing is asked for again.
+        with closing(response), attempt, suppress(Exception):
+            for line in _lines_of(response.iter_bytes()):
+                told = json.loads(line)
+                if isinstance(told, dict):
+                    yield told
+
+
+def _lines_of(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """The lines that are not blank. Not by httpx: it breaks them at characters that JSON has within texts."""
+    parts: list[bytes] = []
+    for chunk in chunks:
+        first, *more = chunk.split(b"\n")
+        parts.append(first)
+        for rest in more:
+            if line := b"".join(parts).strip():
+                yield line
+            parts = [rest]
+    if line := b"".join(parts).strip():
+        yield line
 
 
 def _ask(client: Any, call: Any, token: InterruptToken | None, *, path: str, **arguments: Any) -> Any:
     attempt = Attempt(_NONE, 0.0)
-    if token is None:
-        return ask(client, partial(call, path), attempt, **arguments)
-    with token.watched_by(attempt.abort):
+    with token.watched_by(attempt.abort) if token else nullcontext():
         return ask(client, partial(call, path), attempt, **arguments)
 
 

@@ -7,7 +7,7 @@ import inspect
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -85,10 +85,10 @@ def ask(client: Any, call: Callable[..., T], attempt: Attempt, **arguments: Any)
         return answer
 
 
-def receive(client: Any, attempt: Attempt, fields: Mapping[str, Any]) -> None:
+def receive(client: Any, attempt: Attempt, fields: Any) -> None:
     """Fill in *attempt*, which was sent another way, by the message that *fields* are. Raises nothing."""
     try:
-        message = attempt.message = message_of(fields)
+        message = attempt.message = message_of(fields) if isinstance(fields, dict) else fields
         attempt.answer = _Exchange(client, {}, attempt)._answer(message, None)  # noqa: SLF001
         attempt.usage = total(bill.usage for bill in attempt.bills)
     except Exception as exc:  # noqa: BLE001 - every exception ends the attempt, and is kept there

@@ -243,12 +243,15 @@ class Ledger:
         """
         worst = self._worst(request)
         with self._lock:
-            reservation = Reservation(request.model, self._likely(request.model, worst), worst, thread)
-            if not self._has_room(reservation.amount, worst, thread):
+            if not self._has_room(self._likely(request.model, worst), worst, thread):
                 return None
-            self._under_way[reservation.thread] += 1
-            self._books = self._books.with_under_way(reservation.amount, worst)
-            return reservation
+            return self._reserved(request, worst, thread)
+
+    def reserve_anyway(self, request: Request, thread: int) -> Reservation:
+        """Set aside what *request* may cost, which is under way, also beyond what there is."""
+        worst = self._worst(request)
+        with self._lock:
+            return self._reserved(request, worst, thread)
 
     def settle(self, reservation: Reservation, cost: Decimal, *, is_all: bool = True) -> None:
         """
@@ -327,6 +330,12 @@ class Ledger:
             f"The budget does not allow this request, which may cost {dollars(float(may_cost))}: {self._state()}",
             kind="budget",
         )
+
+    def _reserved(self, request: Request, worst: Decimal, thread: int) -> Reservation:
+        reservation = Reservation(request.model, self._likely(request.model, worst), worst, thread)
+        self._under_way[thread] += 1
+        self._books = self._books.with_under_way(reservation.amount, worst)
+        return reservation
 
     def _is_within(self, likely: Decimal, worst: Decimal) -> bool:
         return likely <= self._usd and worst <= self._usd * _MOST_OVER

@@ -79,7 +79,7 @@ def attempt_of(
     kind = result.get("type")
     if kind == "succeeded":
         attempt.sent_at, attempt.status = submitted, 200
-        receive(client, attempt, result["message"])
+        receive(client, attempt, result.get("message"))
     elif kind == "errored":
         attempt.sent_at = submitted
         attempt.error = from_batch(result.get("error"), ())
