@@ -32,7 +32,15 @@ from claude_client._values.budget import ledger_of
 from claude_client._values.request import build
 from claude_client.simulator import BatchReply, Reply, Simulator
 from helpers import message
-from orchestration import BatchHandle, collect_batch, invoke_batch, invoke_parallel_managed
+from orchestration import (
+    BatchHandle,
+    JournalError,
+    collect_batch,
+    drop_batches_from_journal,
+    invoke_batch,
+    invoke_parallel_managed,
+    salvage_journal,
+)
 from orchestration._batch_note import Note
 from orchestration._batch_requests import id_of, planned, told_by
 from orchestration._keys import keys_of
@@ -324,10 +332,10 @@ def test_a_run_that_is_interrupted_is_collected_by_the_same_call(sim, tmp_path):
     assert invoke_batch(prompts_of(4), journal=journal, **QUICK).recalled == {0, 1, 2, 3}
 
 
-def finish(sim):
-    """Let all batches end now."""
+def finish(sim, *, cancelled=False, **reply):
+    """Let all batches end now: those that were cancelled by that."""
     for batch in sim._state.batches._batches.values():
-        batch.reply = BatchReply()
+        batch.reply = BatchReply(**reply, seconds=3600 if cancelled else 0)
 
 
 def test_equal_prompts_have_each_their_answer_in_every_run(sim, tmp_path):
@@ -776,6 +784,308 @@ def test_a_batch_that_the_api_does_not_take_costs_nothing_and_says_so(sim):
         invoke_batch(prompts_of(2), budget_usd=budget, **QUICK)
     assert failed.value.results.errors.keys() == {0, 1}
     assert budget.state == (1.0, 0.0, 0.0, 1.0)
+
+
+# What others found
+
+
+def test_results_are_read_by_lines_and_not_at_every_character_that_may_break_one(sim):
+    sim.script(Reply(text="a\u2028b\u2029c\u0085d"))
+    assert list(invoke_batch(prompts_of(1), **QUICK)) == ["a\u2028b\u2029c\u0085d"]
+
+
+def test_a_message_that_is_none_is_an_invalid_response(sim):
+    process = sim._state.batches._process
+    sim._state.batches._process = lambda *args: {**process(*args), "message": "lost"}
+    results = invoke_batch(prompts_of(1), max_retries=0, **QUICK)
+    assert results.errors[0].kind == "invalid_response"
+
+
+def test_an_answer_of_several_rounds_is_collected_whole(sim):
+    handles = []
+    sim.script(Reply(text="one ", fault="pause_turn"), Reply(text="two"), matching="say 0")
+    sim.script(Reply(text="no number"), Reply(text="7"), matching="say 1")
+    prompts = prompts_of(2)
+    prompts[1] |= {"output": int, "output_retries": 1}
+    run = invoke_batch(prompts, on_batch=handles.append, **QUICK)
+    assert (run[0], run[1].output) == ("one two", 7)
+    assert list(collect_batch(handles[-1])) == ["one two", "7"]
+    assert collect_batch(handles[-1], output=int, poll_interval=0.01).outputs[1] == 7
+    with pytest.raises(ValueError, match="poll_interval"):
+        collect_batch(handles[-1], poll_interval=0)
+
+
+def test_a_handle_is_collected_by_what_was_asked_wherever_it_stood(sim, tmp_path):
+    sim.script_batches(BatchReply(seconds=3600))
+    handles, journal = [], tmp_path / "journal"
+    token = InterruptToken()
+    options = {"journal": journal, "on_batch": handles.append, **QUICK}
+    stop = {**options, "on_batch": lambda _: token.interrupt(), "interrupt_token": token}
+    invoke_batch(prompts_of(3), **stop)
+    finish(sim)
+    results = invoke_batch([{"prompt": "new"}, *reversed(prompts_of(3))], **options)
+    again = collect_batch(handles[-1])
+    assert list(again) == list(results)
+
+
+def test_downloads_for_a_handle_are_counted_too(sim):
+    handles = []
+    sim.script_batches(BatchReply(seconds=3600, cut_results_after=1))
+    token = InterruptToken()
+    stop = {"on_batch": lambda handle: (handles.append(handle), token.interrupt()), "interrupt_token": token}
+    invoke_batch(prompts_of(4), **stop, **QUICK)
+    finish(sim, cut_results_after=1)
+    assert all(collect_batch(handles[0], poll_interval=0.01))
+
+
+def other_batch(sim, number):
+    """Create a batch of somebody else with so many requests."""
+    client = anthropic.Anthropic(base_url=sim.base_url, api_key="k", max_retries=0)
+    params = {"model": "claude-sonnet-4-6", "max_tokens": 5, "messages": [{"role": "user", "content": "theirs"}]}
+    client.messages.batches.create(requests=[{"custom_id": f"their-{n}", "params": params} for n in range(number)])
+
+
+def test_a_batch_that_may_be_of_others_is_never_cancelled(sim):
+    sim.script_batches(BatchReply(seconds=3600), *[BatchReply(fault="api_error")] * 9)
+    other_batch(sim, 3)
+    token = InterruptToken()
+    results = invoke_batch(
+        prompts_of(3), on_batch=lambda _: token.interrupt(), interrupt_token=token, cancel_on_interrupt=True, **QUICK
+    )
+    assert results.interrupted
+    assert [batch.status for batch in sim.batches] == ["in_progress"]
+
+
+def test_a_batch_of_others_that_has_ended_is_given_back_and_ours_created(sim):
+    sim.script_batches(BatchReply(seconds=3600), BatchReply(fault="api_error"))
+    other_batch(sim, 3)
+    assert all(invoke_batch(prompts_of(3), on_batch=lambda _: finish(sim), **QUICK))
+    assert batched(sim) == {"theirs": 3, "say 0": 1, "say 1": 1, "say 2": 1}
+
+
+def test_a_run_that_ends_in_its_third_round_is_taken_up_with_all_it_had(sim, tmp_path):
+    token, journal, handles = InterruptToken(), tmp_path / "journal", []
+    sim.script(Reply(fault="overloaded"), Reply(text="one ", fault="pause_turn"), Reply(text="two"), matching="say 1")
+    sim.script_batches(BatchReply(), BatchReply(), BatchReply(seconds=3600))
+
+    def stop(handle):
+        handles.append(handle)
+        if len(handles) == 3:
+            token.interrupt()
+
+    assert invoke_batch(prompts_of(3), journal=journal, on_batch=stop, interrupt_token=token, **QUICK).interrupted
+    finish(sim)
+    results = invoke_batch(prompts_of(3), journal=journal, **QUICK)
+    assert results[1] == "one two"
+    assert [attempt.outcome for attempt in results[1].attempts] == ["overloaded", "ok", "ok"]
+    assert len(sim.batches) == 3
+    assert noted(journal) == 0
+
+
+def noted(journal):
+    with closing(sqlite3.connect(journal)) as db:
+        ((count,),) = db.execute("SELECT count(*) FROM batches")
+        return count
+
+
+def test_what_was_cancelled_by_an_interrupt_is_asked_again_by_the_same_call(sim, tmp_path):
+    sim.script_batches(BatchReply(seconds=3600))
+    token, journal = InterruptToken(), tmp_path / "journal"
+    stop = {"on_batch": lambda _: token.interrupt(), "interrupt_token": token, "cancel_on_interrupt": True}
+    assert invoke_batch(prompts_of(3), journal=journal, **stop, **QUICK).interrupted
+    assert noted(journal) == 0
+    assert all(invoke_batch(prompts_of(3), journal=journal, **QUICK))
+    assert set(batched(sim).values()) == {1}
+
+
+def test_a_batch_that_takes_long_to_be_cancelled_is_left_and_what_it_did_not_answer_asked_later(
+    sim, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("orchestration._batch_plan._CANCEL_WITHIN", 0.2)
+    sim.script_batches(BatchReply(seconds=3600, cancel_seconds=3600))
+    token, journal = InterruptToken(), tmp_path / "journal"
+    stop = {"on_batch": lambda _: token.interrupt(), "interrupt_token": token, "cancel_on_interrupt": True}
+    results = invoke_batch(prompts_of(3), journal=journal, **stop, **QUICK)
+    assert results.batches.batches == (sim.batches[0].id,)
+    finish(sim, cancelled=True)
+    assert all(invoke_batch(prompts_of(3), journal=journal, **QUICK))
+    assert len(sim.batches) == 2
+    assert set(batched(sim).values()) == {1}
+
+
+@pytest.mark.parametrize("fault", ["overloaded", "invalid_request"])
+def test_a_cancelling_that_fails_is_tried_again_if_it_may_succeed(sim, fault):
+    sim.script_batches(BatchReply(seconds=3600, call_faults=[fault]))
+    token = InterruptToken()
+    stop = {"on_batch": lambda _: token.interrupt(), "interrupt_token": token, "cancel_on_interrupt": True}
+    timer = threading.Timer(0.5, lambda: finish(sim))
+    timer.start()
+    results = invoke_batch(prompts_of(3), **stop, **QUICK)
+    assert results.interrupted
+    assert all(results) is (fault != "overloaded")
+    timer.join()
+
+
+def test_a_cancelling_that_the_api_refuses_for_good_leaves_the_batches(sim):
+    sim.script_batches(BatchReply(seconds=3600, call_faults=["invalid_request", *["authentication"] * 9]))
+    token = InterruptToken()
+    stop = {"on_batch": lambda _: token.interrupt(), "interrupt_token": token, "cancel_on_interrupt": True}
+    results = invoke_batch(prompts_of(3), **stop, **QUICK)
+    assert results.batches.batches == (sim.batches[0].id,)
+
+
+@pytest.mark.parametrize("silent", [True, False])
+def test_a_batch_whose_creation_is_broken_off_is_in_the_handle(sim, silent):
+    sim.script_batches(BatchReply(seconds=3600, silent=silent, lost_answer=not silent))
+    token = InterruptToken()
+    stop = threading.Thread(target=lambda: (sim.wait_for(lambda sim: sim.batches), token.interrupt()))
+    stop.start()
+    results = invoke_batch(prompts_of(3), interrupt_token=token, check_first=False)
+    stop.join()
+    assert results.batches.batches == (sim.batches[0].id,)
+
+
+def test_a_run_of_other_prompts_leaves_what_the_journal_has_for_later(sim, tmp_path):
+    sim.script_batches(BatchReply(seconds=3600))
+    token, journal = InterruptToken(), tmp_path / "journal"
+    invoke_batch(prompts_of(3), journal=journal, interrupt_token=token, on_batch=lambda _: token.interrupt(), **QUICK)
+    assert all(invoke_batch([{"prompt": "other"}], journal=journal, **QUICK))
+    finish(sim)
+    assert all(invoke_batch(prompts_of(3)[:1], journal=journal, **QUICK))
+    assert noted(journal) == 1
+    assert all(invoke_batch(prompts_of(3), journal=journal, **QUICK))
+    assert noted(journal) == 0
+    assert batched(sim) == {"other": 1, "say 0": 1, "say 1": 1, "say 2": 1}
+
+
+def test_a_live_run_does_not_ask_what_batches_are_asking(sim, tmp_path):
+    sim.script_batches(BatchReply(seconds=3600))
+    token, journal = InterruptToken(), tmp_path / "journal"
+    invoke_batch(prompts_of(3), journal=journal, interrupt_token=token, on_batch=lambda _: token.interrupt(), **QUICK)
+    with pytest.raises(JournalError, match=f"asked by batches .*{sim.batches[0].id}.*invoke_batch collects them"):
+        invoke_parallel_managed(prompts_of(3), journal=journal)
+    assert all(invoke_parallel_managed([{"prompt": "other"}], journal=journal))
+    assert drop_batches_from_journal(journal) == [sim.batches[0].id]
+    assert all(invoke_parallel_managed(prompts_of(3), journal=journal))
+
+
+def test_a_batch_that_somebody_deleted_is_an_error_that_says_what_to_do(sim, tmp_path):
+    token, journal = InterruptToken(), tmp_path / "journal"
+    invoke_batch(prompts_of(3), journal=journal, interrupt_token=token, on_batch=lambda _: token.interrupt(), **QUICK)
+    anthropic.Anthropic(base_url=sim.base_url, api_key="k").messages.batches.delete(sim.batches[0].id)
+    with pytest.raises(ParallelInvocationError) as failed:
+        invoke_batch(prompts_of(3), journal=journal, **QUICK)
+    assert "drop_batches_from_journal forgets it" in failed.value.__cause__.__notes__[0]
+    assert drop_batches_from_journal(journal)
+    assert all(invoke_batch(prompts_of(3), journal=journal, **QUICK))
+
+
+def test_a_batch_that_is_gone_after_29_days_is_asked_again(sim, tmp_path):
+    journal = tmp_path / "journal"
+    invoke_batch([{"prompt": "before"}], journal=journal, **QUICK)
+    old = Note(
+        frozenset(key.digest for key in keys_of(build(**one) for one in prompts_of(2))), 0.0, "msgbatch_old", True
+    )
+    with closing(sqlite3.connect(journal)) as db, db:
+        db.execute("INSERT INTO batches (told) VALUES (?)", (old.to_json(),))
+    assert all(invoke_batch(prompts_of(2), journal=journal, **QUICK))
+    assert noted(journal) == 0
+
+
+def test_a_note_that_is_damaged_is_a_journal_error_and_the_rest_is_salvaged(sim, tmp_path):
+    sim.script_batches(BatchReply(seconds=3600))
+    token, journal = InterruptToken(), tmp_path / "journal"
+    invoke_batch(prompts_of(3), journal=journal, interrupt_token=token, on_batch=lambda _: token.interrupt(), **QUICK)
+    with closing(sqlite3.connect(journal)) as db, db:
+        db.execute("INSERT INTO batches (told) VALUES ('{')")
+    with pytest.raises(JournalError, match="has noted of a batch cannot be read"):
+        invoke_batch(prompts_of(3), journal=journal, **QUICK)
+    assert salvage_journal(journal, tmp_path / "whole") == 0
+    finish(sim)
+    assert all(invoke_batch(prompts_of(3), journal=tmp_path / "whole", **QUICK))
+    assert len(sim.batches) == 1
+
+
+def test_a_journal_that_takes_no_note_ends_the_run_before_a_batch_is_created(sim, tmp_path):
+    journal = tmp_path / "journal"
+    invoke_batch(prompts_of(1), journal=journal, **QUICK)
+    with closing(sqlite3.connect(journal)) as db, db:
+        db.execute("CREATE TRIGGER full BEFORE INSERT ON batches BEGIN SELECT RAISE(FAIL, 'disk is full'); END")
+    with pytest.raises(ParallelInvocationError, match="could not be stored in the journal") as failed:
+        invoke_batch(prompts_of(3), journal=journal, **QUICK)
+    assert isinstance(failed.value.__cause__, JournalError)
+    assert len(sim.batches) == 1
+
+
+def test_with_a_time_to_finish_by_what_no_batch_takes_is_asked_live(sim):
+    sim.script_batches(*[BatchReply(fault="overloaded")] * 50)
+    results = invoke_batch(prompts_of(3), finish_by=1.0, **QUICK)
+    assert {answer.message.usage.service_tier for answer in results} == {"standard"}
+    assert not sim.batches
+
+
+def test_with_a_time_to_finish_by_looks_may_fail_until_then(sim):
+    sim.script_batches(BatchReply(seconds=3600, call_faults=["overloaded"] * 500))
+    assert all(invoke_batch(prompts_of(3), finish_by=1.0, **QUICK))
+
+
+def test_a_batch_that_is_slow_to_end_does_not_hold_up_the_rest_beyond_the_time(sim):
+    sim.script_batches(BatchReply(seconds=3600, cancel_seconds=3600))
+    began = time.monotonic()
+    results = invoke_batch(prompts_of(3), finish_by=2.0, **QUICK)
+    assert time.monotonic() - began < 20
+    assert all(results)
+
+
+def test_money_of_batches_that_are_left_is_kept_for_who_collects_them(sim, tmp_path):
+    sim.script_batches(BatchReply(seconds=3600))
+    token, journal, budget = InterruptToken(), tmp_path / "journal", Budget(1)
+    stop = {"on_batch": lambda _: token.interrupt(), "interrupt_token": token}
+    invoke_batch(prompts_of(3), journal=journal, budget_usd=budget, **stop, **QUICK)
+    assert budget.reserved > 0
+    finish(sim)
+    other = Budget(0.000001)
+    results = invoke_batch(prompts_of(3), journal=journal, budget_usd=other, **QUICK)
+    assert budget.spent == other.spent == pytest.approx(results.cost_usd)
+    assert budget.reserved == other.reserved == 0.0
+
+
+def test_money_of_batches_is_settled_by_collecting_their_handle(sim):
+    sim.script_batches(BatchReply(seconds=3600))
+    token, budget = InterruptToken(), Budget(1)
+    stop = {"on_batch": lambda _: token.interrupt(), "interrupt_token": token}
+    left = invoke_batch(prompts_of(3), budget_usd=budget, **stop, **QUICK).batches
+    finish(sim)
+    results = collect_batch(left)
+    assert budget.spent == pytest.approx(results.cost_usd)
+    assert budget.reserved == 0.0
+
+
+def test_what_is_cancelled_in_the_tracker_is_not_asked_again(sim):
+    tracker = TaskTracker(max_retries=3)
+    sim.script(Reply(fault="overloaded"), matching="say 1")
+    results = invoke_batch(prompts_of(2), tracker=tracker, on_batch=lambda _: tracker.cancel("task-1"), **QUICK)
+    assert results.cancelled.keys() == {1}
+    assert len(sim.batches) == 1
+
+
+def test_headers_are_the_same_however_they_are_spelled(sim):
+    prompts = [{"prompt": name, "extra_headers": {name: "x"}} for name in ("anthropic-beta", "Anthropic-Beta")]
+    assert all(invoke_batch(prompts, **QUICK))
+    assert len(sim.batches) == 1
+
+
+def test_progress_tells_how_many_batches_have_ended(sim, capsys):
+    sim.script_batches(BatchReply(seconds=0.2), BatchReply())
+    assert all(invoke_batch(two_headers(4), progress=True, **QUICK))
+    assert "2 batches, of which 1 have ended" in capsys.readouterr().err
+
+
+def test_a_batch_that_wrote_the_cache_first_is_in_the_handle(sim):
+    handles = []
+    options = {"shared_system": "word " * 4000, "cache_shared_system": True, "primer": "batch"}
+    invoke_batch(prompts_of(4), on_batch=handles.append, **options, **QUICK)
+    assert all(collect_batch(handles[-1]))
 
 
 # The simulator's own batches

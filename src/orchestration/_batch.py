@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Any, Unpack, get_args
 
 from claude_client import ClaudeInvocationError, Content, InterruptToken, PromptOptions, Results
+from claude_client._values.attempt import Permit
 from claude_client._values.breakpoints import last_markable
 from claude_client._values.checks import check_callback, seconds
 from claude_client._values.content import as_blocks, content_blocks
@@ -36,7 +37,7 @@ from task_state import TaskTracker
 from ._batch_handle import BatchHandle
 from ._batch_note import Note
 from ._batch_plan import Plan, Primer, time_left
-from ._batches import Batches
+from ._batches import Batches, unpark
 from ._managed import ManagedOptions, managed
 from ._reconcile import Reconcile
 from ._recorder import ManagedResults
@@ -56,6 +57,9 @@ class BatchOptions(PromptOptions, total=False):
     on_result: ResultCallback | None
     progress: bool
 
+
+#: What the API says of a request, and the money that budgets of this process have set aside for it.
+_Result = tuple[Mapping[str, Any], list[Permit]]
 
 _OF_WORKERS = (ManagedOptions.__optional_keys__ - BatchOptions.__optional_keys__) | {
     "max_workers",
@@ -185,10 +189,10 @@ def collect_batch(
     with shared_client() as client, progress_of(handle.prompts, 1, shown=progress) as bar:
         check_client(client)
         check_credentials(client, [])
-        found: dict[str, list[Mapping[str, Any]]] = {}
+        found: dict[str, list[_Result]] = {}
 
-        def take(_note: Note, own: str, _later: str, result: Mapping[str, Any]) -> None:
-            found.setdefault(own, []).append(result)
+        def take(note: Note, own: str, _later: str, result: Mapping[str, Any]) -> None:
+            found.setdefault(own, []).append((result, [*unpark([note], [own]).values()]))
 
         batches = Batches(client, take, token=interrupt_token, poll_interval=poll_interval)
         batches.waiting = [Note(frozenset(), 0.0, id=batch_id, is_sure=True) for batch_id in handle.batches]
@@ -204,13 +208,13 @@ def collect_batch(
     return Results.of(outcomes, interrupted=bool(batches.waiting), run=run)
 
 
-def _outcome_of(client: Any, request: Request, results: Iterable[Mapping[str, Any]]) -> Outcome:
+def _outcome_of(client: Any, request: Request, results: Iterable[_Result]) -> Outcome:
     """What came of a prompt, by the *results* of its requests in their order."""
     flow, step = CallFlow(request), None
-    for result in results:
+    for result, permits in results:
         if isinstance(step, Done):  # and it was asked again, which only the run knew
             flow = CallFlow(request)
-        step = flow.advance(attempt_of(client, request, result, [], time.monotonic()))
+        step = flow.advance(attempt_of(client, request, result, permits, time.monotonic()))
     if isinstance(step, Done):
         return step.outcome
     return flow.end((step and step.failed) or _unfinished())

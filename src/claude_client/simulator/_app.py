@@ -16,6 +16,7 @@ from ._batches import LARGEST_BATCH
 from ._errors import RejectedError, Rejection
 from ._exchange import Exchange
 from ._models import check_model, model_info
+from ._pace import for_ever
 from ._script import Reply
 from ._validation import LARGEST_BODY, check_caller, check_count, check_create, check_size, parsed_body
 
@@ -102,8 +103,7 @@ class MessagesApi:
             match request.method, bool(batch_id), what:
                 case "POST", False, "":
                     batch_id, reply = batches.create(body, request.headers)
-                    if not reply.lost_answer:
-                        answer = batches.created(batch_id, base_url)
+                    answer = batches.created(batch_id, base_url)
                 case "GET", False, "":
                     answer = batches.list(request.query_params, base_url)
                 case "GET", True, "":
@@ -118,10 +118,12 @@ class MessagesApi:
                     raise RejectedError(Rejection(type="not_found_error", message=f"Not found: {request.url.path}"))
         if what == "results":
             await exchange.finish("application/x-jsonl", lines)
-        elif not batch_id or request.method != "POST" or what or not reply.lost_answer:
+        elif (request.method, what) != ("POST", "") or not (reply.lost_answer or reply.silent):
             await exchange.give(answer)
-        else:
+        elif reply.lost_answer:
             await exchange.cut()
+        else:
+            await for_ever()
 
 
 def _readable(raw: bytes) -> Mapping[str, Any]:

@@ -39,6 +39,10 @@ class BatchReply:
 
         lost_answer: Whether the connection breaks after the batch was created, before the answer.
 
+        silent: Whether its creation is never answered.
+
+        call_faults: Rejections of the calls about it, and of lists with it, one each, before any succeeds.
+
         cut_results_after: The first download of its results ends, in order, after so many lines. None: it is whole.
 
         results_url: The address that it gives for its results; None: the right one.
@@ -52,14 +56,17 @@ class BatchReply:
     expired: int = 0
     fault: RejectionFault | None = None
     lost_answer: bool = False
+    silent: bool = False
+    call_faults: Sequence[RejectionFault] = ()
     cut_results_after: int | None = None
     results_url: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("seconds", "cancel_seconds", "expired", "cut_results_after"):
             check_at_least(name, getattr(self, name), 0)
-        if self.fault is not None and self.fault not in REJECTIONS:
-            raise ValueError(f"unknown fault {self.fault!r}; known are {', '.join(REJECTIONS)}")
+        for fault in filter(None, (self.fault, *self.call_faults)):
+            if fault not in REJECTIONS:
+                raise ValueError(f"unknown fault {fault!r}; known are {', '.join(REJECTIONS)}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +102,7 @@ class _Batch:
     cancelled_at: float | None = None
     ended_at: float | None = None
     is_cut: bool = False
+    calls: int = 0
 
     @property
     def ends_at(self) -> float:
@@ -129,6 +137,7 @@ class Batches:
         self._origin = origin
         self._epoch = epoch
         self._batches: dict[str, _Batch] = {}
+        self._created = 0
         self._replies: list[BatchReply] = []
 
     def script(self, replies: Iterable[BatchReply]) -> None:
@@ -150,13 +159,14 @@ class Batches:
         reply = self._replies.pop(0) if self._replies else BatchReply()
         if reply.fault:
             raise RejectedError(REJECTIONS[reply.fault])
-        batch = _Batch(f"msgbatch_sim_{len(self._batches) + 1:06d}", self._clock(), requests, dict(headers), reply)
+        self._created += 1
+        batch = _Batch(f"msgbatch_sim_{self._created:06d}", self._clock(), requests, dict(headers), reply)
         self._batches[batch.id] = batch
         return batch.id, reply
 
     def retrieve(self, batch_id: str, base_url: str) -> dict[str, Any]:
         """The batch as the API tells of it, now."""
-        batch = self._batch(batch_id)
+        batch = self._asked_for(batch_id)
         self._advance(batch)
         return self._fields(batch, base_url)
 
@@ -178,7 +188,7 @@ class Batches:
 
     def cancel(self, batch_id: str, base_url: str) -> dict[str, Any]:
         """Have the batch end with what it has."""
-        batch = self._batch(batch_id)
+        batch = self._asked_for(batch_id)
         self._advance(batch)
         if batch.ended_at is not None:
             raise invalid(f"Batch {batch_id} has ended and cannot be canceled")
@@ -187,7 +197,7 @@ class Batches:
 
     def delete(self, batch_id: str) -> dict[str, Any]:
         """Forget a batch that has ended."""
-        batch = self._batch(batch_id)
+        batch = self._asked_for(batch_id)
         self._advance(batch)
         if batch.ended_at is None:
             raise invalid(f"Batch {batch_id} has not ended and cannot be deleted")
@@ -196,7 +206,7 @@ class Batches:
 
     def results(self, batch_id: str) -> bytes:
         """The lines of its results, in an order of their own."""
-        batch = self._batch(batch_id)
+        batch = self._asked_for(batch_id)
         self._advance(batch)
         if batch.ended_at is None:
             raise invalid(f"Batch {batch_id} has no results before it has ended")
@@ -245,6 +255,13 @@ class Batches:
         if batch_id not in self._batches:
             raise RejectedError(Rejection(type="not_found_error", message=f"batch: {batch_id}"))
         return self._batches[batch_id]
+
+    def _asked_for(self, batch_id: str) -> _Batch:
+        batch = self._batch(batch_id)
+        batch.calls += 1
+        if batch.calls <= len(batch.reply.call_faults):
+            raise RejectedError(REJECTIONS[batch.reply.call_faults[batch.calls - 1]])
+        return batch
 
     def _advance(self, batch: _Batch) -> None:
         """Process what is due."""
