@@ -47,7 +47,7 @@ print(json.dumps([taken, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - b
 
 
 def figures(*, quick: bool) -> Iterator[Figure]:
-    prompts, rounds = (200, 1) if quick else (20_000, 3)
+    prompts, rounds = (200, 1) if quick else (100_000, 3)
     taken: dict[str, list[list[float]]] = {"ours": [], "raw": []}
     for _ in range(rounds):
         for side, measured in taken.items():

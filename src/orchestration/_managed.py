@@ -398,8 +398,9 @@ def _requests(
             if isinstance(request, ClaudeInvocationError):
                 refused[index] = request
                 continue
-            retry = replace(request.retry, max_retries=min(request.retry.max_retries, tracker.max_retries))
-            requests[index] = replace(request, retry=retry, streaming=watched or request.streaming)
+            if request.retry.max_retries > tracker.max_retries:
+                request = replace(request, retry=replace(request.retry, max_retries=tracker.max_retries))
+            requests[index] = replace(request, streaming=True) if watched else request
     _check_each(requests, check)
     return requests, refused
 

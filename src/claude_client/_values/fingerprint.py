@@ -7,7 +7,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from claude_client._values.breakpoints import unmarked
-from claude_client._values.content import as_blocks, loaded
+from claude_client._values.content import Block, as_blocks, loaded
 
 if TYPE_CHECKING:
     import json
@@ -32,7 +32,7 @@ def fingerprint(request: Request) -> str:
         "model": request.model,
         "max_tokens": request.max_tokens,
         "system": unmarked(as_blocks(request.system)),
-        "messages": [unmarked({**turn, "content": as_blocks(turn["content"])}) for turn in request.messages],
+        "messages": [_unmarked_turn(turn) for turn in request.messages],
         **request.params,
         **request.extra_body,
         "extra_query": request.extra_query,
@@ -43,6 +43,12 @@ def fingerprint(request: Request) -> str:
     said.pop("cache_control", None)
     lines = [f"{name}={encoder().encode(value)}\n" for name, value in sorted(said.items()) if not _is_omitted(value)]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def _unmarked_turn(turn: Block) -> Block:
+    content = turn["content"]
+    plain = {**turn, "content": as_blocks(content)}
+    return plain if isinstance(content, str) else unmarked(plain)
 
 
 def question_of(request: Request) -> Hashable:
