@@ -13,6 +13,7 @@ from claude_client import ClaudeInvocationError, Kind
 from claude_client._gates.prefix import with_prefixes
 from claude_client._values.checks import seconds
 from claude_client._values.errors import aborted
+from claude_client._values.log import Log
 from claude_client._values.request import Request
 from claude_client._verbs.batches import Outcome, shared_client, tried
 from claude_client._verbs.fan_out import call_back
@@ -24,12 +25,14 @@ from ._journal_file import JournalError
 from ._keys import keys_of
 from ._managed import Phase
 
+_log = Log("orchestration")
+
 #: How the shared prompt gets into the cache before the batches read it; None: as they come to it.
 Primer = Literal["live", "batch"]
 
 _CANCEL_WITHIN = 60.0  # seconds to wait, after an interrupt, until batches that are cancelled have ended
 _MARGIN = 0.1  # of the time until `finish_by`, for what is then asked live
-_MOST_MARGIN = 900.0  # seconds
+_MOST_MARGIN = 3600.0  # seconds
 # Failures of a request that was sent to see whether it is taken, which do not say that it is not.
 _SAYS_NOTHING: frozenset[Kind] = frozenset({"refusal", "invalid_output", "pause_limit"})
 
@@ -169,7 +172,11 @@ def _check_live(client: Any, request: Request) -> None:
     thinking = request.params.get("thinking") or {}
     shortest = replace(request, max_tokens=int(thinking.get("budget_tokens", 0)) + 1, output=None)
     error = tried(client, shortest)
-    if error and error.kind not in _SAYS_NOTHING and not error.retryable:
+    if error and error.retryable:
+        _log.warning(
+            "Whether the API takes prompts such as %s could not be checked: %s", request.task_id or "these", error
+        )
+    elif error and error.kind not in _SAYS_NOTHING:
         raise error
 
 
