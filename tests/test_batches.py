@@ -1088,6 +1088,58 @@ def test_a_batch_that_wrote_the_cache_first_is_in_the_handle(sim):
     assert all(collect_batch(handles[-1]))
 
 
+def test_money_of_a_batch_that_was_another_s_is_used_for_ours(sim):
+    sim.script_batches(BatchReply(seconds=3600), BatchReply(fault="api_error"))
+    other_batch(sim, 3)
+    results = invoke_batch(prompts_of(3), on_batch=lambda _: finish(sim), budget_usd=1, **QUICK)
+    assert all(results)
+    assert results.budget.spent == pytest.approx(results.cost_usd)
+    assert results.budget.reserved == 0.0
+
+
+def test_an_ended_batch_of_others_with_the_size_of_ours_is_passed_over(sim):
+    other_batch(sim, 3)
+    sim.script_batches(BatchReply(lost_answer=True, cut_results_after=0))
+    assert all(invoke_batch(prompts_of(3), **QUICK))
+    assert set(batched(sim).values()) == {1, 3}
+    assert len(sim.batches) == 2
+
+
+def test_money_of_a_batch_that_may_have_been_created_stays_reserved(sim):
+    sim.script_batches(BatchReply(seconds=3600, silent=True, call_faults=["overloaded"] * 99))
+    token, budget = InterruptToken(), Budget(1)
+    stop = threading.Thread(target=lambda: (sim.wait_for(lambda sim: sim.batches), token.interrupt()))
+    stop.start()
+    results = invoke_batch(prompts_of(3), interrupt_token=token, budget_usd=budget, **QUICK)
+    stop.join()
+    assert results.batches is None
+    assert budget.reserved > 0
+
+
+def test_an_interrupt_ends_the_looking_for_a_batch_too(sim, tmp_path):
+    sim.script_batches(BatchReply(lost_answer=True, call_faults=["overloaded"] * 4))
+    token, journal = InterruptToken(), tmp_path / "journal"
+    stop = threading.Thread(
+        target=lambda: (sim.wait_for(lambda sim: ("GET", "/v1/messages/batches") in paths(sim)), token.interrupt())
+    )
+    stop.start()
+    assert invoke_batch(prompts_of(3), interrupt_token=token, journal=journal, **QUICK).interrupted
+    stop.join()
+    assert all(invoke_batch(prompts_of(3), journal=journal, **QUICK))
+    assert len(sim.batches) == 1
+
+
+def test_an_interrupt_ends_a_download_and_what_came_is_kept(sim, tmp_path):
+    token, journal = InterruptToken(), tmp_path / "journal"
+    results = invoke_batch(
+        prompts_of(1200), journal=journal, interrupt_token=token, on_result=lambda *_: token.interrupt(), **QUICK
+    )
+    assert results.interrupted
+    assert 500 <= sum(answer is not None for answer in results) < 1200
+    assert all(invoke_batch(prompts_of(1200), journal=journal, **QUICK))
+    assert len(sim.batches) == 1
+
+
 # The simulator's own batches
 
 

@@ -409,6 +409,7 @@ def test_the_worst_case_has_the_dearest_prices():
     assert fast == pytest.approx(2 * standard, rel=0.01)
     assert worst(extra_body={"max_tokens": 2000}) > 1.9 * plain
     assert worst(extra_body={"fallbacks": [{"model": "claude-opus-4-6"}, "claude-haiku-4-5"]}) > 2 * plain
+    assert worst(extra_body={"fallbacks": [{"max_tokens": 5}]}) < 1.5 * plain  # the API refuses it
     # Above 100,000 tokens of prompt this model costs five times as much.
     assert worst(model="claude-haiku-5-5", prompt="x" * 100_001) > 4 * worst(
         model="claude-haiku-5-5", prompt="x" * 99_000

@@ -236,6 +236,7 @@ def test_ways_to_ask_the_same_are_compared(sim):
         prompts_of(10), shared_system=SHARED, cache_shared_system=True, max_tokens=100, expected_output=50
     )
     choices = estimate.compare(["claude-haiku-4-5"])
+    assert estimate.compare([*estimate.by_model, "claude-haiku-4-5"]) == choices
     assert isinstance(choices, Comparison)
     assert len(choices) == 2 * 2 * 4
     found = {(choice.model, choice.batch, choice.cache): choice for choice in choices}

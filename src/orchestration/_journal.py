@@ -112,9 +112,8 @@ class Journal:
 
     def drop_note(self, note: Note) -> None:
         """Forget a batch: all that it had is stored, or it was never created. Raises like `keep_note`."""
-        if note.number is not None:
-            with self._storing("That a batch is over"):
-                self._file.drop_batches([note.number])
+        with self._storing("That a batch is over"):
+            self._file.drop_batches(filter(None, [note.number]))
 
     @contextmanager
     def _storing(self, what: str) -> Iterator[None]:
