@@ -3,6 +3,7 @@ Claude calls, one or many at once, over the official `anthropic` SDK.
 
 - `invoke_claude`, `invoke_claude_streaming`: one call.
 - `invoke_parallel`, `invoke_parallel_streaming`, `invoke_parallel_interruptible`: many prompts at once.
+- `as_completed`: the same of any iterable, drawn as needed, with outcomes to take as they come (`AsCompleted`).
 - `ConversationThread`: many turns with one history.
 - `InterruptToken`: ends calls from another thread.
 - `StallDetector`: notices tasks that show no activity.
@@ -35,6 +36,7 @@ from claude_client._values.options import (
     FanOutOptions,
     PromptOptions,
     PromptSpec,
+    StreamOptions,
     TextCallback,
 )
 from claude_client._values.rate_limit import RateLimit
@@ -43,6 +45,7 @@ from claude_client._values.response import ClaudeResponse
 from claude_client._values.results import ParallelInterrupt, ParallelInvocationError, Results
 from claude_client._values.timeline import Timeline
 from claude_client._values.usage import Usage
+from claude_client._verbs.as_completed import AsCompleted, as_completed
 from claude_client._verbs.conversation import ConversationThread
 from claude_client._verbs.estimate import estimate_cost
 from claude_client._verbs.invoke import invoke_claude, invoke_claude_streaming
@@ -56,6 +59,7 @@ __version__ = "0.4.0"
 
 __all__ = [
     "ApiParams",
+    "AsCompleted",
     "AttemptRecord",
     "Budget",
     "BudgetState",
@@ -78,9 +82,11 @@ __all__ = [
     "RateLimit",
     "Results",
     "StallDetector",
+    "StreamOptions",
     "TextCallback",
     "Timeline",
     "Usage",
+    "as_completed",
     "estimate_cost",
     "extract_json",
     "has_credentials",

@@ -29,6 +29,9 @@ _ABOUT_ONE: frozenset[Kind] = frozenset({"cancelled", "callback", "budget"})
 STOPPING: frozenset[Kind] = frozenset({"spend_limit", "billing", "authentication"})
 
 
+_MOST_DEADLINES = 100  # that are kept of jobs that have ended
+
+
 class Job:
     """A prompt of a run, and its next step."""
 
@@ -156,19 +159,45 @@ class Scheduler:
         self._asking: dict[Hashable, Job] = {}  # the job that is sent for each question
         self._same: dict[Hashable, list[Job]] = {}  # those that wait for its outcome
         for job in jobs:
-            job.step, job.queued_at = job.flow.begin(now), now
-            if job.flow.ends_at < math.inf:
-                heapq.heappush(self._deadlines, (job.flow.ends_at, job))
-            self._waiting[job.index] = job
-            if self._asking.setdefault(job.question, job) is job or job.question is None:
-                self._make_ready(job, now)
-            else:
-                self._same.setdefault(job.question, []).append(job)
+            self.add(job, now)
+
+    def add(self, job: Job, now: float) -> None:
+        """Bring one more *job* to its outcome. Its index is its own among all that were ever added."""
+        job.step, job.queued_at = job.flow.begin(now), now
+        self._waiting[job.index] = job
+        if self._stopped:
+            self._end(job, job.flow.end(self._stopped))
+            return
+        if job.flow.ends_at < math.inf:
+            self._drop_deadlines()
+            heapq.heappush(self._deadlines, (job.flow.ends_at, job))
+        if job.question is None or self._asking.setdefault(job.question, job) is job:
+            self._make_ready(job, now)
+        else:
+            self._same.setdefault(job.question, []).append(job)
+
+    def forget(self, index: int) -> None:
+        """Keep nothing of a job that has ended."""
+        self.outcomes.pop(index, None)
+        self._cancelled.discard(index)
+
+    def _drop_deadlines(self) -> None:
+        """Drop those of jobs that have ended, now and then."""
+        if len(self._deadlines) > _MOST_DEADLINES + 2 * (len(self._waiting) + len(self._under_way)):
+            under_way = {job.index for job in self._under_way.values()}
+            left = [(at, job) for at, job in self._deadlines if job.index in self._waiting or job.index in under_way]
+            self._deadlines = left
+            heapq.heapify(left)
 
     @property
     def over(self) -> bool:
         """True once every job has its outcome."""
         return not (self._waiting or self._under_way)
+
+    @property
+    def is_stopped(self) -> bool:
+        """True if no other attempt will be made."""
+        return self._stopped is not None
 
     @property
     def has_waiting(self) -> bool:
@@ -404,8 +433,10 @@ class Scheduler:
 
     def _end(self, job: Job, outcome: Outcome) -> None:
         self._waiting.pop(job.index, None)
+        self._retried.pop(job.index, None)
         self.outcomes[job.index] = self._ended[job.index] = outcome
         if job.question is not None and self._asking.get(job.question) is job:
+            del self._asking[job.question]
             self._answer_same(job.question, outcome)
 
     def _answer_same(self, question: Hashable, outcome: Outcome) -> None:

@@ -12,7 +12,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from contextvars import Context
 from functools import partial
 from typing import Any, TypeVar
@@ -108,15 +108,23 @@ class RunSpan:
 
 
 @contextmanager
-def run_span(name: str, calls: int) -> Iterator[RunSpan | None]:
-    """The span of a run of so many *calls*, as the current one; None where nobody reads it."""
-    attributes = {"gen_ai.operation.name": "invoke_workflow", "gen_ai.workflow.name": name, f"{_NAME}.calls": calls}
+def run_span(name: str, calls: int | None) -> Iterator[RunSpan | None]:
+    """
+    The span of a run; None where nobody reads it.
+
+    Args:
+        calls: How many it makes; it is the current span then. None: nobody knows, and what its caller does meanwhile is
+            no part of it.
+    """
+    attributes: dict[str, Any] = {"gen_ai.operation.name": "invoke_workflow", "gen_ai.workflow.name": name}
+    if calls is not None:
+        attributes[f"{_NAME}.calls"] = calls
     tracer = _tracer()
     span = tracer and quietly(partial(tracer.start_span, "invoke_workflow", attributes=attributes))
     if not span or not span.is_recording():
         yield None
         return
-    with _as_current(span):
+    with nullcontext() if calls is None else _as_current(span):
         run = RunSpan(tracer, span)
         try:
             yield run

@@ -56,6 +56,8 @@ class Run:
     Args:
         client: The SDK's.
 
+        jobs: None: they are added while it is `running`.
+
         max_workers: Most attempts under way at once: so many threads are started, as they are needed.
 
         gates: The gates that each attempt must pass, in this order.
@@ -81,7 +83,7 @@ class Run:
     def __init__(
         self,
         client: Any,
-        jobs: Sequence[Job],
+        jobs: Sequence[Job] | None,
         *,
         max_workers: int,
         gates: Sequence[Gate] = (),
@@ -102,6 +104,7 @@ class Run:
         self._on_outcomes = on_outcomes
         self._on_hold = on_hold
         self._held_by: str | None = None
+        self._next_deadline = -math.inf
         self._process = os.getpid()
         self._keep = keep
         # The caller's context variables, so that traces and log bindings follow into the threads.
@@ -113,8 +116,12 @@ class Run:
         self._ended_threads: set[threading.Thread] = set()
         self._lock = threading.Lock()  # guards the three below
         self._pauses = PauseLog()
-        self._scheduler = Scheduler(jobs, gates, time.monotonic(), on_wait=self._pauses.note, stop_after=stop_after)
-        self._jobs = self._unreported = len(jobs)
+        self._scheduler = Scheduler(
+            jobs or (), gates, time.monotonic(), on_wait=self._pauses.note, stop_after=stop_after
+        )
+        self._is_open = jobs is None  # whether more may be added
+        self._jobs = None if jobs is None else len(jobs)
+        self._unreported = self._jobs or 0
         self._threads: list[threading.Thread] = []
         # What follows is read in single steps without the lock, which a signal handler that interrupts this run, or a
         # gate that wakes it while another run holds a lock of its own, must not wait for.
@@ -139,6 +146,11 @@ class Run:
         return self._interrupted
 
     @property
+    def is_stopped(self) -> bool:
+        """True if no other job will be sent."""
+        return self._interrupted or self._scheduler.is_stopped
+
+    @property
     def _is_forked(self) -> bool:
         return self._process != os.getpid()
 
@@ -156,6 +168,16 @@ class Run:
             RuntimeError: If not a single thread can be started; or in a child that a callback has forked.
             BaseException: Whatever a callback or a gate raised. Every job has its outcome then, too.
         """
+        with self.running(token):
+            if not self._scheduler.over:  # else all was cancelled before
+                with self._lock:
+                    self._start_thread()
+            if self._jobs:
+                self._do_events(periodic)
+
+    @contextmanager
+    def running(self, token: InterruptToken | None = None) -> Iterator[None]:
+        """Be able to send for a `with` block, at whose end all that has no outcome ends. Raises like `run`."""
         late: BaseException | None = None
         with ExitStack() as stack:
             self._span = stack.enter_context(run_span(self._name, self._jobs))
@@ -165,11 +187,7 @@ class Run:
             if token:
                 stack.enter_context(token.watched_by(self.interrupt))
             try:
-                if not self._scheduler.over:  # else all was cancelled before
-                    with self._lock:
-                        self._start_thread()
-                if self._jobs:
-                    self._do_events(periodic)
+                yield
             finally:
                 for late in islice(iter(self._shut_down, None), _MOST_TRIES):  # noqa: B007 - the last counts
                     pass
@@ -179,6 +197,30 @@ class Run:
             raise KeyboardInterrupt("the main thread has ended")
         if late:
             raise late
+
+    def add(self, job: Job) -> None:
+        """
+        Have one more *job* brought to its outcome.
+
+        Raises:
+            RuntimeError: If not a single thread can be started.
+        """
+        with self._lock:
+            self._unreported += 1
+            self._scheduler.add(job, time.monotonic())
+            self._next_deadline = min(self._next_deadline, job.flow.ends_at)
+            ended = self._scheduler.take_ended()
+            is_first = not self._threads
+            if is_first:
+                self._start_thread()
+        self._report(ended)
+        if not is_first:
+            self._call_another()
+
+    def forget(self, index: int) -> None:
+        """Keep nothing of a job that has ended."""
+        with self._lock:
+            self._scheduler.forget(index)
 
     def drain(self) -> None:
         """After `run` was broken off: make the callbacks about jobs that it still had to make."""
@@ -230,21 +272,32 @@ class Run:
 
     def _do_events(self, periodic: Periodic | None) -> None:
         due = time.monotonic() + periodic.seconds if periodic else math.inf
-        next_deadline = -math.inf
         while True:
-            if self._is_forked:  # no coverage: in a forked child
-                raise RuntimeError("a callback forked this process: the run goes on in the parent, and not here")
             if periodic and time.monotonic() >= due:
                 due = self._do(periodic)
-            if time.monotonic() >= next_deadline:
-                next_deadline = self._change(lambda: self._scheduler.expire(time.monotonic()))
-            try:
-                event = self._events.get(timeout=min(_LOOK_UP, max(0.0, min(due, next_deadline) - time.monotonic())))
-            except Empty:
-                continue
-            if event is None:
+            if not self.do_next(due - time.monotonic()):
                 return
-            event()
+
+    def do_next(self, within: float = math.inf) -> bool:
+        """
+        Do on this thread the next thing that is to be done there: within so many seconds, or half of one, or nothing.
+        Return whether there may be more: that is, unless all jobs have their outcomes, or a thread broke off.
+        """
+        if self._is_forked:  # no coverage: in a forked child
+            raise RuntimeError("a callback forked this process: the run goes on in the parent, and not here")
+        if time.monotonic() >= self._next_deadline:
+            self._next_deadline = self._change(lambda: self._scheduler.expire(time.monotonic()))
+        within = min(_LOOK_UP, within, self._next_deadline - time.monotonic())
+        try:
+            event = self._events.get(timeout=max(0.0, within))
+        except Empty:
+            return True
+        if event is None:
+            if self._broken:
+                raise self._broken
+            return False
+        event()
+        return True
 
     def _do(self, periodic: Periodic) -> float:
         """Do it now, and return the time to do it again. An exception from it fails the run."""
@@ -260,8 +313,11 @@ class Run:
         if self._is_forked:  # no coverage: in a forked child, where there are no threads to end
             return None
         try:
+            self._is_open = False
             if not self._scheduler.over:
                 self.interrupt()
+            else:
+                self._dismiss()
             while not self._ended_threads.issuperset(self._started()):
                 with suppress(Empty):
                     self._left.get(timeout=_LOOK_UP)
@@ -322,13 +378,13 @@ class Run:
                 ended = self._scheduler.take_ended()
             self._pauses.log()
             self._report(ended)
-            if not more:
+            if not (more or self._is_open):
                 self._dismiss()
             if not isinstance(found, float):
                 if more:
                     self._call_another()
                 return found
-            if not more:
+            if not (more or self._is_open):
                 return None
             self._rest(bell, found)
 
@@ -353,7 +409,7 @@ class Run:
             self._under_way[attempt] = job.index
             if self._on_start:
                 self.post(partial(self._on_start, job.index))
-        elif more:
+        elif more or self._is_open:
             self._resting.append(bell)
         return found, more
 

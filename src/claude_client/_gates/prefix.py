@@ -38,17 +38,17 @@ _SAMPLING = ("temperature", "top_p", "top_k")
 _LIFETIMES = {"5m": 300.0, "1h": 3600.0}
 
 
-def with_prefixes(requests: Sequence[Request]) -> list[Request]:
+def with_prefixes(requests: Sequence[Request], *, others_follow: bool = False) -> list[Request]:
     """
     Each of *requests* with the prefix that ends with the shared part of its system prompt.
 
     None where waiting for another call to write it cannot pay: nothing is marked, it is certainly too short to be
-    cached, or no other request shares it.
+    cached, or no other request shares it, unless *others_follow*.
     """
     prefixes = [_prefix(request) for request in requests]
     others = [[_prefix(one.in_place_of(request)) for one in request.fallbacks] for request in requests]
     shared_by = Counter([*prefixes, *(prefix for of_request in others for prefix in of_request)])
-    shared = {prefix for prefix, count in shared_by.items() if count > 1}
+    shared = {prefix for prefix, count in shared_by.items() if count > 1 or others_follow}
     return [
         _with(request, prefix, fallbacks, shared)
         for request, prefix, fallbacks in zip(requests, prefixes, others, strict=True)

@@ -109,11 +109,9 @@ class PromptSpec(PromptOptions, total=False):
     task_id: str
 
 
-class FanOutOptions(PromptOptions, total=False):
-    """More options of a fan-out: options for all prompts, and what to do with their answers."""
+class StreamOptions(PromptOptions, total=False):
+    """Options of a fan-out whose outcomes are taken as they come."""
 
-    #: Put errors into the list, in their prompts' places, instead of raising. If left out: False.
-    return_exceptions: bool
     #: Called with index and answer, or error, of each prompt as it arrives, on the calling thread. It delays nothing
     #: but the callbacks after it; what it raises is logged.
     on_result: ResultCallback | None
@@ -125,3 +123,10 @@ class FanOutOptions(PromptOptions, total=False):
     stop_after: int | None
     #: Show a bar, with failures, tokens and the share read from the cache. Needs the `progress` extra.
     progress: bool
+
+
+class FanOutOptions(StreamOptions, total=False):
+    """More options of a fan-out."""
+
+    #: Put errors into the list, in their prompts' places, instead of raising. If left out: False.
+    return_exceptions: bool

@@ -17,17 +17,21 @@ from claude_client._gates.prefix import with_prefixes
 from claude_client._sdk.client import check_credentials, shared_client
 from claude_client._values.checks import whole_number
 from claude_client._values.fingerprint import question_of
+from claude_client._values.interrupt import InterruptToken
 from claude_client._values.log import Log
 from claude_client._values.options import TextCallback
 from claude_client._values.request import Request
 
 __all__ = [
+    "MOST_ASKED_FOR",
     "MOST_WORKERS",
     "Outcome",
     "Periodic",
     "Run",
     "call_back",
     "check_stop_after",
+    "job_of",
+    "open_run",
     "report_outcomes",
     "run_of",
     "workers_of",
@@ -36,6 +40,8 @@ __all__ = [
 _log = Log("claude_client")
 
 MOST_WORKERS = 10
+#: ... where people have asked for as many themselves.
+MOST_ASKED_FOR = 1000
 
 _TOO_MANY = (
     "max_workers=%d is more than the %d allowed: working with %d. For more: invoke_parallel_managed with a "
@@ -76,6 +82,27 @@ def run_of(
             question = question_of(request) if share_identical and callback is None else None
             jobs.append(Job(index, CallFlow(request, callback), question))
         yield Run(client, jobs, max_workers=max_workers, gates=[*gates, *gates_of(client)], **hooks)
+
+
+@contextmanager
+def open_run(*, max_workers: int, token: InterruptToken | None, **hooks: Any) -> Iterator[Run]:
+    """
+    A run that takes jobs for as long as the `with` block goes on.
+
+    Raises:
+        ValueError: If there are no credentials anywhere.
+    """
+    with shared_client() as client:
+        check_credentials(client, [])
+        run = Run(client, None, max_workers=max_workers, gates=gates_of(client), **hooks)
+        with run.running(token):
+            yield run
+
+
+def job_of(index: int, request: Request, *, share_identical: bool) -> Job:
+    """The job of *request*, which others follow."""
+    (request,) = with_prefixes([request], others_follow=True)
+    return Job(index, CallFlow(request), question_of(request) if share_identical else None)
 
 
 def _in_one_process(callback: TextCallback | None) -> TextCallback | None:

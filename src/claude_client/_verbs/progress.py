@@ -21,10 +21,10 @@ from claude_client._verbs.limits import rate_limits
 _LINE_EVERY = 30.0  # seconds, where there is no terminal
 
 
-def progress_of(prompts: int, workers: int, *, shown: bool) -> AbstractContextManager[Bar | None]:
+def progress_of(prompts: int | None, workers: int, *, shown: bool) -> AbstractContextManager[Bar | None]:
     """
-    Open a bar over so many *prompts*, of which at most *workers* are under way at once. Gives the bar to call with each
-    outcome, None for no bar, and closes it with the context.
+    Open a bar over so many *prompts*, None where nobody knows, of which at most *workers* are under way at once. Gives
+    the bar to call with each outcome, None for no bar, and closes it with the context.
 
     Raises:
         ImportError: If it is to be *shown*, without the `progress` extra.
@@ -35,7 +35,7 @@ def progress_of(prompts: int, workers: int, *, shown: bool) -> AbstractContextMa
 class Bar:
     """A bar over all prompts, which moves with each that is answered or has failed. Call it with each outcome."""
 
-    def __init__(self, prompts: int, workers: int) -> None:
+    def __init__(self, prompts: int | None, workers: int) -> None:
         try:
             with warnings.catch_warnings():  # without widgets it is a bar of text, also in a notebook
                 warnings.filterwarnings("ignore", message="IProgress not found")
@@ -44,7 +44,7 @@ class Bar:
             raise ImportError("progress=True needs tqdm: pip install tqdm") from missing
         lines: dict[str, Any] = {"file": _Lines(sys.stderr), "mininterval": _LINE_EVERY, "maxinterval": _LINE_EVERY}
         self._bar: Any = tqdm(total=prompts, unit="prompt", **({} if _is_redrawn() else lines))
-        self._left = prompts
+        self._left = prompts or 0
         self._workers = workers
         self._failed = 0
         self._ended: Counter[str] = Counter()  # what was ended before it was answered, or was never begun
