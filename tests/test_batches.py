@@ -1,5 +1,6 @@
 """Prompts by message batches: what is asked, what comes back, and that nothing is lost or paid twice."""
 
+import base64
 import json
 import os
 import random
@@ -42,10 +43,13 @@ from orchestration import (
     salvage_journal,
 )
 from orchestration._batch_note import Note
-from orchestration._batch_requests import id_of, planned, told_by
+from orchestration._batch_requests import Told, id_of, planned, told_by
 from orchestration._keys import keys_of
 from task_state import TaskState, TaskTracker
 
+PNG = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5ErkJggg=="
+)
 QUICK = {"poll_interval": 0.01, "check_first": False}
 
 
@@ -125,6 +129,7 @@ def test_prompts_with_other_headers_are_in_batches_of_their_own(sim):
         ({"fallback_models": ["claude-haiku-4-5"]}, r"prompts\[0\]: fallback_models"),
         ({"speed": "fast"}, r"prompts\[0\]: speed"),
         ({"extra_body": {"fallbacks": []}, "speed": "fast"}, r"prompts\[0\]: speed"),
+        ({"extra_body": {"max_tokens": 0}}, r"prompts\[0\]: max_tokens"),
         ({"primer": "now"}, "primer must be 'live', 'batch' or None, got 'now'"),
         ({"poll_interval": 0}, "poll_interval must be a number of seconds above 0"),
         ({"finish_by": -1}, "finish_by must be a number of seconds above 0"),
@@ -156,19 +161,23 @@ def test_batches_are_split_by_number_and_by_bytes_and_their_ids_tell_index_and_d
     client = anthropic.Anthropic(api_key="k")
     requests = {index: build(prompt="x" * 100) for index in range(7)}
     digests = {index: (key.digest, "") for index, key in enumerate(keys_of(requests.values()))}
-    by_number = list(planned(client, requests, digests, most_requests=3))
+    refused = {}
+    by_number = list(planned(client, requests, digests, refused.__setitem__, most_requests=3))
     assert [len(batch.digests) for batch in by_number] == [3, 3, 1]
+    assert len({batch.nonce for batch in by_number}) == 3
     size = max(len(batch.content) for batch in by_number)
-    by_bytes = list(planned(client, requests, digests, most_bytes=size))
+    by_bytes = list(planned(client, requests, digests, refused.__setitem__, most_bytes=size))
     assert all(len(batch.content) <= size for batch in by_bytes)
     assert sum(len(batch.digests) for batch in by_bytes) == 7
     body = json.loads(by_number[0].content)
-    assert [told_by(request["custom_id"]) for request in body["requests"]] == [digests[n] for n in range(3)]
-    assert told_by(id_of(5, "-" * 22, "_" * 22)) == ("-" * 22, "_" * 22)
-    assert len(id_of(10**8, digests[0][0], digests[1][0])) <= 64
-    assert len(set(digests.values())) == 7
-    with pytest.raises(ValueError, match=r"prompts\[0\] has .* bytes, and a batch takes 50"):
-        list(planned(client, requests, digests, most_bytes=50))
+    told = [told_by(request["custom_id"]) for request in body["requests"]]
+    assert told == [Told(*digests[n], by_number[0].nonce) for n in range(3)]
+    assert told_by(id_of(5, Told("-" * 22, "_" * 22, "-" * 8))) == Told("-" * 22, "_" * 22, "-" * 8)
+    assert told_by(id_of(5, Told("-" * 22, "", "-" * 8))) == Told("-" * 22, "", "-" * 8)
+    assert len(id_of(10**7, Told(digests[0][0], digests[1][0], by_number[0].nonce))) <= 64
+    assert not refused
+    assert not list(planned(client, requests, digests, refused.__setitem__, most_bytes=50))
+    assert "bytes, and a batch takes 50" in str(refused[6])
 
 
 def test_one_of_each_shape_is_tried_live_first(sim):
@@ -1138,6 +1147,138 @@ def test_an_interrupt_ends_a_download_and_what_came_is_kept(sim, tmp_path):
     assert 500 <= sum(answer is not None for answer in results) < 1200
     assert all(invoke_batch(prompts_of(1200), journal=journal, **QUICK))
     assert len(sim.batches) == 1
+
+
+def test_money_is_right_whatever_is_cancelled(sim):
+    token, budget = InterruptToken(), Budget(0.03)
+    sim.script_batches(BatchReply(seconds=3600), BatchReply(seconds=3600))
+    results = invoke_batch(prompts_of(3, max_tokens=1000), budget_usd=budget, finish_by=1.0, **QUICK)
+    assert all(results)
+    assert budget.spent == pytest.approx(results.cost_usd)
+    assert budget.reserved == 0.0
+    stop = {"on_batch": lambda _: token.interrupt(), "interrupt_token": token, "cancel_on_interrupt": True}
+    assert invoke_batch(prompts_of(3, max_tokens=100), budget_usd=budget, **stop, **QUICK).interrupted
+    assert budget.reserved == 0.0
+
+
+def test_nobody_waits_for_money_of_batches_that_are_left(sim):
+    token, budget = InterruptToken(), Budget(0.03)
+    sim.script_batches(BatchReply(seconds=3600))
+    stop = {"on_batch": lambda _: token.interrupt(), "interrupt_token": token}
+    left = invoke_batch(prompts_of(3, max_tokens=1000), budget_usd=budget, **stop, **QUICK).batches
+    others = invoke_batch([{"prompt": "other", "max_tokens": 1000}], budget_usd=budget, **QUICK)
+    assert others.errors[0].kind == "budget"
+    finish(sim)
+    collect_batch(left)
+    assert budget.reserved == 0.0
+
+
+def test_a_server_that_is_not_there_leaves_no_money_reserved(sim, free_tcp_port):
+    set_default_client(anthropic.Anthropic(base_url=f"http://127.0.0.1:{free_tcp_port}", api_key="k", max_retries=0))
+    budget = Budget(1)
+    with pytest.raises(ParallelInvocationError, match="connection"):
+        invoke_batch(prompts_of(2), budget_usd=budget, **QUICK)
+    assert budget.reserved == 0.0
+
+
+def test_a_batch_of_another_run_of_the_same_prompts_is_not_taken_for_that_of_this(sim):
+    first = invoke_batch(prompts_of(3), **QUICK)
+    sim.script_batches(BatchReply(fault="overloaded"))
+    second = invoke_batch(prompts_of(3), **QUICK)
+    assert len(sim.batches) == 2
+    assert {answer.message.id for answer in first}.isdisjoint(answer.message.id for answer in second)
+
+
+def test_a_batch_that_shares_a_prompt_with_ours_is_not_taken_for_it(sim, tmp_path):
+    ours, others = ([{"prompt": name} for name in (f"{who}1", f"{who}2", "both")] for who in "ab")
+    token, journal = InterruptToken(), tmp_path / "journal"
+    sim.script_batches(BatchReply(silent=True, call_faults=["overloaded"]))
+    stop = threading.Thread(target=lambda: (sim.wait_for(lambda sim: sim.batches), token.interrupt()))
+    stop.start()
+    assert invoke_batch(ours, journal=journal, interrupt_token=token, **QUICK).batches is None
+    stop.join()
+    invoke_batch(others, **QUICK)
+    assert all(invoke_batch(ours, journal=journal, **QUICK))
+    assert batched(sim) == {"a1": 1, "a2": 1, "b1": 1, "b2": 1, "both": 2}
+
+
+def test_a_file_that_is_gone_before_its_second_round_costs_its_prompt_alone(sim, tmp_path):
+    image = tmp_path / "image.png"
+    image.write_bytes(PNG)
+    sim.script(Reply(fault="overloaded"), matching="say 0")
+    prompts = prompts_of(3)
+    source = {"type": "base64", "media_type": "image/png", "data": image}
+    prompts[0]["prompt"] = [{"type": "image", "source": source}, {"type": "text", "text": "say 0"}]
+    results = invoke_batch(prompts, on_batch=lambda _: image.unlink(missing_ok=True), budget_usd=1, **QUICK)
+    assert {index: error.kind for index, error in results.errors.items()} == {0: "invalid_request"}
+    assert "cannot be read" in str(results.errors[0])
+    assert results.budget.reserved == 0.0
+
+
+def test_a_batch_that_had_our_size_only_and_is_gone_is_not_ours(sim, tmp_path):
+    journal = tmp_path / "journal"
+    invoke_batch([{"prompt": "before"}], journal=journal, **QUICK)
+    digests = frozenset(key.digest for key in keys_of(build(**one) for one in prompts_of(2)))
+    theirs = Note(digests, time.time(), "nonce---", "msgbatch_gone", is_sure=False)
+    with closing(sqlite3.connect(journal)) as db, db:
+        db.execute("INSERT INTO batches (told) VALUES (?)", (theirs.to_json(),))
+    assert all(invoke_batch(prompts_of(2), journal=journal, **QUICK))
+    assert noted(journal) == 0
+
+
+def test_a_time_to_finish_by_holds_where_a_creation_is_never_answered(sim):
+    sim.script_batches(BatchReply(silent=True, seconds=3600))
+    began = time.monotonic()
+    results = invoke_batch(prompts_of(2), finish_by=1.0, **QUICK)
+    assert time.monotonic() - began < 20
+    assert all(results)
+
+
+def test_an_interrupt_ends_the_check_of_a_shape_at_once(sim):
+    never, token = threading.Event(), InterruptToken()
+    sim.script(Reply(until=never))
+    stop = threading.Thread(target=lambda: (sim.wait_for(lambda sim: sim.in_flight), token.interrupt()))
+    stop.start()
+    results = invoke_batch(prompts_of(2), interrupt_token=token, poll_interval=0.01)
+    stop.join()
+    assert results.interrupted
+    assert not sim.batches
+
+
+def test_a_check_that_the_api_has_no_time_for_tells_nothing(sim):
+    sim.script(Reply(fault="overloaded"))
+    assert all(invoke_batch(prompts_of(2), poll_interval=0.01))
+
+
+def test_a_handle_gives_what_there_is_where_one_of_its_batches_is_gone(sim):
+    handles = []
+    invoke_batch(two_headers(4), on_batch=handles.append, **QUICK)
+    client = anthropic.Anthropic(base_url=sim.base_url, api_key="k", max_retries=0)
+    client.messages.batches.delete(handles[-1].batches[0])
+    results = collect_batch(handles[-1])
+    assert sum(answer is not None for answer in results) == 2
+    assert {error.kind for error in results.errors.values()} == {"not_found"}
+
+
+def test_what_was_begun_in_a_batch_is_gone_on_with_live(sim):
+    sim.script(Reply(text="no number"), matching="say 0")
+    sim.script_batches(BatchReply(), BatchReply(seconds=3600))
+    results = invoke_batch(prompts_of(2), output=int, output_retries=1, finish_by=1.0, budget_usd=1, **QUICK)
+    assert results.outputs == [0, 0]
+    assert [len(answer.attempts) for answer in results] == [2, 1]
+    assert results.budget.spent == pytest.approx(results.cost_usd)
+
+
+def test_one_batch_at_a_time_is_written(sim):
+    client = anthropic.Anthropic(api_key="k")
+    requests = {n: build(prompt="x", extra_headers={"anthropic-beta": f"b{n % 3}"}) for n in range(9)}
+    digests = {index: (key.digest, "") for index, key in enumerate(keys_of(requests.values()))}
+    assert [len(batch.digests) for batch in planned(client, requests, digests, {}.__setitem__)] == [3, 3, 3]
+
+
+def test_a_time_that_has_passed_is_refused(sim):
+    with pytest.raises(ValueError, match="finish_by is in the past: 2020-01-01"):
+        invoke_batch(prompts_of(1), finish_by=datetime(2020, 1, 1, tzinfo=UTC))
 
 
 # The simulator's own batches

@@ -37,6 +37,7 @@ from task_state import TaskTracker
 from ._batch_handle import BatchHandle
 from ._batch_note import Note
 from ._batch_plan import Plan, Primer, time_left
+from ._batch_requests import Told
 from ._batches import Batches, unpark
 from ._managed import ManagedOptions, managed
 from ._reconcile import Reconcile
@@ -191,14 +192,16 @@ def collect_batch(
         check_credentials(client, [])
         found: dict[str, list[_Result]] = {}
 
-        def take(note: Note, own: str, _later: str, result: Mapping[str, Any]) -> None:
-            found.setdefault(own, []).append((result, [*unpark([note], [own]).values()]))
+        def take(note: Note, told: Told, result: Mapping[str, Any]) -> None:
+            found.setdefault(told.own, []).append((result, [*unpark([note], [told.own]).values()]))
 
-        batches = Batches(client, take, token=interrupt_token, poll_interval=poll_interval)
+        batches = Batches(client, take, token=interrupt_token, poll_interval=poll_interval, may_miss=True)
         batches.waiting = [Note(frozenset(), 0.0, id=batch_id, is_sure=True) for batch_id in handle.batches]
         while batches.waiting and batches.wait():
             batches.collect()
-        missing = aborted("interrupted") if batches.waiting else _missing()
+        if batches.gone.keys() >= {*handle.batches} and batches.gone:
+            raise next(iter(batches.gone.values()))
+        missing = aborted("interrupted") if batches.waiting else next(iter(batches.gone.values()), _missing())
         outcomes = {
             index: _outcome_of(client, request, found[digest]) if digest in found else missing
             for index, digest in enumerate(handle.digests)

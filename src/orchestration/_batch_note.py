@@ -18,6 +18,8 @@ class Note:
     digests: frozenset[str]
     #: Seconds since the epoch, before which it was not created.
     created_after: float
+    #: What tells it from all others, in the ids of its requests.
+    nonce: str = ""
     #: The API's; None while nobody knows whether it was created.
     id: str | None = None
     #: Whether it is known to be ours, and not only to have our size.
@@ -38,6 +40,7 @@ class Note:
         return json.dumps(
             {
                 "batch": self.id,
+                "nonce": self.nonce,
                 "sure": self.is_sure,
                 "cancelled": self.is_cancelled,
                 "created_after": self.created_after,
@@ -54,6 +57,7 @@ class Note:
         return cls(
             frozenset(joined[start : start + DIGEST] for start in range(0, len(joined), DIGEST)),
             said["created_after"],
+            said["nonce"],
             said["batch"],
             said["sure"],
             said["cancelled"],

@@ -15,7 +15,7 @@ from claude_client._values.checks import seconds
 from claude_client._values.errors import aborted
 from claude_client._values.log import Log
 from claude_client._values.request import Request
-from claude_client._verbs.batches import Outcome, shared_client, tried
+from claude_client._verbs.batches import Outcome, Within, shared_client, tried
 from claude_client._verbs.fan_out import call_back
 
 from ._batch_handle import BatchHandle
@@ -63,7 +63,7 @@ class Plan:
             if not (phase.journal and phase.journal.asked_by_batches()):  # else all of it was begun before
                 first = self._firsts(phase)
                 self._try_out(client, phase, first if self.primer == "live" else {})
-                if first and self.primer == "live":
+                if first and self.primer == "live" and not phase.interrupted:
                     run = phase.ask(first)
                     phase.interrupted, phase.failure, first = run.interrupted, run.failure, {}
             for some in (first, phase.asked):
@@ -89,7 +89,10 @@ class Plan:
         if self.check_first:
             known = shapes_of(client, sent_anyway.values())
             for shape in shapes_of(client, [*known, *phase.asked.values()])[len(known) :]:
-                _check_live(client, shape)
+                _check_live(client, shape, Within(phase.token, self.until))
+                if phase.token and phase.token.is_interrupted():
+                    phase.interrupted = True
+                    return
 
     def _ask_by_batches(
         self, client: Any, phase: Phase, asked: Mapping[int, Request], before: BatchRun | None
@@ -121,6 +124,7 @@ class Plan:
                 run.cancel(_CANCEL_WITHIN)
             raise
         finally:
+            phase.begun = run.leave()
             if phase.hold:
                 phase.hold(None)
         if phase.failure or phase.interrupted:
@@ -162,7 +166,7 @@ def _without(requests: Mapping[int, Request], outcomes: Mapping[int, Outcome]) -
     return {index: request for index, request in requests.items() if index not in outcomes}
 
 
-def _check_live(client: Any, request: Request) -> None:
+def _check_live(client: Any, request: Request, within: Within) -> None:
     """
     Send *request* live for the shortest of answers.
 
@@ -171,8 +175,10 @@ def _check_live(client: Any, request: Request) -> None:
     """
     thinking = request.params.get("thinking") or {}
     shortest = replace(request, max_tokens=int(thinking.get("budget_tokens", 0)) + 1, output=None)
-    error = tried(client, shortest)
-    if error and error.retryable:
+    error = tried(client, shortest, within)
+    if error and error.kind == "interrupted":
+        return
+    if error and (error.retryable or error.kind == "timeout"):
         _log.warning(
             "Whether the API takes prompts such as %s could not be checked: %s", request.task_id or "these", error
         )
@@ -185,7 +191,10 @@ def time_left(finish_by: float | datetime | None) -> tuple[float, float]:
     if finish_by is None:
         return math.inf, math.inf
     if isinstance(finish_by, datetime):
-        finish_by = (finish_by - datetime.now(finish_by.tzinfo)).total_seconds()
-    seconds("finish_by", finish_by)
-    margin = min(_MARGIN * finish_by, _MOST_MARGIN)
-    return finish_by - margin, margin
+        left = (finish_by - datetime.now(finish_by.tzinfo)).total_seconds()
+        if left <= 0:
+            raise ValueError(f"finish_by is in the past: {finish_by}")
+    else:
+        left = seconds("finish_by", finish_by)
+    margin = min(_MARGIN * left, _MOST_MARGIN)
+    return left - margin, margin

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import replace
@@ -14,15 +15,26 @@ from claude_client._gates.budget import BudgetGate, BudgetPermit
 from claude_client._gates.gate import Wait
 from claude_client._values.attempt import Attempt
 from claude_client._values.errors import aborted
+from claude_client._values.kinds import was_never_sent
 from claude_client._values.log import Log
 from claude_client._values.record import now as epoch_now
 from claude_client._values.request import Request
-from claude_client._verbs.batches import CallFlow, Outcome, Send, attempt_of, create, created_since, log_step, results
+from claude_client._verbs.batches import (
+    CallFlow,
+    Outcome,
+    Send,
+    Within,
+    attempt_of,
+    create,
+    created_since,
+    log_step,
+    results,
+)
 
 from ._batch_handle import BatchHandle
 from ._batch_note import Note
-from ._batch_requests import Planned, later_digest, planned, told_by
-from ._batches import Batches, parked, unpark
+from ._batch_requests import Planned, Told, later_digest, planned, told_by
+from ._batches import Batches, park, unpark
 from ._journal import Journal
 
 _log = Log("orchestration")
@@ -133,16 +145,13 @@ class BatchRun:
             ClaudeInvocationError: If batches cannot be created or looked at; nothing is lost by it.
             JournalError: If the journal takes no more.
         """
-        try:
-            self._take_up()
-            while self._steps:
-                self._submit()
-                if self._steps and not self._batches.wait():
-                    self.interrupted = self._batches.interrupted
-                    return
-                self._collect()
-        finally:
-            self._park()
+        self._take_up()
+        while self._steps:
+            self._submit()
+            if self._steps and not self._batches.wait():
+                self.interrupted = self._batches.interrupted
+                return
+            self._collect()
 
     def cancel(self, within: float) -> None:
         """Have all batches end, and collect what they have: in so many seconds, or leave them."""
@@ -151,14 +160,28 @@ class BatchRun:
         except ClaudeInvocationError as failed:
             _log.warning("Batches could not be cancelled and collected: %s", failed)
         self._collected()
-        self._park()
+
+    def leave(self) -> dict[int, CallFlow]:
+        """
+        Give back the money of requests that are in no batch, and keep that of the others for who takes them up. Return
+        the tasks that were begun and have no outcome, by index, to be gone on with live.
+        """
+        waiting = {digest: note for note in self._batches.waiting for digest in note.digests}
+        for index, permit in self._permits.items():
+            digest = self._digests[index]
+            if digest in waiting:
+                park(waiting[digest], digest, permit)
+            else:
+                permit.settle(_NEVER_SENT)
+        self._permits.clear()
+        return {index: flow.live() for index, flow in self._flows.items() if flow.attempts}
 
     def look_for_the_last(self) -> None:
         """Look for a batch whose creation was broken off, once and for a moment."""
         for note in self._batches.waiting:
             if note.id is None:
                 with suppress(ClaudeInvocationError):
-                    self._found(note, timeout=_LAST_LOOK)
+                    self._found(note, Within(ends_at=time.monotonic() + _LAST_LOOK))
 
     def _take_up(self) -> None:
         """Take up what the journal says was asked before; of what nobody knows whether it was created, find out."""
@@ -188,17 +211,23 @@ class BatchRun:
         affordable = {index: request for index, request in new.items() if self._reserved(index, request)}
         self._flush()
         digests = {index: (self._digests[index], self._later(index)) for index in affordable}
-        for batch in planned(self._client, affordable, digests):
+        for batch in planned(self._client, affordable, digests, self._refuse):
             if self._batches.is_over:
-                return
+                break
             self._create(batch)
+        self._flush()
+
+    def _refuse(self, index: int, bad: ValueError) -> None:
+        """End a task whose request cannot be written, as where a file of it is gone."""
+        error = ClaudeInvocationError(f"prompts[{index}]: {bad}", kind="invalid_request")
+        error.__cause__ = bad
+        if permit := self._permits.pop(index, None):
+            permit.settle(_NEVER_SENT)
+        self._end(index, self._flows[index].end(error))
 
     def _later(self, index: int) -> str:
         """What tells the next request of a task from its first; "" for that."""
-        first, request = self._flows[index].request, self._steps[index].request
-        if request.messages is first.messages and request.max_tokens == first.max_tokens:
-            return ""
-        return later_digest(self._digests[index], request)
+        return later_digest(self._digests[index], self._flows[index].request, self._steps[index].request)
 
     def _reserved(self, index: int, request: Request) -> bool:
         """Set money aside for *request*; one that does not fit waits for what others give back, or ends."""
@@ -215,19 +244,8 @@ class BatchRun:
             self._permits[index] = got
         return True
 
-    def _park(self) -> None:
-        """Give back the money of requests that are in no batch; that of the others is for who takes them up."""
-        waited_for = {digest: note.id for note in self._batches.waiting for digest in note.digests}
-        for index, permit in [*self._permits.items()]:
-            digest = self._digests[index]
-            if digest not in waited_for:
-                permit.settle(_NEVER_SENT)
-            elif batch := waited_for[digest]:
-                parked.setdefault(batch, {})[digest] = permit
-            del self._permits[index]
-
     def _create(self, batch: Planned) -> None:
-        note = Note(batch.digests, epoch_now() - _CLOCKS_DIFFER)
+        note = Note(batch.digests, epoch_now() - _CLOCKS_DIFFER, batch.nonce)
         self._keep(note)
         self._batches.waiting.append(note)
         tries = 0
@@ -235,10 +253,10 @@ class BatchRun:
             tries += 1
             try:
                 self._name(
-                    note, create(self._client, batch.content, batch.headers, self._batches.token).id, is_sure=True
+                    note, create(self._client, batch.content, batch.headers, self._batches.within).id, is_sure=True
                 )
             except ClaudeInvocationError as failed:
-                if self._batches.interrupted:
+                if self._batches.is_over:
                     self.look_for_the_last()
                 elif not self._may_be_there(failed) or not self._is_there(note):
                     is_last = tries == _MOST_CREATIONS and self._until == math.inf
@@ -251,9 +269,7 @@ class BatchRun:
     @staticmethod
     def _may_be_there(failed: ClaudeInvocationError) -> bool:
         """Whether a batch whose creation has *failed* may have been created: not where the API refused it."""
-        if failed.status_code is None:
-            return failed.kind not in {"invalid_request", "authentication"}  # else it was never sent
-        return failed.status_code >= 500
+        return not was_never_sent(failed) if failed.status_code is None else failed.status_code >= 500
 
     def _is_there(self, note: Note) -> bool:
         """Whether the batch of *note* was created after all: it is looked for until it would be seen."""
@@ -266,24 +282,23 @@ class BatchRun:
                 return True
         return False
 
-    def _found(self, note: Note, *, timeout: float | None = None) -> bool:
+    def _found(self, note: Note, within: Within | None = None) -> bool:
         """Look for the batch among those that were created since, by its size, and by its ids once it has ended."""
+        within = within or self._batches.within
         known = {*self._batches.ids, *self._batches.foreign}
-        token = self._batches.token if timeout is None else None
-        for info in created_since(self._client, note.created_after, token, timeout=timeout):
+        for info in created_since(self._client, note.created_after, within):
             if info.id in known or info.requests != len(note.digests):
                 continue
-            is_sure = info.has_ended
-            if is_sure:
-                with closing(results(self._client, info.id, token)) as lines:
+            if info.has_ended:
+                with closing(results(self._client, info.id, within)) as lines:
                     line = next(lines, None)
                 if line is None:
                     raise ClaudeInvocationError(
                         f"The results of batch {info.id} cannot be read", kind="incomplete_stream", retryable=True
                     )
-                if told_by(str(line.get("custom_id")))[0] not in note.digests:
+                if told_by(str(line.get("custom_id"))).nonce != note.nonce:
                     continue
-            self._name(note, info.id, is_sure=is_sure)
+            self._name(note, info.id, is_sure=info.has_ended)
             return True
         return False
 
@@ -332,9 +347,9 @@ class BatchRun:
             return digest not in self._known
         return index in self._flows and bool(self._flows[index].attempts)
 
-    def _take(self, note: Note, own: str, later: str, result: Mapping[str, Any]) -> None:
-        index = self._indices.get(own)
-        if index not in self._steps or later != self._later(index):
+    def _take(self, note: Note, told: Told, result: Mapping[str, Any]) -> None:
+        index = self._indices.get(told.own)
+        if index not in self._steps or told.later != self._later(index):
             return  # of a prompt that nobody asks now, or that has its outcome
         flow, step = self._flows[index], self._steps[index]
         permit = self._permits.pop(index, None)

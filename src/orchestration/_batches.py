@@ -12,10 +12,10 @@ from claude_client._gates.budget import BudgetPermit
 from claude_client._values.errors import aborted
 from claude_client._values.log import Log
 from claude_client._values.record import now as epoch_now
-from claude_client._verbs.batches import BatchInfo, cancel, results, retrieve
+from claude_client._verbs.batches import BatchInfo, Within, cancel, results, retrieve
 
 from ._batch_note import Note
-from ._batch_requests import told_by
+from ._batch_requests import Told, told_by
 
 _log = Log("orchestration")
 
@@ -27,8 +27,8 @@ _MOST_DOWNLOADS = 5  # of results that come incomplete, with the same exception
 _KEPT = 29 * 86400.0  # seconds, for which the API has results
 _QUICKER = 20  # times `poll_interval`: no pause is longer, where that is given
 
-#: What budgets have set aside for requests of batches that nobody waits for, by the batch's id and the digest.
-parked: dict[str, dict[str, BudgetPermit]] = {}
+#: What budgets have set aside for requests of batches that nobody waits for, by the batch's id or nonce and the digest.
+_parked: dict[str, dict[str, BudgetPermit]] = {}
 
 
 class Batches:
@@ -36,9 +36,7 @@ class Batches:
     Batches that are waited for.
 
     Args:
-        take:
-            Called with each result: the note of its batch, the digests of the prompt and of the request, "" for the
-            first of its prompt, and the API's `result`.
+        take: Called with each result: the note of its batch, what its id tells, and the API's `result`.
 
         token: Ends the waiting.
 
@@ -47,17 +45,20 @@ class Batches:
         until: When to stop waiting, by `time.monotonic`; looks may fail until then.
 
         on_look: Called after each look, on this thread.
+
+        may_miss: Whether a batch that is not to be found is one without results, and no error.
     """
 
     def __init__(
         self,
         client: Any,
-        take: Callable[[Note, str, str, Mapping[str, Any]], object],
+        take: Callable[[Note, Told, Mapping[str, Any]], object],
         *,
         token: InterruptToken | None,
         poll_interval: float | None,
         until: float = math.inf,
         on_look: Callable[[], object] = lambda: None,
+        may_miss: bool = False,
     ) -> None:
         self._client = client
         self._take = take
@@ -66,12 +67,15 @@ class Batches:
         self._poll_interval = poll_interval
         self._until = until
         self._on_look = on_look
+        self._may_miss = may_miss
         self._failed_looks = 0
         #: Those that are waited for, and those whose results were taken, in the order of their creation.
         self.waiting: list[Note] = []
         self.collected: list[Note] = []
         #: Ids of batches that were taken for ours, and are others'.
         self.foreign: set[str] = set()
+        #: Why batches are not to be found, by their ids.
+        self.gone: dict[str, ClaudeInvocationError] = {}
 
     @property
     def ids(self) -> tuple[str, ...]:
@@ -82,6 +86,11 @@ class Batches:
     def interrupted(self) -> bool:
         """Whether its token was."""
         return bool(self.token and self.token.is_interrupted())
+
+    @property
+    def within(self) -> Within:
+        """What ends each of its requests."""
+        return Within(self.token, self._until)
 
     @property
     def is_over(self) -> bool:
@@ -140,7 +149,7 @@ class Batches:
         try:
             found = look()
         except ClaudeInvocationError as failed:
-            if failed.kind == "interrupted":
+            if self.is_over:
                 return None
             self._failed_looks += 1
             if not failed.retryable or (self._failed_looks > _MOST_FAILED_LOOKS and self._until == math.inf):
@@ -166,26 +175,37 @@ class Batches:
 
     def _ended(self, note: Note) -> BatchInfo | Literal["gone"] | None:
         """What the API tells of a batch that has ended; None for another."""
+        batch_id = str(note.id)
         try:
-            info = retrieve(self._client, str(note.id), self.token)
+            info = retrieve(self._client, batch_id, self.within)
         except ClaudeInvocationError as failed:
-            if failed.kind != "not_found" or note.number is None:
+            if failed.kind != "not_found":
                 raise
-            if epoch_now() - note.created_after < _KEPT:
+            if not note.is_sure:  # it had our size only
+                self._give_up(note)
+            elif self._may_miss:
+                self.gone[batch_id] = failed
+            elif epoch_now() - note.created_after > _KEPT:
+                _log.warning("Batch %s is gone, after 29 days: its prompts are asked again", batch_id)
+            else:
                 failed.add_note(
-                    f"The journal has batch {note.id}: this key is of another workspace, or somebody deleted it. "
+                    f"Batch {batch_id} is not to be found: this key is of another workspace, or somebody deleted it. "
                     "orchestration.drop_batches_from_journal forgets it, and its prompts are asked again"
                 )
                 raise
             return "gone"
         return info if info.has_ended else None
 
+    def _give_up(self, note: Note) -> None:
+        """Note that the batch that was taken for that of *note* is another's."""
+        _log.info("Batch %s, which was taken for ours, is another's", note.id)
+        self.foreign.add(str(note.id))
+        note.id = None
+
     def _collected(self) -> bool:
         for note in [*self.waiting]:
             if note.id and not self.interrupted and (info := self._ended(note)):
-                if info == "gone":
-                    _log.warning("Batch %s is gone, after 29 days: its prompts are asked again", note.id)
-                else:
+                if info != "gone":
                     self._download(note, info)
                 if note.id:
                     self.waiting.remove(note)
@@ -194,18 +214,16 @@ class Batches:
 
     def _download(self, note: Note, info: BatchInfo) -> None:
         """Take the results of a batch that has ended, those that were not before."""
-        for line in results(self._client, info.id, self.token):
+        for line in results(self._client, info.id, self.within):
             custom_id = str(line.get("custom_id"))
-            own, later = told_by(custom_id)
-            if not note.is_sure and own not in note.digests:
-                _log.info("Batch %s, which was taken for ours, is another's", info.id)
-                self.foreign.add(info.id)
-                note.id = None
+            told = told_by(custom_id)
+            if not note.is_sure and told.nonce != note.nonce:
+                self._give_up(note)
                 return
             note.is_sure = True
             if custom_id not in note.taken:
                 note.taken.add(custom_id)
-                self._take(note, own, later, line.get("result") or {})
+                self._take(note, told, line.get("result") or {})
         note.downloads += 1
         if self.interrupted:
             raise aborted("interrupted")
@@ -224,19 +242,25 @@ class Batches:
                 note.is_cancelled = True
                 keep(note)
                 try:
-                    cancel(self._client, str(note.id), self.token)
+                    cancel(self._client, str(note.id), self.within)
                 except ClaudeInvocationError as failed:
-                    if failed.retryable or failed.kind == "interrupted":
+                    if failed.retryable or self.is_over:
                         raise
                     _log.info("Batch %s could not be cancelled: %s", note.id, failed)  # it has ended, or is about to
                 asked.add(note)
         return True
 
 
+def park(note: Note, digest: str, permit: BudgetPermit) -> None:
+    """Keep what is set aside for a request of a batch, for who takes it up in this process."""
+    permit.park()
+    _parked.setdefault(note.id or note.nonce, {})[digest] = permit
+
+
 def unpark(notes: Iterable[Note], digests: Iterable[str]) -> dict[str, BudgetPermit]:
     """What budgets have set aside for requests of these batches with these digests. It is not parked any more."""
     wanted = {*digests}
     found = {}
-    for of_batch in [parked.get(note.id, {}) for note in notes if note.id]:
+    for of_batch in [_parked.get(key, {}) for note in notes for key in (note.id, note.nonce) if key]:
         found.update({digest: of_batch.pop(digest) for digest in wanted & of_batch.keys()})
     return found

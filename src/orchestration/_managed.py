@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Unpack
 
@@ -24,6 +24,7 @@ from claude_client._values.record import now
 from claude_client._values.request import DEFAULT_MODEL, Request
 from claude_client._verbs.fan_out import (
     MOST_WORKERS,
+    CallFlow,
     Periodic,
     Run,
     call_back,
@@ -214,6 +215,8 @@ class Phase:
     token: InterruptToken | None
     ask: Callable[[Mapping[int, Request]], Run]
     hold: Callable[[str | None], object] | None
+    #: What was begun and is to be gone on with live, by index.
+    begun: Mapping[int, CallFlow] = field(default_factory=dict)
     #: Whether it was ended by its token, and why it failed.
     interrupted: bool = False
     failure: Exception | None = None
@@ -287,6 +290,7 @@ def managed(
                         share_identical=share_identical,
                         stop_after=stop_after,
                         keep=partial(recorder.keep, opened) if opened else None,
+                        begun=phase.begun,
                     )
                 )
                 stack.enter_context(_closing(recorder, run))

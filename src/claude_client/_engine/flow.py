@@ -155,6 +155,13 @@ class CallFlow:
             return Done(self.end(unusable))
         return Done(response)
 
+    def live(self) -> CallFlow:
+        """The same, which goes on by requests of its own where it was asked by a batch."""
+        self._request, self._base, self._asked = (
+            replace(request, batch=False) for request in (self._request, self._base, self._asked)
+        )
+        return self
+
     @property
     def patience(self) -> float:
         """Seconds for which its model may be held back until it would rather ask another; infinite without another."""

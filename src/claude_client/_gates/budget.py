@@ -12,12 +12,9 @@ from decimal import Decimal
 from claude_client._gates.gate import Wait
 from claude_client._values.attempt import Attempt, Event
 from claude_client._values.budget import Budget, Ledger, Reservation, ledger_of
-from claude_client._values.kinds import class_names
+from claude_client._values.kinds import was_never_sent
 from claude_client._values.request import Request
 from claude_client._values.usage import Bill, exact_cost_of
-
-# What the HTTP library raises before a request is on its way.
-_NOT_SENT = {"ConnectError", "ConnectTimeout", "PoolTimeout", "UnsupportedProtocol", "LocalProtocolError"}
 
 
 @dataclass(slots=True, eq=False)
@@ -34,6 +31,11 @@ class BudgetPermit:
         for ledger, reservation in self.reservations:
             cost, is_all = _cost_of(attempt, ledger, reservation)
             ledger.settle(reservation, cost, is_all=is_all)
+
+    def park(self) -> None:
+        """Keep the money, though nobody waits for the end of the request: others are not to wait for it either."""
+        for ledger, reservation in self.reservations:
+            ledger.park(reservation)
 
 
 class BudgetGate:
@@ -88,6 +90,8 @@ class BudgetGate:
         what it may cost in the other budgets, whether they have room for it or not.
         """
         permit = permit or BudgetPermit([])
+        for ledger, reservation in permit.reservations:
+            ledger.unpark(reservation)
         has = {ledger for ledger, _ in permit.reservations}
         for budget in request.budgets:
             ledger = self._listened_to(budget)
@@ -145,9 +149,7 @@ def _never_left(attempt: Attempt) -> bool:
     error = attempt.error
     if attempt.sent_at is None or attempt.wrote is False:
         return True
-    if error is None or attempt.status is not None or attempt.raised is not None:
-        return False
-    return error.kind in {"invalid_request", "authentication"} or bool(class_names(error) & _NOT_SENT)
+    return error is not None and attempt.status is None and attempt.raised is None and was_never_sent(error)
 
 
 def _as_priced(attempt: Attempt, ledger: Ledger) -> Iterable[Bill]:

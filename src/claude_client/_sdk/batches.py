@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Generator, Iterable, Iterator, Mapping
-from contextlib import closing, nullcontext, suppress
+from contextlib import closing, contextmanager, nullcontext, suppress
 from datetime import datetime
 from functools import partial
 from typing import Any, NamedTuple
@@ -32,13 +33,23 @@ class BatchInfo(NamedTuple):
     created: float
 
 
+class Within(NamedTuple):
+    """What ends a request early: a token, and a time by `time.monotonic`."""
+
+    token: InterruptToken | None = None
+    ends_at: float = math.inf
+
+
+_FOR_EVER = Within()
+
+
 def check_client(client: Any) -> None:
     """Raise a ValueError if there are no batches where *client* asks: Bedrock, Vertex and Foundry have none."""
     if not any(cls.__name__ == "Anthropic" for cls in type(client).__mro__):
         raise ValueError(f"{type(client).__name__} has no message batches: use invoke_parallel_managed")
 
 
-def create(client: Any, content: bytes, headers: Mapping[str, str], token: InterruptToken | None = None) -> BatchInfo:
+def create(client: Any, content: bytes, headers: Mapping[str, str], within: Within = _FOR_EVER) -> BatchInfo:
     """
     Create a batch, by one request that is not made again.
 
@@ -46,45 +57,39 @@ def create(client: Any, content: bytes, headers: Mapping[str, str], token: Inter
         ClaudeInvocationError: If it was not created; or, without a status, if nobody knows.
     """
     options = {"headers": {"Content-Type": "application/json", **headers}}
-    return _told(_ask(client, client.post, token, path=_PATH, cast_to=object, content=content, options=options))
+    return _told(_ask(client, client.post, within, path=_PATH, cast_to=object, content=content, options=options))
 
 
-def retrieve(client: Any, batch_id: str, token: InterruptToken | None = None) -> BatchInfo:
+def retrieve(client: Any, batch_id: str, within: Within = _FOR_EVER) -> BatchInfo:
     """
     What the API tells of a batch.
 
     Raises:
         ClaudeInvocationError: If it does not.
     """
-    return _told(_ask(client, client.get, token, path=f"{_PATH}/{batch_id}", cast_to=object))
+    return _told(_ask(client, client.get, within, path=f"{_PATH}/{batch_id}", cast_to=object))
 
 
-def cancel(client: Any, batch_id: str, token: InterruptToken | None = None) -> None:
+def cancel(client: Any, batch_id: str, within: Within = _FOR_EVER) -> None:
     """
     Have a batch end with what it has.
 
     Raises:
         ClaudeInvocationError: If that fails; also if it has ended.
     """
-    _ask(client, client.post, token, path=f"{_PATH}/{batch_id}/cancel", cast_to=object)
+    _ask(client, client.post, within, path=f"{_PATH}/{batch_id}/cancel", cast_to=object)
 
 
-def created_since(
-    client: Any, since: float, token: InterruptToken | None = None, *, timeout: float | None = None
-) -> Iterator[BatchInfo]:
+def created_since(client: Any, since: float, within: Within = _FOR_EVER) -> Iterator[BatchInfo]:
     """
     The batches that were created *since* a time in seconds since the epoch, the newest first.
-
-    Args:
-        timeout: Seconds for each page of the list; None: those of the client.
 
     Raises:
         ClaudeInvocationError: If they cannot be listed.
     """
     query: dict[str, Any] = {"limit": _MOST_LISTED}
     while True:
-        options = {"params": {**query}, **({} if timeout is None else {"timeout": timeout})}
-        page = _ask(client, client.get, token, path=_PATH, cast_to=object, options=options)
+        page = _ask(client, client.get, within, path=_PATH, cast_to=object, options={"params": {**query}})
         if not isinstance(page, dict) or not isinstance(page.get("data"), list):
             raise _unreadable(page)
         for told in page["data"]:
@@ -97,7 +102,7 @@ def created_since(
         query["after_id"] = page["last_id"]
 
 
-def results(client: Any, batch_id: str, token: InterruptToken | None = None) -> Generator[Mapping[str, Any]]:
+def results(client: Any, batch_id: str, within: Within = _FOR_EVER) -> Generator[Mapping[str, Any]]:
     """
     The lines of the results of a batch, in no order, as far as they come: a download that breaks ends, too.
 
@@ -105,8 +110,7 @@ def results(client: Any, batch_id: str, token: InterruptToken | None = None) -> 
         ClaudeInvocationError: If there are none to be had.
     """
     options = {"headers": {"X-Stainless-Raw-Response": "stream"}}  # so does the SDK, to have it unread
-    attempt = Attempt(_NONE, 0.0)
-    with token.watched_by(attempt.abort) if token else nullcontext():
+    with _attempt(within) as attempt:
         response = ask(
             client, partial(client.get, f"{_PATH}/{batch_id}/results"), attempt, cast_to=object, options=options
         )
@@ -132,10 +136,17 @@ def _lines_of(chunks: Iterable[bytes]) -> Iterator[bytes]:
         yield line
 
 
-def _ask(client: Any, call: Any, token: InterruptToken | None, *, path: str, **arguments: Any) -> Any:
-    attempt = Attempt(_NONE, 0.0)
-    with token.watched_by(attempt.abort) if token else nullcontext():
+def _ask(client: Any, call: Any, within: Within, *, path: str, **arguments: Any) -> Any:
+    with _attempt(within) as attempt:
         return ask(client, partial(call, path), attempt, **arguments)
+
+
+@contextmanager
+def _attempt(within: Within) -> Iterator[Attempt]:
+    attempt = Attempt(_NONE, 0.0)
+    attempt.ends_at = within.ends_at
+    with within.token.watched_by(attempt.abort) if within.token else nullcontext():
+        yield attempt
 
 
 def _told(said: Any) -> BatchInfo:

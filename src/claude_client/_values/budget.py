@@ -151,6 +151,8 @@ class Reservation:
     worst: Decimal
     thread: int = 0
     is_settled: bool = False
+    #: Whether nobody waits for its end, so that nobody is to wait for its money either.
+    is_parked: bool = False
 
 
 class _Books(NamedTuple):
@@ -261,6 +263,7 @@ class Ledger:
         with self._lock:
             if reservation.is_settled:
                 return
+            self._unpark(reservation)
             books = self._books.with_under_way(-reservation.amount, -reservation.worst)
             books = books._replace(spent=books.spent + cost)
             if not is_all:
@@ -278,6 +281,22 @@ class Ledger:
             self._warn(share)
         for wake in wakers:
             wake(self)
+
+    def park(self, reservation: Reservation) -> None:
+        """Keep what *reservation* has set aside, whose end nobody waits for now."""
+        with self._lock:
+            if not (reservation.is_settled or reservation.is_parked):
+                books = self._books.with_under_way(-reservation.amount, -reservation.worst)
+                self._books, reservation.is_parked = books.with_unknown(reservation.amount, reservation.worst), True
+                self._under_way[reservation.thread] -= 1
+            wakers = [*self._wakers]
+        for wake in wakers:
+            wake(self)
+
+    def unpark(self, reservation: Reservation) -> None:
+        """Take *reservation* up again: somebody waits for its end."""
+        with self._lock:
+            self._unpark(reservation)
 
     def add_waker(self, wake: Callable[..., None]) -> None:
         """Have *wake* called, with this ledger, whenever money came back."""
@@ -330,6 +349,12 @@ class Ledger:
             f"The budget does not allow this request, which may cost {dollars(float(may_cost))}: {self._state()}",
             kind="budget",
         )
+
+    def _unpark(self, reservation: Reservation) -> None:
+        if reservation.is_parked:
+            books = self._books.with_unknown(-reservation.amount, -reservation.worst)
+            self._books, reservation.is_parked = books.with_under_way(reservation.amount, reservation.worst), False
+            self._under_way[reservation.thread] += 1
 
     def _reserved(self, request: Request, worst: Decimal, thread: int) -> Reservation:
         reservation = Reservation(request.model, self._likely(request.model, worst), worst, thread)

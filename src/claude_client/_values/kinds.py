@@ -149,6 +149,15 @@ def class_names(exc: BaseException) -> set[str]:
     return {cls.__name__ for link in chain(exc) for cls in type(link).__mro__}
 
 
+# What the HTTP library raises before a request is on its way.
+_NOT_SENT = {"ConnectError", "ConnectTimeout", "PoolTimeout", "UnsupportedProtocol", "LocalProtocolError"}
+
+
+def was_never_sent(error: BaseException) -> bool:
+    """Whether it is known that nothing of the request that failed by *error*, without a response, had left."""
+    return getattr(error, "kind", None) in {"invalid_request", "authentication"} or bool(class_names(error) & _NOT_SENT)
+
+
 def chain(exc: BaseException, *, hidden: bool = False) -> Iterator[BaseException]:
     """*exc*, and the errors behind it; with *hidden*, those too that a traceback leaves out."""
     link: BaseException | None = exc

@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any
 
 from claude_client._engine.flow import CallFlow, Done, Outcome, Send, log_step
 from claude_client._gates.budget import BudgetGate
 from claude_client._gates.gate import Wait
-from claude_client._sdk.batches import BatchInfo, cancel, check_client, create, created_since, results, retrieve
+from claude_client._sdk.batches import (
+    BatchInfo,
+    Within,
+    cancel,
+    check_client,
+    create,
+    created_since,
+    results,
+    retrieve,
+)
 from claude_client._sdk.client import check_credentials, shared_client
 from claude_client._sdk.exchange import receive, send
 from claude_client._sdk.parameters import create_arguments
@@ -23,6 +33,7 @@ __all__ = [
     "Done",
     "Outcome",
     "Send",
+    "Within",
     "attempt_of",
     "cancel",
     "check_batchable",
@@ -45,6 +56,8 @@ def check_batchable(request: Request) -> None:
     """Raise a ValueError for what a batch refuses, or cannot honour for one of its requests."""
     body = {**request.params, **request.extra_body}
     refused = [name for name in _NOT_BATCHED if body.get(name) is not None]
+    if request.extra_body.get("max_tokens") == 0:
+        refused.append("max_tokens=0")
     options = {
         "streaming": request.streaming,
         "timeout": request.timeout,
@@ -96,9 +109,10 @@ def attempt_of(
     return attempt
 
 
-def tried(client: Any, request: Request) -> ClaudeInvocationError | None:
-    """What *request*, sent once within its budgets, fails with; None for an answer."""
+def tried(client: Any, request: Request, within: Within) -> ClaudeInvocationError | None:
+    """What *request*, sent once within its budgets and *within* these bounds, fails with; None for an answer."""
     attempt = Attempt(request, time.monotonic())
+    attempt.ends_at = within.ends_at
     try:
         got = BudgetGate().admit(request, 0.0)
     except ClaudeInvocationError as beyond:
@@ -106,5 +120,6 @@ def tried(client: Any, request: Request) -> ClaudeInvocationError | None:
     if isinstance(got, Wait):
         return None  # others have the money; it is asked for again with the batch
     attempt.permits = [got] if got else []
-    send(client, attempt)
+    with within.token.watched_by(attempt.abort) if within.token else nullcontext():
+        send(client, attempt)
     return attempt.error

@@ -25,6 +25,7 @@ from claude_client._values.request import Request
 __all__ = [
     "MOST_ASKED_FOR",
     "MOST_WORKERS",
+    "CallFlow",
     "Outcome",
     "Periodic",
     "Run",
@@ -57,6 +58,7 @@ def run_of(
     callbacks: Sequence[TextCallback | None] | None = None,
     gates: Sequence[Gate] = (),
     share_identical: bool = False,
+    begun: Mapping[int, CallFlow] = {},
     **hooks: Any,
 ) -> Iterator[Run]:
     """
@@ -69,6 +71,8 @@ def run_of(
 
         share_identical: Send one of requests that ask the same; but those with a callback.
 
+        begun: Those that were begun elsewhere, and are to be gone on with.
+
         hooks: The callbacks of `Run`.
 
     Raises:
@@ -80,7 +84,7 @@ def run_of(
         for index, request in zip(requests, with_prefixes([*requests.values()]), strict=True):
             callback = _in_one_process(callbacks[index]) if callbacks else None
             question = question_of(request) if share_identical and callback is None else None
-            jobs.append(Job(index, CallFlow(request, callback), question))
+            jobs.append(Job(index, begun.get(index) or CallFlow(request, callback), question))
         yield Run(client, jobs, max_workers=max_workers, gates=[*gates, *gates_of(client)], **hooks)
 
 
