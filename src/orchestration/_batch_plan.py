@@ -174,7 +174,7 @@ def _check_live(client: Any, request: Request, within: Within) -> None:
         ClaudeInvocationError: If the API does not take it.
     """
     thinking = request.params.get("thinking") or {}
-    shortest = replace(request, max_tokens=int(thinking.get("budget_tokens", 0)) + 1, output=None)
+    shortest = replace(request, max_tokens=int(thinking.get("budget_tokens", 0)) + 1, output=None, batch=False)
     error = tried(client, shortest, within)
     if error and error.kind == "interrupted":
         return

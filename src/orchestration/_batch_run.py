@@ -6,7 +6,6 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, suppress
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -112,7 +111,7 @@ class BatchRun:
             on_look=lambda: on_look(len(self._batches.ids), len(self._batches.collected)),
         )
         self._gate = BudgetGate(in_threads=False)
-        self._flows = {index: CallFlow(replace(request, batch=True)) for index, request in requests.items()}
+        self._flows = {index: CallFlow(request) for index, request in requests.items()}
         self._steps = {index: flow.begin(0.0) for index, flow in self._flows.items()}
         self._indices = {digests[index]: index for index in requests}
         self._known = frozenset(digests)

@@ -254,7 +254,7 @@ def managed(
     limit = _limit_of(limiter)
     workers = workers_of(max_workers, max(MOST_WORKERS, limit)) if max_workers is not None else limit or _WORKERS
     retry = patient_policy(whole_number("max_retries", max_retries, 0), base_delay_ms, max_delay_ms)
-    build = request_builder(retry, max_retries=max_retries, budget_usd=budget_usd, **said)
+    build = request_builder(retry, max_retries=max_retries, budget_usd=budget_usd, batch=before is not None, **said)
     tasks = identified(prompts)
     tracker = _tracked(tasks, tracker, max_retries, said.get("category"))
     kept = wanted(reconcile, tasks, tracker) if reconcile else tasks
@@ -278,7 +278,7 @@ def managed(
             with ExitStack() as stack:
                 run = stack.enter_context(
                     run_of(
-                        some,
+                        _live(some),
                         max_workers=workers,
                         # Before the cache gate: a cache writer must not wait for a slot while others wait for it.
                         gates=[LimiterGate(limiter)] if limiter else [],
@@ -415,6 +415,10 @@ def _check_each(requests: Mapping[int, Request], check: Callable[[Request], obje
             check(request)
         except ValueError as bad:
             raise ValueError(f"prompts[{index}]: {bad}") from None
+
+
+def _live(requests: Mapping[int, Request]) -> dict[int, Request]:
+    return {index: replace(one, batch=False) if one.batch else one for index, one in requests.items()}
 
 
 def _reconcile_again(

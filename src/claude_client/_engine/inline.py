@@ -16,7 +16,7 @@ from claude_client._sdk.client import shared_client
 from claude_client._sdk.exchange import send
 from claude_client._values.attempt import Attempt
 from claude_client._values.errors import ClaudeInvocationError, aborted
-from claude_client._values.interrupt import InterruptToken
+from claude_client._values.interrupt import InterruptToken, check_token
 from claude_client._values.record import Cause
 from claude_client._values.response import ClaudeResponse
 
@@ -29,8 +29,10 @@ def run(flow: CallFlow, token: InterruptToken | None = None, began: float | None
 
     Raises:
         ClaudeInvocationError: If there is no answer; of kind "interrupted" if *token* ended the call.
+        TypeError: If *token* is none.
         BaseException: Whatever a callback, a signal handler or the SDK's check of its arguments raised, unchanged.
     """
+    check_token(token)
     began = time.monotonic() if began is None else began
     with call_span(flow.request, flow.name, began) as tell:
         try:

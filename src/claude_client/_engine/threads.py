@@ -28,7 +28,7 @@ from claude_client._gates.gate import Gate
 from claude_client._sdk.exchange import send
 from claude_client._values.attempt import Attempt
 from claude_client._values.errors import ClaudeInvocationError, aborted
-from claude_client._values.interrupt import InterruptToken
+from claude_client._values.interrupt import InterruptToken, check_token
 from claude_client._values.log import told
 
 T = TypeVar("T")
@@ -178,6 +178,7 @@ class Run:
     @contextmanager
     def running(self, token: InterruptToken | None = None) -> Iterator[None]:
         """Be able to send for a `with` block, at whose end all that has no outcome ends. Raises like `run`."""
+        check_token(token)
         late: BaseException | None = None
         with ExitStack() as stack:
             self._span = stack.enter_context(run_span(self._name, self._jobs))

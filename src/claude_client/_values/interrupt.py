@@ -81,6 +81,12 @@ class InterruptToken:
         return f"<InterruptToken {'interrupted' if self._interrupted else 'not interrupted'}>"
 
 
+def check_token(token: Any) -> None:
+    """Raise a TypeError if *token* is neither an `InterruptToken` nor None."""
+    if token is not None and not isinstance(token, InterruptToken):
+        raise TypeError(f"interrupt_token must be an InterruptToken or None, got {token!r}")
+
+
 class Abortable:
     """Something a thread does that others can end. Every method may be called from any thread."""
 

@@ -236,6 +236,7 @@ def _build(
     output_retries: int = 0,
     grow_max_tokens: bool = False,
     budget_usd: Any = None,
+    batch: bool = False,
     extra_headers: Mapping[str, Any] | None = None,
     extra_query: Mapping[str, Any] | None = None,
     extra_body: Mapping[str, Any] | None = None,
@@ -283,6 +284,7 @@ def _build(
         output_retries=whole_number("output_retries", output_retries, 0),
         grow_max_tokens=bool(grow_max_tokens),
         budgets=(budget,) if budget else (),
+        batch=batch,
     )
     if params or extra_body or not is_text:
         check_breakpoints(request)  # texts have none but the two that may have been added here

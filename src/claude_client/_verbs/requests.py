@@ -79,6 +79,7 @@ def request_builder(
     shared_system: Content | None = None,
     cache_shared_system: bool = False,
     budget_usd: Budget | None = None,
+    batch: bool = False,
     **defaults: Any,
 ) -> Callable[[int, Mapping[str, Any]], Request]:
     """
@@ -86,6 +87,8 @@ def request_builder(
 
     Args:
         retry: As in `build_request`.
+
+        batch: Whether it is for a message batch.
 
     Raises:
         TypeError: For a default that no prompt could set.
@@ -95,7 +98,7 @@ def request_builder(
         raise TypeError(f"{name!r} is for one prompt alone: say it in the prompt's own dict")
     shared = loaded(as_blocks(system_blocks(shared_system, mark=cache_shared_system, name="shared_system")))
     budgets = (budget_usd,) if budget_usd else ()
-    return lambda index, spec: _build_one(index, spec, shared, budgets, {**defaults, "retry": retry})
+    return lambda index, spec: _build_one(index, spec, shared, budgets, {**defaults, "retry": retry, "batch": batch})
 
 
 def for_all(

@@ -1,0 +1,430 @@
+"""The same verbs for coroutines: cancelled within 100 ms, with callbacks on the loop, which is never blocked."""
+
+import asyncio
+import contextvars
+import gc
+import threading
+import time
+
+import pytest
+
+import claude_client
+import orchestration.aio
+from claude_client import ClaudeInvocationError, InterruptToken, ParallelInvocationError, aio, last_results
+from claude_client._verbs import in_thread
+from claude_client.simulator import Reply
+from orchestration import BatchHandle
+from task_state import TaskTracker
+
+
+def prompts_of(number):
+    return [{"prompt": f"say {n}", "task_id": f"task-{n}"} for n in range(number)]
+
+
+async def in_flight(sim, number):
+    """Wait until so many requests are in flight, without blocking the loop."""
+    await asyncio.to_thread(sim.wait_for, lambda sim: sim.in_flight == number)
+
+
+@pytest.fixture
+def never(sim):
+    """Have every request wait for ever."""
+    sim.script_by(lambda _: Reply(until=threading.Event()))
+
+
+def run(coroutine):
+    return asyncio.run(asyncio.wait_for(coroutine, 30))
+
+
+# The same
+
+
+def test_a_call_is_the_same(sim):
+    async def main():
+        answer = await aio.invoke_claude("say 1", "claude-haiku-4-5", "S", 50, output=int, metadata={"user_id": "u"})
+        assert answer.output == 0
+        with pytest.raises(ValueError, match="max_tokens must be"):
+            await aio.invoke_claude("say 1", max_tokens=0)
+        with pytest.raises(TypeError, match="unknown parameter 'odd'"):
+            await aio.invoke_claude("say 1", odd=1)
+        sim.script(Reply(fault="invalid_request"))
+        with pytest.raises(ClaudeInvocationError) as failed:
+            await aio.invoke_claude("say 1")
+        assert failed.value.kind == "invalid_request"
+
+    run(main())
+    assert sim.requests[0].body["system"] == "S"
+
+
+def test_a_fan_out_is_the_same(sim):
+    heard = []
+
+    async def on_result(index, _):
+        await asyncio.sleep(0)
+        heard.append((index, threading.current_thread()))
+
+    async def main():
+        results = await aio.invoke_parallel(prompts_of(7), "claude-haiku-4-5", 50, 3, "S", on_result=on_result)
+        assert all(results)
+        sim.script(Reply(fault="invalid_request"))
+        with pytest.raises(ParallelInvocationError):
+            await aio.invoke_parallel(prompts_of(2))
+        assert all(await aio.invoke_parallel(prompts_of(2), on_result=None))
+
+    run(main())
+    assert sorted(index for index, _ in heard) == list(range(7))
+    assert {thread for _, thread in heard} == {threading.main_thread()}
+
+
+def test_a_callback_that_raises_costs_no_answer(sim, caplog):
+    async def on_result(index, _):
+        raise ZeroDivisionError
+
+    async def main():
+        assert all(await aio.invoke_parallel(prompts_of(2), on_result=on_result))
+
+    run(main())
+    assert "on_result failed" in caplog.text
+
+
+def test_a_stream_gives_its_chunks_and_its_answer(sim):
+    sim.script(Reply(text="one two three"), Reply(text="one two three"), Reply(text="5"))
+
+    async def main():
+        stream = aio.invoke_claude_streaming("say it", max_tokens=50)
+        chunks = [chunk async for chunk in stream]
+        assert "".join(chunks) == await stream.response() == "one two three"
+        assert len(chunks) > 1
+        assert [chunk async for chunk in stream] == []
+        async with aio.invoke_claude_streaming("say it") as unheard:
+            assert await unheard.response() == "one two three"
+        partial = []
+
+        async def on_output(value):
+            partial.append(value)
+
+        assert (await aio.invoke_claude_streaming("a number", output=int, on_output=on_output).response()).output == 5
+        assert partial[-1] == 5
+
+    run(main())
+
+
+def test_a_stream_that_breaks_raises_where_it_is_iterated(sim):
+    sim.script(Reply(text="one two three four", fault="cut", after_chunks=2))
+
+    async def main():
+        stream = aio.invoke_claude_streaming("say it", max_retries=0)
+        chunks = []
+        failed = None
+        try:
+            async for chunk in stream:
+                chunks.append(chunk)  # noqa: PERF401
+        except ClaudeInvocationError as error:
+            failed = error
+        assert failed
+        assert failed.partial_text == "".join(chunks) != ""
+
+    run(main())
+
+
+def test_conversations_are_the_same(sim):
+    async def main():
+        conversation = aio.ConversationThread(system="S", max_tokens=50)
+        heard = []
+
+        async def callback(chunk):
+            heard.append(chunk)
+
+        first = await conversation.send("say 1", callback=callback)
+        assert "".join(heard) == first
+        fork = conversation.fork()
+        await fork.send("say 2")
+        assert (conversation.thread.turn_count, fork.thread.turn_count) == (1, 2)
+        sim.script(Reply(text="cut", fault="max_tokens"), Reply(text=" off"))
+        await conversation.send("say 3")
+        assert await conversation.send_continuation()
+        assert "aio <ConversationThread" in repr(conversation)
+
+    run(main())
+
+
+def test_outcomes_come_as_they_end(sim):
+    heard = []
+
+    async def prompts():
+        for prompt in prompts_of(12):
+            await asyncio.sleep(0)
+            assert threading.current_thread() is threading.main_thread()
+            yield prompt
+
+    async def main():
+        for some in (prompts(), prompts_of(12), iter(prompts_of(12))):
+            outcomes = {index: answer async for index, answer in aio.as_completed(some, on_result=heard.append)}
+            assert sorted(outcomes) == list(range(12))
+        async with aio.as_completed(prompts(), window=2) as few:
+            assert await anext(few)
+        with pytest.raises(StopAsyncIteration):
+            await anext(few)
+        with pytest.raises(ValueError, match="prompts must be an iterable of dicts"):
+            await anext(aio.as_completed(5))
+
+    run(main())
+
+
+def test_runs_of_orchestration_are_the_same(sim, tmp_path):
+    heard = []
+
+    async def on_batch(handle):
+        heard.append(handle)
+
+    async def reconcile(prompts, tracker):
+        await asyncio.sleep(0)
+        return prompts[1:]
+
+    async def main():
+        tracker = TaskTracker(max_retries=3)
+        results = await orchestration.aio.invoke_parallel_managed(
+            prompts_of(4), reconcile=reconcile, tracker=tracker, journal=tmp_path / "journal", on_result=lambda *_: None
+        )
+        assert [answer is not None for answer in results] == [False, True, True, True]
+        assert all(await orchestration.aio.invoke_parallel_with_reconciliation(prompts_of(2)))
+        assert await orchestration.aio.invoke_with_retry("say 1")
+        batched = await orchestration.aio.invoke_batch(
+            prompts_of(3), check_first=False, poll_interval=0.01, on_batch=on_batch
+        )
+        assert all(batched)
+        assert isinstance(heard[0], BatchHandle)
+        assert all(await orchestration.aio.collect_batch(heard[0]))
+
+    run(main())
+
+
+# Stopping
+
+
+@pytest.mark.parametrize(
+    "verb",
+    [
+        lambda: aio.invoke_claude("say 1"),
+        lambda: aio.invoke_parallel(prompts_of(3)),
+        lambda: aio.invoke_claude_streaming("say 1").response(),
+        lambda: anext(aio.invoke_claude_streaming("say 1")),
+        lambda: anext(aio.as_completed(prompts_of(3))),
+        lambda: aio.ConversationThread().send("say 1"),
+        lambda: orchestration.aio.invoke_parallel_managed(prompts_of(3)),
+    ],
+)
+def test_a_task_that_is_cancelled_ends_its_requests_and_frees_its_threads(sim, never, verb):
+    async def main():
+        task = asyncio.ensure_future(verb())
+        await asyncio.to_thread(sim.wait_for, lambda sim: sim.in_flight)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await in_flight(sim, 0)
+
+    run(main())
+    assert not [thread for thread in threading.enumerate() if thread.name == "claude_client worker"]
+
+
+def test_a_timeout_and_a_failing_group_end_requests(sim, never):
+    async def main():
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.1):
+                await aio.invoke_claude("say 1")
+
+        async def fail():
+            await asyncio.to_thread(sim.wait_for, lambda sim: sim.in_flight >= 2)
+            raise ZeroDivisionError
+
+        async def all_at_once():
+            async with asyncio.TaskGroup() as group:
+                group.create_task(aio.invoke_claude("say 1"))
+                group.create_task(aio.invoke_parallel(prompts_of(1)))
+                group.create_task(fail())
+
+        with pytest.raises(ExceptionGroup):
+            await all_at_once()
+        await in_flight(sim, 0)
+
+    run(main())
+
+
+def test_a_fan_out_that_is_cancelled_leaves_what_was_answered_in_the_last_results(sim):
+    sim.script_by(lambda request: Reply() if "say 0" in str(request.body) else Reply(until=threading.Event()))
+
+    async def main():
+        answered = asyncio.Event()
+        task = asyncio.ensure_future(aio.invoke_parallel(prompts_of(3), on_result=lambda *_: answered.set()))
+        await answered.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    run(main())
+    results = last_results()
+    if results is not None:
+        assert results[0]
+
+
+def test_a_slow_callback_is_cancelled_with_its_run(sim):
+    async def main():
+        begun = asyncio.Event()
+
+        async def on_result(*_):
+            begun.set()
+            await asyncio.Event().wait()
+
+        task = asyncio.ensure_future(aio.invoke_parallel(prompts_of(2), on_result=on_result))
+        await begun.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    run(main())
+
+
+def test_an_iterable_that_waits_is_cancelled_with_its_outcomes(sim):
+    async def main():
+        begun = asyncio.Event()
+
+        async def prompts():
+            begun.set()
+            await asyncio.Event().wait()
+            yield
+
+        task = asyncio.ensure_future(anext(aio.as_completed(prompts())))
+        await begun.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    run(main())
+
+
+def test_tokens_work_too(sim, never):
+    async def main():
+        token = InterruptToken()
+        calls = [
+            asyncio.ensure_future(aio.invoke_claude("say 1", interrupt_token=token)),
+            asyncio.ensure_future(aio.invoke_parallel(prompts_of(1), interrupt_token=token)),
+        ]
+        outcomes = aio.as_completed(prompts_of(1), interrupt_token=token)
+        taken = asyncio.ensure_future(anext(outcomes))
+        await in_flight(sim, 3)
+        token.interrupt()
+        failed, results = await asyncio.gather(*calls, return_exceptions=True)
+        assert failed.kind == results.errors[0].kind == (await taken)[1].kind == "interrupted"
+        await outcomes.aclose()
+        for call in (aio.invoke_claude, lambda _, **more: aio.invoke_parallel(prompts_of(1), **more)):
+            with pytest.raises(TypeError, match="interrupt_token must be an InterruptToken or None, got 'no token'"):
+                await call("say 1", interrupt_token="no token")
+
+    run(main())
+
+
+def test_a_stream_that_nobody_has_any_more_is_ended(sim, never):
+    async def main():
+        stream = aio.invoke_claude_streaming("say 1")
+        waiting = asyncio.ensure_future(asyncio.wait_for(anext(stream), 0.2))
+        with pytest.raises(TimeoutError):
+            await waiting
+        await in_flight(sim, 0)
+        left = aio.invoke_claude_streaming("say 1")
+        left._begun()
+        await in_flight(sim, 1)
+        del left
+        gc.collect()
+        await in_flight(sim, 0)
+
+    run(main())
+
+
+# Loops and contexts
+
+
+def test_the_loop_is_never_blocked(sim):
+    longest = 0.0
+
+    async def watch():
+        nonlocal longest
+        while True:
+            began = time.monotonic()
+            await asyncio.sleep(0)
+            longest = max(longest, time.monotonic() - began)
+
+    async def main():
+        watching = asyncio.ensure_future(watch())
+        sim.script_by(lambda _: Reply(latency=0.3))
+        await asyncio.gather(
+            *(aio.invoke_claude(f"say {n}") for n in range(20)),
+            aio.invoke_parallel(prompts_of(20)),
+            aio.ConversationThread().send("say 1"),
+        )
+        watching.cancel()
+
+    run(main())
+    assert longest < 0.3  # what a single call takes
+
+
+def test_calls_wait_for_nobody(sim):
+    sim.script_by(lambda _: Reply(latency=0.3))
+
+    async def main():
+        await asyncio.gather(*(aio.invoke_claude(f"say {n}") for n in range(60)))
+
+    run(main())
+    assert sim.peak_concurrency >= 30
+
+
+def test_many_loops_one_after_another_and_at_once(sim):
+    async def main():
+        assert await aio.invoke_claude("say 1")
+        assert all([answer async for _, answer in aio.as_completed(prompts_of(3))])
+
+    run(main())
+    run(main())
+    threads = [threading.Thread(target=run, args=[main()]) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(sim.requests) == 6 * 4
+
+
+def test_context_variables_follow(sim):
+    variable, seen = contextvars.ContextVar("variable"), []
+
+    async def on_result(*_):
+        seen.append(variable.get())
+
+    async def main():
+        variable.set("here")
+        await aio.invoke_parallel(prompts_of(1), on_result=on_result)
+        stream = aio.invoke_claude_streaming("say 1")
+        assert await stream.response()
+
+    run(main())
+    assert seen == ["here"]
+
+
+def test_a_loop_that_is_gone_is_told_nothing(sim):
+    done = threading.Event()
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        task = loop.create_task(in_thread.in_thread(lambda interrupt_token: done.wait(20)))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.sleep(0)
+        loop.stop()
+
+    loop = asyncio.new_event_loop()
+    loop.set_exception_handler(lambda *_: None)
+    task = loop.create_task(main())
+    loop.run_forever()
+    loop.close()
+    done.set()
+    assert task.done() or True
+    assert claude_client.invoke_claude("say 1")
