@@ -16,6 +16,7 @@ Claude calls, one or many at once, over the official `anthropic` SDK.
 - `ClaudeInvocationError`, `ParallelInvocationError`, `ParallelInterrupt`: what they raise.
 - `share_limits`, `rate_limits`: share what is learnt of rate limits with other processes; see what that is.
 - `set_default_client`, `has_credentials`, `NoCredentialsError`: use your own SDK client; check for credentials.
+- `claude_client.aio`: the verbs for coroutines.
 - `claude_client.simulator`: a stand-in for the API, to rehearse without a key or a bill.
 
 Importing this imports no `anthropic`: that happens at the first call.

@@ -9,6 +9,7 @@ Managed runs on top of `task_state` and `claude_client`.
 - `invoke_with_retry`, `compute_backoff_delay`: one call with the same backoff.
 - `ConcurrencyLimiter`: slots that several runs and people's own threads share, in total and per category;
   `LimiterStatistics` and `Occupancy` are its state at a moment.
+- `orchestration.aio`: the verbs for coroutines.
 - `read_journal`, `drop_from_journal`, `salvage_journal`: a journal's entries, each a `JournalEntry`, to look at and to
   drop; and what is whole of a damaged one. `drop_batches_from_journal` forgets batches that are gone. `JournalError`: a
   journal cannot be used.

@@ -91,6 +91,8 @@ class Relays:
                 return None
             future = asyncio.run_coroutine_threadsafe(call(*args), self._loop)
             self._under_way.add(future)
+            if self._is_cancelled:  # meanwhile
+                future.cancel()
             try:
                 return future.result()
             finally:
