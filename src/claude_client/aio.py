@@ -8,7 +8,7 @@ The verbs of `claude_client` for coroutines: the same calls, options, limits, ca
 
 A coroutine that is cancelled, by a timeout, a task group or Ctrl-C, ends its requests within 100 ms. Callbacks are
 called on the loop, and awaited where they are coroutine functions. Any number of loops may do so, at once or one after
-another; none is ever blocked: the requests are made by threads, up to 1000 calls at once.
+another; none is ever blocked: each call has a thread of its own.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -22,7 +23,7 @@ from ._batch_handle import BatchHandle
 from ._batch_requests import shapes_of
 from ._batch_run import BatchRun
 from ._journal_file import JournalError
-from ._keys import keys_of
+from ._keys import digest_of
 from ._managed import Phase
 
 _log = Log("orchestration")
@@ -151,9 +152,12 @@ class Plan:
 
 
 def _digests_of(phase: Phase) -> list[str]:
-    """What tells each prompt from the others; "" for those that are not asked at all."""
-    digests = phase.journal.digests if phase.journal else [key.digest for key in keys_of(phase.requests.values())]
-    by_index = dict(zip(phase.requests, digests, strict=True))
+    """What tells each prompt from the others; "" for those that are not asked. The same for the same journal only."""
+    if phase.journal:
+        by_index = dict(zip(phase.requests, phase.journal.digests, strict=True))
+    else:
+        run = secrets.token_hex()
+        by_index = {index: digest_of(f"{run}-{index}") for index in phase.requests}
     return [by_index.get(index, "") for index in range(phase.recorder.prompts)]
 
 

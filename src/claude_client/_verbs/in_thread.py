@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import os
+import threading
 from collections.abc import Callable, Collection
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import nullcontext, suppress
 from contextvars import copy_context
 from functools import partial
@@ -15,10 +15,6 @@ from typing import Any, TypeVar
 from claude_client._values.interrupt import InterruptToken
 
 T = TypeVar("T")
-
-_MOST_THREADS = 1000  # calls at once, of all loops
-
-_pool: ThreadPoolExecutor | None = None
 
 
 async def in_thread(verb: Callable[..., T], *args: Any, on_loop: Collection[str] = (), **options: Any) -> T:
@@ -61,7 +57,7 @@ async def ended_with(call: Callable[[], T], token: InterruptToken, relays: Relay
         with suppress(RuntimeError):  # the loop is closed
             loop.call_soon_threadsafe(tell)
 
-    _threads().submit(work)
+    threading.Thread(target=work, name="claude_client aio").start()  # its own: no call waits for another to end
     try:
         return await asyncio.shield(ended)
     except asyncio.CancelledError:
@@ -105,20 +101,3 @@ class Relays:
         self._is_cancelled = True
         for future in [*self._under_way]:
             future.cancel()
-
-
-def _threads() -> ThreadPoolExecutor:
-    """A thread of its own for each call: none waits for another to end."""
-    global _pool  # noqa: PLW0603 - one for the process
-    if _pool is None:
-        _pool = ThreadPoolExecutor(_MOST_THREADS, "claude_client aio")
-    return _pool
-
-
-def _forget() -> None:  # no coverage: in a forked child
-    global _pool  # noqa: PLW0603
-    _pool = None
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget)  # the threads are the parent's
