@@ -6,7 +6,12 @@ import gc
 import threading
 import time
 
+import httpx
 import pytest
+import uvicorn
+from starlette.applications import Starlette
+from starlette.responses import StreamingResponse
+from starlette.routing import Route
 
 import claude_client
 import orchestration.aio
@@ -338,6 +343,45 @@ def test_a_stream_that_nobody_has_any_more_is_ended(sim, never):
         await in_flight(sim, 0)
 
     run(main())
+
+
+def test_a_task_that_is_cancelled_twice_ends_all_the_same(sim, never, caplog):
+    async def main():
+        task = asyncio.ensure_future(aio.invoke_claude("say 1"))
+        await in_flight(sim, 1)
+        for _ in range(3):
+            task.cancel()
+            await asyncio.sleep(0)
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await in_flight(sim, 0)
+
+    run(main())
+    assert not caplog.records
+
+
+def test_a_browser_that_leaves_ends_the_request_behind_its_page(sim):
+    sim.script_by(lambda request: Reply(text="word " * 500, pause=threading.Event(), after_chunks=3))
+    page = Starlette(routes=[Route("/", lambda _: StreamingResponse(aio.invoke_claude_streaming("say it")))])
+    server = uvicorn.Server(uvicorn.Config(page, port=0, log_level="error"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+
+    async def visit(client):
+        async with client.stream("GET", url) as response:
+            return await anext(response.aiter_text())
+
+    async def main():
+        async with httpx.AsyncClient() as client:
+            assert all(await asyncio.gather(*(visit(client) for _ in range(20))))
+            await in_flight(sim, 0)
+
+    run(main())
+    server.should_exit = True
+    thread.join()
 
 
 # Loops and contexts

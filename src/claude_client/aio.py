@@ -131,7 +131,9 @@ class Stream(AsyncIterator[str]):
         """End the request, if it is under way, within 100 ms."""
         if self._call:
             self._call.cancel()
-            await asyncio.gather(self._call, return_exceptions=True)
+            await asyncio.wait([self._call])
+            if not self._call.cancelled():
+                self._call.exception()  # which nobody else will ask for
 
     async def __aenter__(self) -> Self:
         return self

@@ -63,7 +63,8 @@ async def ended_with(call: Callable[[], T], token: InterruptToken, relays: Relay
     except asyncio.CancelledError:
         token.interrupt()
         relays.cancel()
-        await asyncio.gather(ended, return_exceptions=True)
+        ended.add_done_callback(lambda _: ended.exception())  # which nobody else will ask for
+        await asyncio.wait([ended])
         raise
 
 
