@@ -24,6 +24,7 @@ import _interrupts
 import _limits
 import _managed
 import _money
+import _ways_in
 import anthropic
 from _figures import Figure, table
 
@@ -37,6 +38,7 @@ PARTS = {
     "managed": _managed,
     "money": _money,
     "batches": _batches,
+    "ways-in": _ways_in,
 }
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "references" / "benchmarks.md"

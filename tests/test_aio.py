@@ -164,7 +164,10 @@ def test_outcomes_come_as_they_end(sim):
 
     async def main():
         for some in (prompts(), prompts_of(12), iter(prompts_of(12))):
-            outcomes = {index: answer async for index, answer in aio.as_completed(some, on_result=heard.append)}
+            outcomes = {
+                index: answer
+                async for index, answer in aio.as_completed(some, on_result=lambda *one: heard.append(one))
+            }
             assert sorted(outcomes) == list(range(12))
         async with aio.as_completed(prompts(), window=2) as few:
             assert await anext(few)

@@ -14,10 +14,10 @@ another; none is ever blocked: each call has a thread of its own.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, Self, Unpack, overload
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, Unpack, overload
 
 import claude_client
 from claude_client._values.errors import ClaudeInvocationError
@@ -26,13 +26,17 @@ from claude_client._values.options import Content, FanOutOptions, StreamOptions
 from claude_client._values.request import DEFAULT_MODEL
 from claude_client._values.response import ClaudeResponse, Data
 from claude_client._values.results import Results
-from claude_client._verbs.in_thread import Relays, ended_with, in_thread
+from claude_client._verbs.in_thread import Handover, Relays, in_thread
 
 if TYPE_CHECKING:
     from typing_extensions import TypeForm
 
 __all__ = ["AsCompleted", "ConversationThread", "Stream", "as_completed", "invoke_claude", "invoke_claude_streaming"]
 __all__ += ["invoke_parallel"]
+
+T = TypeVar("T")
+R = TypeVar("R")
+Pair = tuple[int, ClaudeResponse | ClaudeInvocationError]
 
 _OF_TURNS = ("callback", "on_output")
 
@@ -73,7 +77,12 @@ def invoke_claude_streaming(prompt: Content | None, **options: Any) -> Stream:
     `claude_client.invoke_claude_streaming`, with the same arguments but *callback*, as an asynchronous iterator of the
     chunks. The request is made once somebody iterates, or awaits its `response`.
     """
-    return Stream(partial(claude_client.invoke_claude_streaming, prompt, **options))
+
+    async def ask(chunks: Handover[str]) -> ClaudeResponse:
+        verb = claude_client.invoke_claude_streaming
+        return await in_thread(verb, prompt, on_loop=["on_output"], **{**options, "callback": chunks.hand})
+
+    return Stream(ask)
 
 
 def as_completed(
@@ -94,42 +103,67 @@ def as_completed(
     input and missing credentials are raised as the first outcome is awaited.
     """
     said = (model, max_tokens, max_workers, shared_system, cache_shared_system)
-    return AsCompleted(prompts, said, {"window": window, "interrupt_token": interrupt_token, **options})
+
+    async def ask(outcomes: Handover[Pair]) -> None:
+        relays = Relays(asyncio.get_running_loop())
+        drawn = _drawn(prompts, relays) if isinstance(prompts, AsyncIterable) else prompts
+        verb = partial(_hand_over, outcomes, drawn, *said)
+        await in_thread(
+            verb, on_loop=["on_result"], window=window, interrupt_token=interrupt_token, relays=relays, **options
+        )
+
+    return AsCompleted(ask)
 
 
-class Stream(AsyncIterator[str]):
-    """The chunks of an answer, as they arrive, and the `response` that they make. It may be iterated once."""
+def _hand_over(outcomes: Handover[Pair], *said: Any, **options: Any) -> None:
+    """Hand over each outcome, on another thread, once there is room for it."""
+    with claude_client.as_completed(*said, **options) as pairs:
+        for pair in pairs:
+            outcomes.hand(pair)
 
-    def __init__(self, verb: Any) -> None:
-        self._verb = verb
-        self._chunks: asyncio.Queue[str | None] = asyncio.Queue()
-        self._call: asyncio.Task[ClaudeResponse] | None = None
 
-    async def response(self) -> ClaudeResponse:
-        """
-        The whole answer, which is waited for, whether anybody takes the chunks or not.
+_END: Any = object()
 
-        Raises:
-            ClaudeInvocationError: As `claude_client.invoke_claude_streaming`.
-        """
-        return await self._begun()
 
-    async def __anext__(self) -> str:
-        call = self._begun()
+def _drawn(prompts: AsyncIterable[Any], relays: Relays) -> Iterator[Any]:
+    """*prompts*, each drawn on the loop."""
+    drawing = aiter(prompts)
+    draw = relays.relay(lambda: anext(drawing, _END))
+    while (drawn := draw()) is not _END:
+        yield drawn
+
+
+class _Fed(AsyncIterator[T], Generic[T, R]):
+    """
+    What another thread hands over, item by item. Not for two tasks at once. It ends, and its requests within 100 ms, if
+    the task that waits for an item is cancelled; by `aclose` and at the end of an `async with` block; and when nobody
+    has it any more, as after a `break`.
+    """
+
+    _MOST = 1  # items that are handed over and not taken
+
+    def __init__(self, ask: Callable[[Handover[T]], Coroutine[Any, Any, R]]) -> None:
+        self._ask = ask
+        self._items: Handover[T] | None = None
+        self._call: asyncio.Task[R] | None = None
+
+    async def __anext__(self) -> T:
+        call, items = self._begun()
         try:
-            chunk = await self._chunks.get()
+            item = await items.take()
         except asyncio.CancelledError:
             await self.aclose()
             raise
-        if chunk is None:
-            self._chunks.put_nowait(None)
-            await call  # raises what it failed by
-            raise StopAsyncIteration
-        return chunk
+        except StopAsyncIteration:
+            if not call.cancelled():
+                await call  # raises what it failed by
+            raise
+        return item
 
     async def aclose(self) -> None:
-        """End the request, if it is under way, within 100 ms."""
-        if self._call:
+        """End the requests that are under way within 100 ms, and give nothing any more."""
+        if self._call and self._items:
+            self._items.end()
             self._call.cancel()
             await asyncio.wait([self._call])
             if not self._call.cancelled():
@@ -142,96 +176,42 @@ class Stream(AsyncIterator[str]):
         await self.aclose()
 
     def __del__(self) -> None:
-        if self._call and not self._call.done() and not self._call.get_loop().is_closed():
-            self._call.get_loop().call_soon_threadsafe(self._call.cancel)
+        if self._call and self._items and not self._call.done():
+            self._items.end()
+            with suppress(RuntimeError):  # the loop is closed
+                self._call.get_loop().call_soon_threadsafe(self._call.cancel)
 
-    def _begun(self) -> asyncio.Task[ClaudeResponse]:
-        if self._call is None:
-            self._call = asyncio.ensure_future(_streamed(self._verb, self._chunks))
-        return self._call
+    def _begun(self) -> tuple[asyncio.Task[R], Handover[T]]:
+        if self._call is None or self._items is None:
+            self._items = Handover(asyncio.get_running_loop(), self._MOST)
+            self._call = asyncio.ensure_future(_ended(self._ask, self._items))
+        return self._call, self._items
 
 
-async def _streamed(verb: Any, chunks: asyncio.Queue[str | None]) -> ClaudeResponse:
-    """The answer of *verb*, whose chunks are put into *chunks*, with None after the last."""
-    loop = asyncio.get_running_loop()
+async def _ended(ask: Callable[[Handover[T]], Coroutine[Any, Any, R]], items: Handover[T]) -> R:
     try:
-        options = {**verb.keywords, "callback": lambda chunk: loop.call_soon_threadsafe(chunks.put_nowait, chunk)}
-        return await in_thread(verb, on_loop=["on_output"], **options)
+        return await ask(items)
     finally:
-        chunks.put_nowait(None)
+        items.close()
 
 
-class AsCompleted(AsyncIterator[tuple[int, ClaudeResponse | ClaudeInvocationError]]):
-    """
-    The outcomes of `as_completed`. Not for two tasks at once. It ends, and its requests within 100 ms, if the task that
-    waits for an outcome is cancelled, and by `aclose`; and when nobody has it any more, as after a `break`.
-    """
+class Stream(_Fed[str, ClaudeResponse]):
+    """The chunks of an answer, as they arrive, and the `response` that they make."""
 
-    def __init__(self, prompts: Any, said: Sequence[Any], options: dict[str, Any]) -> None:
-        self._prompts = prompts
-        self._said = said
-        self._options = options
-        self._token = InterruptToken()
-        self._relays: Relays | None = None
-        self._outcomes: claude_client.AsCompleted | None = None
-        self._linked = ExitStack()  # to the caller's token
+    _MOST = 2**30
 
-    async def __anext__(self) -> tuple[int, ClaudeResponse | ClaudeInvocationError]:
-        relays = self._relays = self._relays or Relays(asyncio.get_running_loop())
-        try:
-            given = await ended_with(partial(self._next, relays), self._token, relays)
-        except asyncio.CancelledError:
-            await self.aclose()
-            raise
-        if given is None:
-            raise StopAsyncIteration
-        return given
+    async def response(self) -> ClaudeResponse:
+        """
+        The whole answer, which is waited for, whether anybody takes the chunks or not.
 
-    async def aclose(self) -> None:
-        """End what is under way within 100 ms, and give nothing any more."""
-        self._linked.close()
-        if self._outcomes and self._relays:
-            await ended_with(self._outcomes.close, self._token, self._relays)
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.aclose()
-
-    def __del__(self) -> None:
-        self._linked.close()
-
-    def _next(self, relays: Relays) -> tuple[int, ClaudeResponse | ClaudeInvocationError] | None:
-        """The next outcome, on another thread; None if there are no more."""
-        if self._outcomes is None:
-            self._outcomes = self._opened(relays)
-        return next(self._outcomes, None)
-
-    def _opened(self, relays: Relays) -> claude_client.AsCompleted:
-        options, theirs = {**self._options}, self._options["interrupt_token"]
-        if theirs is None or isinstance(theirs, InterruptToken):
-            options["interrupt_token"] = self._token
-        if callable(options.get("on_result")):
-            options["on_result"] = relays.relay(options["on_result"])
-        prompts = self._prompts
-        if isinstance(prompts, AsyncIterable):
-            prompts = _drawn(prompts, relays)
-        opened = claude_client.as_completed(prompts, *self._said, **options)
-        if theirs:
-            self._linked.enter_context(theirs.watched_by(self._token.interrupt))
-        return opened
+        Raises:
+            ClaudeInvocationError: As `claude_client.invoke_claude_streaming`.
+        """
+        return await self._begun()[0]
 
 
-_END: Any = object()
-
-
-def _drawn(prompts: AsyncIterable[Any], relays: Relays) -> Iterator[Any]:
-    """*prompts*, each drawn on the loop."""
-    drawing = aiter(prompts)
-    draw = relays.relay(lambda: anext(drawing, _END))
-    while (drawn := draw()) is not _END:
-        yield drawn
+class AsCompleted(_Fed[Pair, None]):
+    """The outcomes of `as_completed`."""
 
 
 class ConversationThread:

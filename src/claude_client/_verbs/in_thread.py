@@ -10,14 +10,17 @@ from concurrent.futures import Future
 from contextlib import nullcontext, suppress
 from contextvars import copy_context
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
+from claude_client._values.errors import ClaudeInvocationError
 from claude_client._values.interrupt import InterruptToken
 
 T = TypeVar("T")
 
 
-async def in_thread(verb: Callable[..., T], *args: Any, on_loop: Collection[str] = (), **options: Any) -> T:
+async def in_thread(
+    verb: Callable[..., T], *args: Any, on_loop: Collection[str] = (), relays: Relays | None = None, **options: Any
+) -> T:
     """
     What *verb* returns or raises, called on another thread with the caller's context variables.
 
@@ -26,28 +29,23 @@ async def in_thread(verb: Callable[..., T], *args: Any, on_loop: Collection[str]
 
         on_loop: Names of *options* that are called on the loop, and awaited where they give something to await, while
             the thread waits for them.
+
+        relays: Those of others that *verb* calls.
     """
-    token, theirs = InterruptToken(), options.get("interrupt_token")
-    relays = Relays(asyncio.get_running_loop())
+    loop = asyncio.get_running_loop()
+    token, theirs, relays = InterruptToken(), options.get("interrupt_token"), relays or Relays(loop)
     for name in on_loop:
         if callable(options.get(name)):
             options[name] = relays.relay(options[name])
     if theirs is None or isinstance(theirs, InterruptToken):
         options["interrupt_token"] = token
     linked = theirs.watched_by(token.interrupt) if isinstance(theirs, InterruptToken) else nullcontext()
+    ended: asyncio.Future[T] = loop.create_future()
+    context = copy_context()
 
     def call() -> T:
         with linked:
             return verb(*args, **options)
-
-    return await ended_with(call, token, relays)
-
-
-async def ended_with(call: Callable[[], T], token: InterruptToken, relays: Relays) -> T:
-    """What *call* returns or raises on another thread. If this is cancelled, *token* and *relays* are to end it."""
-    loop = asyncio.get_running_loop()
-    ended: asyncio.Future[T] = loop.create_future()
-    context = copy_context()
 
     def work() -> None:
         try:
@@ -66,6 +64,60 @@ async def ended_with(call: Callable[[], T], token: InterruptToken, relays: Relay
         ended.add_done_callback(lambda _: ended.exception())  # which nobody else will ask for
         await asyncio.wait([ended])
         raise
+
+
+class Handover(Generic[T]):
+    """
+    Items that a thread hands to a *loop*.
+
+    Args:
+        most: How many there may be that nobody has taken: the thread waits until there is room.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, most: int) -> None:
+        self._loop = loop
+        self._items: asyncio.Queue[T | _Closed] = asyncio.Queue()
+        self._room = threading.Semaphore(most)
+        self._is_over = False
+
+    def hand(self, item: T) -> None:
+        """
+        Hand *item* over, from another thread.
+
+        Raises:
+            Exception: If nobody takes any more.
+        """
+        self._room.acquire()
+        if self._is_over:
+            raise ClaudeInvocationError("Nobody takes what comes any more", kind="interrupted")
+        self._loop.call_soon_threadsafe(self._items.put_nowait, item)
+
+    def end(self) -> None:
+        """Take no more. From any thread."""
+        self._is_over = True
+        self._room.release()
+
+    def close(self) -> None:
+        """Say that there are no more, on the loop."""
+        self._items.put_nowait(_Closed())
+
+    async def take(self) -> T:
+        """
+        The next item.
+
+        Raises:
+            StopAsyncIteration: If there are no more.
+        """
+        item = await self._items.get()
+        if isinstance(item, _Closed):
+            self.close()
+            raise StopAsyncIteration
+        self._room.release()
+        return item
+
+
+class _Closed:
+    """Stands for the end of what is handed over."""
 
 
 class Relays:
