@@ -104,8 +104,8 @@ def test_more_than_ten_workers_are_ten_with_one_warning(api, caplog):
     invoke_parallel(prompts("a"), max_workers=50)
     assert [r.getMessage() for r in caplog.records if r.name == "claude_client"] == [
         (
-            "max_workers=50 is more than the 10 allowed: working with 10. For more: invoke_parallel_managed with a "
-            "ConcurrencyLimiter whose global_limit is as high"
+            "max_workers=50 is more than the 10 allowed: working with 10. For more: as_completed, claude_client.aio or "
+            "invoke_parallel_managed, which take up to 1000"
         )
     ]
 

@@ -26,7 +26,10 @@ from claude_client._values.options import Content, FanOutOptions, StreamOptions
 from claude_client._values.request import DEFAULT_MODEL
 from claude_client._values.response import ClaudeResponse, Data
 from claude_client._values.results import Results
+from claude_client._verbs.fan_out import MOST_ASKED_FOR
 from claude_client._verbs.in_thread import Handover, Relays, in_thread
+from claude_client._verbs.parallel import fan_out
+from claude_client._verbs.requests import for_all
 
 if TYPE_CHECKING:
     from typing_extensions import TypeForm
@@ -64,12 +67,16 @@ async def invoke_parallel(
     **options: Unpack[FanOutOptions],
 ) -> Results:
     """
-    `claude_client.invoke_parallel`, with the same arguments, results and errors; `on_result` may be a coroutine
-    function. If it is cancelled, `last_results()` has what was answered.
+    `claude_client.invoke_parallel`, with the same arguments, results and errors, and up to 1000 *max_workers*;
+    `on_result` may be a coroutine function. If it is cancelled, `last_results()` has what was answered.
     """
-    said = (prompts, model, max_tokens, max_workers, shared_system, cache_shared_system)
-    verb = partial(claude_client.invoke_parallel, *said, interrupt_token=interrupt_token, **options)
-    return await in_thread(verb, on_loop=["on_result"], **verb.keywords)
+    said = for_all(model, max_tokens, shared_system, cache_shared_system, options)
+    verb = partial(fan_out, prompts, max_workers, most_workers=MOST_ASKED_FOR)
+    return await in_thread(_with_token(verb), on_loop=["on_result"], interrupt_token=interrupt_token, **said)
+
+
+def _with_token(verb: Callable[..., Results]) -> Callable[..., Results]:
+    return lambda *, interrupt_token, **said: verb(interrupt_token, **said)
 
 
 def invoke_claude_streaming(prompt: Content | None, **options: Any) -> Stream:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from datetime import datetime
 from typing import Any, Unpack, get_args
@@ -31,7 +31,7 @@ from claude_client._verbs.batches import (
 )
 from claude_client._verbs.fan_out import report_outcomes
 from claude_client._verbs.progress import progress_of
-from claude_client._verbs.requests import for_all
+from claude_client._verbs.requests import for_all, listed
 from task_state import TaskTracker
 
 from ._batch_handle import BatchHandle
@@ -69,7 +69,7 @@ _OF_WORKERS = (ManagedOptions.__optional_keys__ - BatchOptions.__optional_keys__
 
 
 def invoke_batch(
-    prompts: Sequence[Mapping[str, Any]],
+    prompts: Iterable[Mapping[str, Any]],
     *,
     model: str = DEFAULT_MODEL,
     max_tokens: int = 4096,
@@ -151,7 +151,7 @@ def invoke_batch(
     if shared_system is not None and cache_shared_system:
         shared_system = _for_an_hour(shared_system)
     said = for_all(model, max_tokens, shared_system, False, options)
-    return managed(prompts, None, None, before=plan.ask, check=check_batchable, **said)
+    return managed(listed(prompts), None, None, before=plan.ask, check=check_batchable, **said)
 
 
 def collect_batch(

@@ -23,7 +23,7 @@ from claude_client._values.options import ResultCallback
 from claude_client._values.record import now
 from claude_client._values.request import DEFAULT_MODEL, Request
 from claude_client._verbs.fan_out import (
-    MOST_WORKERS,
+    MOST_ASKED_FOR,
     CallFlow,
     Periodic,
     Run,
@@ -34,7 +34,7 @@ from claude_client._verbs.fan_out import (
 )
 from claude_client._verbs.last import remember, remembered
 from claude_client._verbs.progress import progress_of
-from claude_client._verbs.requests import asked_of, for_all, request_builder, request_or_error
+from claude_client._verbs.requests import asked_of, for_all, listed, request_builder, request_or_error
 from claude_client._verbs.stall import StallCallback
 from task_state import TaskState, TaskTracker
 
@@ -74,7 +74,7 @@ class ManagedOptions(PromptOptions, total=False):
 
 
 def invoke_parallel_managed(
-    prompts: Sequence[Mapping[str, Any]],
+    prompts: Iterable[Mapping[str, Any]],
     *,
     model: str = DEFAULT_MODEL,
     max_tokens: int = 4096,
@@ -95,14 +95,13 @@ def invoke_parallel_managed(
 
     Args:
         prompts:
-            As in `claude_client.invoke_parallel`. Their `task_id`, unique, names the task; without one it is
-            ``prompts[<index>]``. Their `category` is for *concurrency_limiter*.
+            As in `claude_client.invoke_parallel`, or any iterable of such dicts. Their `task_id`, unique, names the
+            task; without one it is ``prompts[<index>]``. Their `category` is for *concurrency_limiter*.
 
         model, max_tokens, shared_system, cache_shared_system: As in `claude_client.invoke_parallel`.
 
         max_workers:
-            Most requests under way at once: at most 10, or the limiter's `global_limit` where that is more. None: that
-            limit, or 5 without a limiter.
+            Most requests under way at once, at most 1000. None: the limiter's `global_limit`, or 5 without a limiter.
 
         concurrency_limiter:
             Bounds what runs at once, together with all others that use the same limiter.
@@ -166,11 +165,11 @@ def invoke_parallel_managed(
     """
     _check_kind("concurrency_limiter", concurrency_limiter, ConcurrencyLimiter)
     said = for_all(model, max_tokens, shared_system, cache_shared_system, options)
-    return managed(prompts, max_workers, concurrency_limiter, **said)
+    return managed(listed(prompts), max_workers, concurrency_limiter, **said)
 
 
 def invoke_parallel_with_reconciliation(
-    prompts: Sequence[Mapping[str, Any]],
+    prompts: Iterable[Mapping[str, Any]],
     *,
     model: str = DEFAULT_MODEL,
     max_tokens: int = 4096,
@@ -252,7 +251,7 @@ def managed(
     _check_kind("tracker", tracker, TaskTracker)
     check_stop_after(stop_after)
     limit = _limit_of(limiter)
-    workers = workers_of(max_workers, max(MOST_WORKERS, limit)) if max_workers is not None else limit or _WORKERS
+    workers = workers_of(max_workers, max(MOST_ASKED_FOR, limit)) if max_workers is not None else limit or _WORKERS
     retry = patient_policy(whole_number("max_retries", max_retries, 0), base_delay_ms, max_delay_ms)
     build = request_builder(retry, max_retries=max_retries, budget_usd=budget_usd, batch=before is not None, **said)
     tasks = identified(prompts)

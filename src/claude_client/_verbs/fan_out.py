@@ -45,8 +45,8 @@ MOST_WORKERS = 10
 MOST_ASKED_FOR = 1000
 
 _TOO_MANY = (
-    "max_workers=%d is more than the %d allowed: working with %d. For more: invoke_parallel_managed with a "
-    "ConcurrencyLimiter whose global_limit is as high"
+    "max_workers=%d is more than the %d allowed: working with %d. For more: as_completed, claude_client.aio or "
+    "invoke_parallel_managed, which take up to 1000"
 )
 
 

@@ -14,7 +14,15 @@ from claude_client._values.partial import with_partial_output
 from claude_client._values.record import RunRecord, now
 from claude_client._values.request import DEFAULT_MODEL, Request
 from claude_client._values.results import ParallelInvocationError, Results
-from claude_client._verbs.fan_out import Outcome, Run, check_stop_after, report_outcomes, run_of, workers_of
+from claude_client._verbs.fan_out import (
+    MOST_WORKERS,
+    Outcome,
+    Run,
+    check_stop_after,
+    report_outcomes,
+    run_of,
+    workers_of,
+)
 from claude_client._verbs.last import remember, remembered
 from claude_client._verbs.progress import progress_of
 from claude_client._verbs.requests import asked_of, build_requests, for_all
@@ -45,8 +53,8 @@ def invoke_parallel(
         model, max_tokens: For prompts that do not set their own, as in `invoke_claude`.
 
         max_workers:
-            Most requests under way at once, at most 10; more is clamped, with a logged warning. For more, take
-            `orchestration.invoke_parallel_managed` with a limiter.
+            Most requests under way at once, at most 10; more is clamped, with a logged warning. For more:
+            `as_completed`, `claude_client.aio` and managed runs take up to 1000.
 
         shared_system: A system prompt for all. A prompt's own `system` follows it.
 
@@ -84,7 +92,7 @@ def invoke_parallel(
             answered is in `last_results()` then.
     """
     said = for_all(model, max_tokens, shared_system, cache_shared_system, options)
-    return _fan_out(prompts, max_workers, interrupt_token, **said)
+    return fan_out(prompts, max_workers, interrupt_token, **said)
 
 
 def invoke_parallel_streaming(
@@ -118,7 +126,7 @@ def invoke_parallel_streaming(
         TypeError: Also if one cannot be called.
     """
     said = for_all(model, max_tokens, shared_system, cache_shared_system, {"streaming": True, **options})
-    return _fan_out(prompts, max_workers, interrupt_token, callbacks, on_output, **said)
+    return fan_out(prompts, max_workers, interrupt_token, callbacks, on_output, **said)
 
 
 def invoke_parallel_interruptible(
@@ -152,7 +160,7 @@ def invoke_parallel_interruptible(
     )
 
 
-def _fan_out(
+def fan_out(
     prompts: Sequence[Mapping[str, Any]],
     max_workers: int,
     token: InterruptToken | None,
@@ -165,8 +173,10 @@ def _fan_out(
     stop_after: int | None = None,
     progress: bool = False,
     budget_usd: Budget | None = None,
+    most_workers: int = MOST_WORKERS,
     **said: Any,
 ) -> Results:
+    """The fan-out behind all its verbs, with as many workers as *most_workers* allows."""
     began = now()
     built = build_requests(prompts, return_exceptions=return_exceptions, budget_usd=budget_usd, **said)
     callbacks = _checked_callbacks(callbacks, len(built))
@@ -176,7 +186,7 @@ def _fan_out(
         callbacks = [with_partial_output(one, partial(on_output, index)) for index, one in enumerate(listeners)]
     check_callback("on_result", on_result)
     check_stop_after(stop_after)
-    workers = workers_of(max_workers)
+    workers = workers_of(max_workers, most_workers)
     asked = {index: request for index, request in enumerate(built) if isinstance(request, Request)}
     about = asked_of(prompts, said["model"], said.get("category"))
     outcomes: dict[int, Outcome] = {index: bad for index, bad in enumerate(built) if not isinstance(bad, Request)}

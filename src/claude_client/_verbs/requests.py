@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -133,6 +133,11 @@ def prompt_list(prompts: Any) -> Sequence[Any]:
     if not prompts:
         raise ValueError("prompts is empty: there is nothing to ask")
     return prompts
+
+
+def listed(prompts: Any) -> Any:
+    """*prompts* as a list, where they are an iterator; else as they are."""
+    return [*prompts] if isinstance(prompts, Iterator) else prompts
 
 
 def check_names(options: Mapping[str, Any]) -> None:
