@@ -12,7 +12,7 @@ from claude_client import ClaudeResponse, Usage
 from claude_client._verbs.requests import build_requests
 from helpers import message
 from orchestration import JournalError, read_journal, salvage_journal
-from orchestration._journal import Journal
+from orchestration._journal import RunJournal
 
 COUNT = 40
 PAGE = 4096
@@ -39,7 +39,7 @@ def whole_journal():
 
 @cache
 def content_of_whole_journal():
-    with Journal(JOURNAL, REQUESTS) as journal:
+    with RunJournal(JOURNAL, REQUESTS) as journal:
         keep_all(journal)
     return JOURNAL.read_bytes()
 
@@ -60,7 +60,7 @@ def opened(content):
     """The answers in a journal with that *content*; None if it is refused."""
     JOURNAL.write_bytes(content)
     try:
-        with Journal(JOURNAL, REQUESTS) as journal:
+        with RunJournal(JOURNAL, REQUESTS) as journal:
             return journal.answered
     except JournalError:
         return None
@@ -172,14 +172,14 @@ def test_one_damaged_answer_is_told_and_the_others_are_saved():
         f"run.sqlite cannot be used: 1 of its answers are damaged. {COUNT - 1} of its answers are whole: "
         "orchestration.salvage_journal"
     )
-    with pytest.raises(JournalError, match=told), Journal(JOURNAL, REQUESTS):
+    with pytest.raises(JournalError, match=told), RunJournal(JOURNAL, REQUESTS):
         pass
     with pytest.raises(JournalError, match=told):
         read_journal(JOURNAL)
     assert JOURNAL.read_bytes() == content
     assert salvage_journal(JOURNAL, SAVED) == COUNT - 1
     assert JOURNAL.read_bytes() == content
-    with Journal(SAVED, REQUESTS) as journal:
+    with RunJournal(SAVED, REQUESTS) as journal:
         assert journal.answered == {i: text for i, text in ANSWERS.items() if i != 7}
         assert journal.answered[8].usage == Usage(8, 2)
 
@@ -223,7 +223,7 @@ def test_a_salvage_adds_to_no_file_that_is_there():
 @pytest.fixture
 def killed():
     """A journal as a process leaves it that is killed: answers are in its `-wal` only."""
-    with Journal(JOURNAL, REQUESTS) as journal:
+    with RunJournal(JOURNAL, REQUESTS) as journal:
         keep_all(journal)
         files = JOURNAL.read_bytes(), LOG.read_bytes()
     assert len(files[0]) < 3 * PAGE

@@ -13,13 +13,13 @@ import anthropic
 import pytest
 
 import orchestration
-from claude_client import ClaudeResponse, Usage
+from claude_client import ClaudeInvocationError, ClaudeResponse, Usage
 from claude_client._values.fingerprint import fingerprint
 from claude_client._values.response import text_of
 from claude_client._verbs.requests import build_request, build_requests
 from helpers import KEY, message, until
-from orchestration import drop_from_journal, invoke_parallel_managed, read_journal, salvage_journal
-from orchestration._journal import Journal
+from orchestration import Journal, drop_from_journal, invoke_parallel_managed, read_journal, salvage_journal
+from orchestration._journal import RunJournal
 from orchestration._journal_file import APPLICATION_ID, JournalError
 from orchestration._journal_rows import FORMAT
 
@@ -33,7 +33,7 @@ import os, sys
 from types import SimpleNamespace
 from claude_client import ClaudeResponse
 from claude_client._verbs.requests import build_requests
-from orchestration._journal import Journal
+from orchestration._journal import RunJournal
 from orchestration._journal_file import JournalError
 
 def answer(text):
@@ -56,13 +56,13 @@ def tasks(**texts):
 
 
 def keep(requests, answers, path="run.sqlite"):
-    with Journal(path, requests) as journal:
+    with RunJournal(path, requests) as journal:
         for index, text in answers.items():
             journal.keep(index, answer(text))
 
 
 def answered(requests, path="run.sqlite"):
-    with Journal(path, requests) as journal:
+    with RunJournal(path, requests) as journal:
         return dict(journal.answered)
 
 
@@ -96,7 +96,7 @@ def test_an_answer_is_restored_whole():
         usage={"input_tokens": 3, "output_tokens": 4, "tokens_from_the_future": 5},
         stop_reason="tool_use",
     )
-    with Journal("run.sqlite", prompts("q")) as journal:
+    with RunJournal("run.sqlite", prompts("q")) as journal:
         journal.keep(0, given)
     back = answered(prompts("q"))[0]
     assert back == "H\u00e4 \ud83d"
@@ -111,7 +111,7 @@ def test_an_answer_is_restored_whole():
 
 
 def test_an_answer_without_request_id_has_none_again():
-    with Journal("run.sqlite", prompts("q")) as journal:
+    with RunJournal("run.sqlite", prompts("q")) as journal:
         journal.keep(0, answer(request_id=None))
     assert answered(prompts("q"))[0].request_id is None
 
@@ -335,7 +335,7 @@ def test_a_file_that_is_gone_is_refused_by_name(tmp_path):
     requests = build_requests([{"prompt": "q"}, {"prompt": [{"type": "text", "text": path}]}])
     path.unlink()
     with pytest.raises(ValueError, match=r"^prompts\[1\]: the file .*notes.txt' cannot be read"):
-        Journal("run.sqlite", requests)
+        RunJournal("run.sqlite", requests)
 
 
 def test_a_request_with_a_file_is_the_one_with_its_content(tmp_path):
@@ -346,11 +346,11 @@ def test_a_request_with_a_file_is_the_one_with_its_content(tmp_path):
 
 
 def test_a_second_run_is_refused_at_once():
-    with Journal("run.sqlite", prompts("q")) as journal:
+    with RunJournal("run.sqlite", prompts("q")) as journal:
         for path in ("run.sqlite", Path.cwd() / "." / "run.sqlite"):
             with (
                 pytest.raises(JournalError, match=r"run\.sqlite is in use by another run"),
-                Journal(path, prompts("q")),
+                RunJournal(path, prompts("q")),
             ):
                 pass
         with pytest.raises(JournalError, match="in use by another run"):
@@ -363,12 +363,12 @@ def test_a_refused_run_leaves_the_lock_to_the_first():
     """Also towards other processes: one that had looked into the file would have taken the lock off it."""
     script = """
 try:
-    Journal("run.sqlite", build_requests([{"prompt": "q"}])).__enter__()
+    RunJournal("run.sqlite", build_requests([{"prompt": "q"}])).__enter__()
 except JournalError as error:
     print(error)
 """
-    with Journal("run.sqlite", prompts("q")):
-        with pytest.raises(JournalError), Journal("run.sqlite", prompts("q")):
+    with RunJournal("run.sqlite", prompts("q")):
+        with pytest.raises(JournalError), RunJournal("run.sqlite", prompts("q")):
             pass
         assert outcome(script).endswith("run.sqlite is in use by another run")
     assert outcome(script) == ""
@@ -376,7 +376,7 @@ except JournalError as error:
 
 def test_a_killed_run_loses_no_answer_and_frees_the_journal():
     script = """
-with Journal("run.sqlite", build_requests([{"prompt": "a"}, {"prompt": "b"}, {"prompt": "c"}])) as journal:
+with RunJournal("run.sqlite", build_requests([{"prompt": "a"}, {"prompt": "b"}, {"prompt": "c"}])) as journal:
     for i, text in enumerate("AB"):
         journal.keep(i, answer(text))
     print("kept", flush=True)
@@ -385,7 +385,7 @@ with Journal("run.sqlite", build_requests([{"prompt": "a"}, {"prompt": "b"}, {"p
     process = other(script, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     with process:
         assert process.stdout.readline() == "kept\n"
-        with pytest.raises(JournalError, match="in use by another run"), Journal("run.sqlite", prompts("a")):
+        with pytest.raises(JournalError, match="in use by another run"), RunJournal("run.sqlite", prompts("a")):
             pass
         process.send_signal(signal.SIGKILL)
         process.wait(30)
@@ -397,7 +397,7 @@ with Journal("run.sqlite", build_requests([{"prompt": "a"}, {"prompt": "b"}, {"p
 def test_a_forked_child_does_no_harm():
     script = """
 import gc
-with Journal("run.sqlite", build_requests([{"prompt": "a"}, {"prompt": "b"}])) as journal:
+with RunJournal("run.sqlite", build_requests([{"prompt": "a"}, {"prompt": "b"}])) as journal:
     journal.keep(0, answer("A"))
     if child := os.fork():
         assert os.waitpid(child, 0)[1] == 0
@@ -468,7 +468,7 @@ def newer_format():
 def test_a_file_that_is_not_ours_is_refused_and_left_alone(make, problem):
     make()
     before = everything_here()
-    with pytest.raises(JournalError, match=problem), Journal("run.sqlite", prompts("q")):
+    with pytest.raises(JournalError, match=problem), RunJournal("run.sqlite", prompts("q")):
         pass
     assert everything_here() == before
 
@@ -485,7 +485,7 @@ def test_a_file_that_is_not_ours_is_refused_and_left_alone(make, problem):
 def test_a_place_for_no_journal_is_refused_and_nothing_made(path, problem):
     Path("folder").mkdir()
     Path("file").touch()
-    with pytest.raises(JournalError, match=problem), Journal(path, prompts("q")):
+    with pytest.raises(JournalError, match=problem), RunJournal(path, prompts("q")):
         pass
     assert everything_here() == {"file": b""}
     assert not [*Path("folder").iterdir()]
@@ -494,13 +494,13 @@ def test_a_place_for_no_journal_is_refused_and_nothing_made(path, problem):
 @pytest.mark.parametrize("path", ["", " "])
 def test_a_blank_path_is_refused(path):
     with pytest.raises(ValueError, match=r"journal must be the path of a file, got ' *'"):
-        Journal(path, prompts("q"))
+        RunJournal(path, prompts("q"))
 
 
 def test_a_file_that_may_not_be_written_is_refused_and_left_alone():
     script = """
 import sqlite3
-journal = Journal("run.sqlite", build_requests([{"prompt": "q"}]))
+journal = RunJournal("run.sqlite", build_requests([{"prompt": "q"}]))
 if os.geteuid() == 0:
     os.seteuid(65534)  # root may write everything
 try:
@@ -519,13 +519,13 @@ def test_a_damaged_journal_is_refused():
     keep(prompts("q"), {0: "A"})
     head = Path("run.sqlite").read_bytes()[:100]
     Path("run.sqlite").write_bytes(head + b"\xff" * 8092)
-    with pytest.raises(JournalError, match=r"cannot be used: .*malformed"), Journal("run.sqlite", prompts("q")):
+    with pytest.raises(JournalError, match=r"cannot be used: .*malformed"), RunJournal("run.sqlite", prompts("q")):
         pass
 
 
 def test_after_a_refusal_the_path_can_be_used():
     foreign_text()
-    with pytest.raises(JournalError), Journal("run.sqlite", prompts("q")):
+    with pytest.raises(JournalError), RunJournal("run.sqlite", prompts("q")):
         pass
     Path("run.sqlite").unlink()
     assert answered(prompts("q")) == {}
@@ -540,7 +540,7 @@ def test_an_empty_file_is_taken_as_new():
 def test_a_new_journal_is_for_its_owner_alone():
     old = os.umask(0)
     try:
-        with Journal("run.sqlite", prompts("q")) as journal:
+        with RunJournal("run.sqlite", prompts("q")) as journal:
             journal.keep(0, answer())
             modes = {stat.S_IMODE(path.stat().st_mode) for path in Path().iterdir()}
     finally:
@@ -557,7 +557,7 @@ def test_a_link_leads_to_the_journal():
 
 def test_a_full_disk_costs_only_the_answer_that_does_not_fit():
     requests = prompts("a", "b", "c")
-    with Journal("run.sqlite", requests) as journal:
+    with RunJournal("run.sqlite", requests) as journal:
         journal.keep(0, answer("A"))
         journal._file._db.execute("PRAGMA max_page_count = 1")  # SQLite makes that as many as there are
         with pytest.raises(JournalError, match=r"prompts\[1\] could not be stored .* full") as failed:
@@ -577,7 +577,7 @@ def test_a_task_id_that_no_encoding_has_is_stored_and_found_again(sim):
 
 def test_an_answer_that_holds_what_no_file_can_hold_is_a_journal_error():
     tool = {"type": "tool_use", "id": "t_1", "name": "look", "input": {"at": object()}}
-    with Journal("run.sqlite", prompts("q")) as journal, pytest.raises(JournalError, match="it holds a object"):
+    with RunJournal("run.sqlite", prompts("q")) as journal, pytest.raises(JournalError, match="it holds a object"):
         journal.keep(0, answer(content=[tool]))
     assert answered(prompts("q")) == {}
 
@@ -585,7 +585,7 @@ def test_an_answer_that_holds_what_no_file_can_hold_is_a_journal_error():
 def test_a_number_that_is_no_json_is_kept():
     """The SDK's parser takes it from a tool's input."""
     tool = {"type": "tool_use", "id": "t_1", "name": "look", "input": {"at": float("inf")}}
-    with Journal("run.sqlite", prompts("q")) as journal:
+    with RunJournal("run.sqlite", prompts("q")) as journal:
         journal.keep(0, answer(content=[tool]))
     assert answered(prompts("q"))[0].message.content[0].input == {"at": float("inf")}
 
@@ -599,7 +599,7 @@ def test_answers_are_kept_from_any_thread():
         for i in range(first, 40, 4):
             journal.keep(i, answer(f"a{i}"))
 
-    with Journal("run.sqlite", asked) as journal:
+    with RunJournal("run.sqlite", asked) as journal:
         threads = [threading.Thread(target=elsewhere, args=[first]) for first in range(4)]
         for thread in threads:
             thread.start()
@@ -631,7 +631,7 @@ def keep_at_once(journal, texts):
 def test_what_several_threads_keep_at_once_is_one_commit():
     texts = {i: f"a{i}" for i in range(20)}
     asked, commits = prompts(*(f"q{i}" for i in texts)), []
-    with Journal("run.sqlite", asked) as journal:
+    with RunJournal("run.sqlite", asked) as journal:
         journal._file._db.set_trace_callback(lambda said: said == "COMMIT" and commits.append(said))
         assert keep_at_once(journal, texts) == {}
     assert len(commits) == 1
@@ -641,14 +641,14 @@ def test_what_several_threads_keep_at_once_is_one_commit():
 def test_of_what_several_threads_keep_at_once_only_what_does_not_fit_is_refused():
     texts = {0: "a0", 1: "long " * 10_000, 2: "a2", 3: "a3"}
     asked = prompts(*(f"q{i}" for i in texts))
-    with Journal("run.sqlite", asked) as journal:
+    with RunJournal("run.sqlite", asked) as journal:
         journal._file._db.execute("PRAGMA max_page_count = 1")
         assert keep_at_once(journal, texts).keys() == {1}
     assert answered(asked) == {i: text for i, text in texts.items() if i != 1}
 
 
 def test_nothing_is_kept_before_and_after():
-    journal = Journal("run.sqlite", prompts("q"))
+    journal = RunJournal("run.sqlite", prompts("q"))
     for _ in range(2):
         with pytest.raises(JournalError, match="is not open"):
             journal.keep(0, answer())
@@ -660,7 +660,7 @@ def test_nothing_is_kept_before_and_after():
 def test_the_key_is_nowhere_in_the_file():
     headers = {"x-api-key": KEY + "x"}
     requests = build_requests([{"prompt": "secret plan", "task_id": "task-1", "extra_headers": headers}])
-    with Journal("run.sqlite", requests) as journal:
+    with RunJournal("run.sqlite", requests) as journal:
         journal.keep(0, answer("in plain text"))
         in_use = Path("run.sqlite-wal").read_bytes()
     for content in (in_use, Path("run.sqlite").read_bytes()):
@@ -716,7 +716,7 @@ TOOLS = {
 
 @pytest.mark.parametrize("tool", TOOLS.values(), ids=TOOLS)
 def test_a_journal_that_a_run_uses_is_not_for_others(tool):
-    with Journal("run.sqlite", prompts("q")) as journal:
+    with RunJournal("run.sqlite", prompts("q")) as journal:
         with pytest.raises(JournalError, match=r"run\.sqlite is in use by another run"):
             tool("run.sqlite")
         journal.keep(0, answer("A"))
@@ -724,19 +724,56 @@ def test_a_journal_that_a_run_uses_is_not_for_others(tool):
     assert answered(prompts("q")) == {0: "A"}
 
 
-def test_a_journal_that_another_process_uses_is_not_for_others():
+def test_a_journal_that_another_process_uses_is_not_changed():
     script = """
-with Journal("run.sqlite", build_requests([{"prompt": "a"}])):
+with RunJournal("run.sqlite", build_requests([{"prompt": "a"}])):
     print("open", flush=True)
     sys.stdin.read()
 """
     with other(script, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout.readline() == "open\n"
-        for tool in TOOLS.values():
+        for name in ("drop", "salvage"):
             with pytest.raises(JournalError, match="in use by another run"):
-                tool("run.sqlite")
+                TOOLS[name]("run.sqlite")
         process.stdin.close()
     assert not Path("saved.sqlite").exists()
+
+
+def test_a_journal_that_another_process_uses_can_be_read():
+    script = """
+many = build_requests([{"prompt": str(i)} for i in range(2000)])
+with RunJournal("run.sqlite", many) as journal:
+    for i in range(2000):  # enough for the log to be begun anew
+        journal.keep(i, answer("A" * 3000))
+        if i in (0, 1999):
+            print("kept", flush=True)
+    sys.stdin.read()
+"""
+    with other(script, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == "kept\n"
+        seen = len(Journal("run.sqlite").entries())  # while it is written
+        assert seen >= 1
+        assert process.stdout.readline() == "kept\n"
+        assert [str(entry.outcome) for entry in Journal("run.sqlite").entries()] == ["A" * 3000] * 2000
+        assert Journal("run.sqlite").batches() == []
+        process.stdin.close()
+    assert process.returncode == 0
+    assert len(read_journal("run.sqlite")) == 2000
+
+
+def test_entries_are_found_by_task_and_kind():
+    asked = build_requests([{"prompt": "q", "task_id": "a"}, {"prompt": "q", "task_id": "b"}, {"prompt": "r"}])
+    with RunJournal("run.sqlite", asked) as journal:
+        journal.keep(0, answer("A"))
+        journal.keep(1, ClaudeInvocationError("no", kind="refusal"))
+        journal.keep(2, answer("C"))
+    kept = Journal("run.sqlite")
+    assert [(entry.task_id, entry.kind) for entry in kept.entries()] == [("a", "ok"), ("b", "refusal"), (None, "ok")]
+    assert [entry.task_id for entry in kept.entries(kinds={"refusal"})] == ["b"]
+    assert [entry.task_id for entry in kept.entries(task_ids={"a", None})] == ["a", None]
+    assert kept.entries(task_ids={"a"}, kinds={"refusal"}) == []
+    assert kept.drop(kept.entries(kinds={"refusal"})) == 1
+    assert len(kept.entries()) == 2
 
 
 @pytest.mark.parametrize("tool", TOOLS.values(), ids=TOOLS)

@@ -13,7 +13,7 @@ import claude_client
 from claude_client._verbs.requests import build_requests
 from claude_client.simulator import Reply, Simulator
 from orchestration import invoke_parallel_managed
-from orchestration._journal import Journal
+from orchestration._journal import RunJournal
 
 TASKS = 200
 LIVES = 10
@@ -36,7 +36,7 @@ def asked(sim, since):
 
 
 def committed(journal):
-    with Journal(journal, build_requests(PROMPTS)) as opened:
+    with RunJournal(journal, build_requests(PROMPTS)) as opened:
         return {*opened.answered}
 
 

@@ -10,9 +10,9 @@ Managed runs on top of `task_state` and `claude_client`.
 - `ConcurrencyLimiter`: slots that several runs and people's own threads share, in total and per category;
   `LimiterStatistics` and `Occupancy` are its state at a moment.
 - `orchestration.aio`: the verbs for coroutines.
-- `read_journal`, `drop_from_journal`, `salvage_journal`: a journal's entries, each a `JournalEntry`, to look at and to
-  drop; and what is whole of a damaged one. `drop_batches_from_journal` forgets batches that are gone. `JournalError`: a
-  journal cannot be used.
+- `Journal`: a journal's entries, each a `JournalEntry`, to look at and to drop; what is whole of a damaged one; batches
+  that are not collected. `read_journal`, `drop_from_journal`, `drop_batches_from_journal`, `salvage_journal`: the same
+  as functions. `JournalError`: a journal cannot be used.
 """
 
 import sys
@@ -23,6 +23,7 @@ try:
     from ._batch import BatchOptions, collect_batch, invoke_batch
     from ._batch_handle import BatchHandle
     from ._journal_entries import (
+        Journal,
         JournalEntry,
         drop_batches_from_journal,
         drop_from_journal,
@@ -45,6 +46,7 @@ __all__ = [
     "BatchHandle",
     "BatchOptions",
     "ConcurrencyLimiter",
+    "Journal",
     "JournalEntry",
     "JournalError",
     "LimiterStatistics",

@@ -34,7 +34,7 @@ from ._batch_handle import BatchHandle
 from ._batch_note import Note
 from ._batch_requests import Planned, Told, later_digest, planned, told_by
 from ._batches import Batches, park, unpark
-from ._journal import Journal
+from ._journal import RunJournal
 
 _log = Log("orchestration")
 
@@ -82,7 +82,7 @@ class BatchRun:
         digests: Sequence[str],
         *,
         earlier: BatchHandle | None,
-        journal: Journal | None,
+        journal: RunJournal | None,
         started: Callable[[int], object],
         failed: Callable[[int, ClaudeInvocationError], object],
         ended: Callable[[Mapping[int, Outcome]], object],

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from claude_client._verbs.fan_out import Outcome
 
 
-class Journal:
+class RunJournal:
     """
     Keeps the outcomes of *requests*, answers and refusals, in the file *path*, and reads those of earlier runs.
 

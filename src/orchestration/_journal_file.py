@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
+import tempfile
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -28,6 +30,10 @@ _open: dict[str, JournalFile] = {}
 
 class JournalError(RuntimeError):
     """A journal cannot be used, or could not store an answer."""
+
+
+class BusyJournalError(JournalError):
+    """Another run uses it."""
 
 
 class DamagedJournalError(JournalError):
@@ -59,13 +65,14 @@ class JournalFile:
         Open the file, lock it and check it.
 
         Raises:
-            JournalError: If another run uses it, it is no journal or has a newer format.
+            BusyJournalError: If another run uses it.
+            JournalError: If it is no journal or has a newer format.
             OSError, sqlite3.Error: For all else; see `refusing`.
         """
         import sqlite3
 
         if self._pid or _open.setdefault(self.path, self) is not self:
-            raise JournalError(f"The journal {self.path} is in use by another run")
+            raise BusyJournalError(f"The journal {self.path} is in use by another run")
         with ExitStack() as opening:
             opening.callback(_open.pop, self.path)
             _check_head(self.path, make=self._make)
@@ -188,12 +195,60 @@ def refusing(path: str | os.PathLike[str]) -> Iterator[None]:
     except damage() as exc:
         # Errors of Python's own, for texts that are none, have no code.
         if getattr(exc, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY:
-            raise JournalError(f"The journal {path} is in use by another run") from exc
+            raise BusyJournalError(f"The journal {path} is in use by another run") from exc
         whole = sum(1 for _ in whole_rows(path))
         raise DamagedJournalError(
             f"The journal {path} cannot be used: {exc}. {whole} of its answers are whole: "
             "orchestration.salvage_journal writes them to a new one"
         ) from exc
+
+
+@contextmanager
+def readable(path: str | os.PathLike[str]) -> Iterator[str]:
+    """
+    The path of a journal to read: *path* or, while another process uses that, a copy with all that it has so far.
+
+    Raises:
+        JournalError: If it is not there, is no journal or is damaged; or if a run of this process uses it.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            with refusing(path), JournalFile(path, make=False) as file:
+                found = file.path
+        except BusyJournalError:
+            found = os.path.realpath(path)
+            if found in _open:  # to open it another time would take its lock off it
+                raise
+            found = _copied(found, folder)
+        yield found
+
+
+def _copied(path: str, folder: str) -> str:
+    """
+    A copy, in *folder*, of the journal at *path*, which another process writes to.
+
+    Raises:
+        BusyJournalError: If it was written anew again and again.
+    """
+    copy = str(Path(folder) / "journal")
+    for _ in range(10):
+        # While nobody begins the log anew it has all that is, or is about to be, in the file itself.
+        begun = _start_of_log(path)
+        for end in ("", "-wal"):
+            Path(copy + end).unlink(missing_ok=True)
+            if Path(path + end).exists():
+                shutil.copyfile(path + end, copy + end)
+        if begun == _start_of_log(copy):
+            return copy
+    raise BusyJournalError(f"The journal {path} is in use by another run")
+
+
+def _start_of_log(path: str) -> bytes:
+    try:
+        with Path(f"{path}-wal").open("rb") as log:
+            return log.read(32)
+    except FileNotFoundError:
+        return b""
 
 
 def _check_head(path: str, *, make: bool) -> None:

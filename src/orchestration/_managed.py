@@ -38,7 +38,7 @@ from claude_client._verbs.requests import asked_of, for_all, listed, request_bui
 from claude_client._verbs.stall import StallCallback
 from task_state import TaskState, TaskTracker
 
-from ._journal import Journal
+from ._journal import RunJournal
 from ._journal_file import JournalError
 from ._limiter import ConcurrencyLimiter
 from ._limiter_gate import LimiterGate
@@ -210,7 +210,7 @@ class Phase:
     requests: Mapping[int, Request]
     asked: Mapping[int, Request]
     recorder: TaskRecorder
-    journal: Journal | None
+    journal: RunJournal | None
     token: InterruptToken | None
     ask: Callable[[Mapping[int, Request]], Run]
     hold: Callable[[str | None], object] | None
@@ -431,7 +431,7 @@ def _reconcile_again(
 @contextmanager
 def _open(
     path: str | os.PathLike[str] | None, requests: Iterable[Request], *, batched: bool
-) -> Iterator[Journal | None]:
+) -> Iterator[RunJournal | None]:
     """
     The journal of a run, open; None where it has none.
 
@@ -441,7 +441,7 @@ def _open(
     if path is None:
         yield None
         return
-    with Journal(path, [*requests]) as journal:
+    with RunJournal(path, [*requests]) as journal:
         if not batched and (notes := journal.asked_by_batches()):
             batches = ", ".join(note.id or "one that may have been created" for note in notes)
             raise JournalError(

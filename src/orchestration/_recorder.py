@@ -16,7 +16,7 @@ from claude_client._verbs.fan_out import Outcome, Run, report_outcomes
 from task_state import InvalidTransitionError, TaskInfo, TaskState, TaskTracker
 
 from ._batch_handle import BatchHandle
-from ._journal import Journal
+from ._journal import RunJournal
 
 _log = Log("orchestration")
 
@@ -138,7 +138,7 @@ class TaskRecorder:
             self.started(index)
             self.ended({index: error})
 
-    def restore(self, journal: Journal) -> None:
+    def restore(self, journal: RunJournal) -> None:
         """End the tasks whose outcomes are in *journal*, in prompt order."""
         for index, place in self._places.items():
             if place in journal.answered:
@@ -177,7 +177,7 @@ class TaskRecorder:
         self._move(index, self._tracker.fail, error)
         self._move(index, self._tracker.retry)
 
-    def keep(self, journal: Journal, index: int, outcome: Outcome) -> None:
+    def keep(self, journal: RunJournal, index: int, outcome: Outcome) -> None:
         """
         Store *outcome* in *journal*, before *on_result* is called with it, if it is an answer or a refusal: what was
         paid for, and would come again. From any thread.
@@ -193,7 +193,7 @@ class TaskRecorder:
             self._unkept[index] = failed
             raise
 
-    def keep_all(self, journal: Journal, outcomes: Mapping[int, Outcome]) -> None:
+    def keep_all(self, journal: RunJournal, outcomes: Mapping[int, Outcome]) -> None:
         """Store those of *outcomes* in *journal* that `keep` would, all at once."""
         journal.keep_all({self._places[index]: outcome for index, outcome in outcomes.items() if _is_kept(outcome)})
 
