@@ -16,7 +16,7 @@ from claude_client._values.checks import seconds
 from claude_client._values.errors import aborted
 from claude_client._values.log import Log
 from claude_client._values.request import Request
-from claude_client._verbs.batches import Outcome, Within, shared_client, tried
+from claude_client._verbs.batches import Outcome, Within, check_credentials, shared_client, tried
 from claude_client._verbs.fan_out import call_back
 
 from ._batch_handle import BatchHandle
@@ -59,6 +59,7 @@ class Plan:
     def ask(self, phase: Phase) -> Mapping[int, Request]:
         """Ask the prompts of *phase* by batches, and return those that are to be asked live."""
         with shared_client() as client:
+            check_credentials(client, [request.extra_headers for request in phase.asked.values()])
             first: Mapping[int, Request] = {}
             batches: BatchRun | None = None
             if not (phase.journal and phase.journal.asked_by_batches()):  # else all of it was begun before

@@ -18,6 +18,7 @@ from claude_client import (
     PromptOptions,
 )
 from claude_client._values.checks import check_callback, seconds, whole_number
+from claude_client._values.errors import aborted
 from claude_client._values.log import Log, told
 from claude_client._values.options import ResultCallback
 from claude_client._values.record import now
@@ -315,6 +316,27 @@ def managed(
     if failure:
         raise ParallelInvocationError(f"The run was stopped: {told(failure)}", results=results) from failure
     return results
+
+
+def recalled(
+    prompts: Sequence[Mapping[str, Any]],
+    journal: str | os.PathLike[str] | None,
+    *,
+    model: str,
+    max_tokens: int,
+    shared_system: Content | None,
+    cache_shared_system: bool,
+    **options: Any,
+) -> ManagedResults:
+    """What *journal* has of *prompts*, as a run would find it; the rest is as of a run that was interrupted at once."""
+    said = for_all(model, max_tokens, shared_system, cache_shared_system, options)
+
+    def ask_nothing(phase: Phase) -> Mapping[int, Request]:
+        phase.interrupted = True
+        phase.recorder.ended(dict.fromkeys(phase.asked, aborted("interrupted")))
+        return {}
+
+    return managed(prompts, None, None, journal=journal, before=ask_nothing, **said)
 
 
 def _closing(recorder: TaskRecorder, run: Run | None = None) -> AbstractContextManager[None]:

@@ -208,18 +208,18 @@ class Results(list["Item"]):
         used = self.usage
         return used.cache_read_input_tokens / used.total_input_tokens if used.total_input_tokens else 0.0
 
-    def summary(self) -> str:
+    def summary(self, *, each: bool = True) -> str:
         """
-        A table for a terminal: a line for each prompt, the sums, and below them what is known of the times.
+        A table for a terminal: a line for *each* prompt, the sums, and below them what is known of the times.
 
         How long the run took, and answers by the second; the latency (of each prompt's last request, from when it was
         sent to its end), the time to the first text where answers were streamed, and what prompts waited for: half took
         at most the first figure, p95 is that of 95 in 100. And how many requests were made again, after which failures.
         """
-        return "\n".join([self._table(), *self._foot()])
+        return "\n".join([self._table(each=each), *self._foot()])
 
-    def _table(self) -> str:
-        rows = [_COLUMNS, *self._rows()]
+    def _table(self, *, each: bool) -> str:
+        rows = [_COLUMNS, *self._rows(each=each)]
         widths = [max(len(row[column]) for row in rows) for column in range(len(_COLUMNS) - 1)]
         return "\n".join(
             "  ".join([*(cell.rjust(width) for cell, width in zip(row, widths, strict=False)), row[-1]]).rstrip()
@@ -248,8 +248,9 @@ class Results(list["Item"]):
         sums = (_numbers("all", self.usage), " \u00b7 ".join(filter(None, [self._counts(), html.price(self)])))
         return html.table(_COLUMNS, rows, note, sums)
 
-    def _rows(self) -> list[tuple[str, ...]]:
-        rows = [(*_numbers(str(i), _usage(self._item(i))), self._shown(i)) for i in range(len(self))]
+    def _rows(self, *, each: bool) -> list[tuple[str, ...]]:
+        shown = range(len(self)) if each else ()
+        rows = [(*_numbers(str(i), _usage(self._item(i))), self._shown(i)) for i in shown]
         return [*rows, (*_numbers("all", self.usage), self._counts())]
 
     def _foot(self) -> Iterator[str]:

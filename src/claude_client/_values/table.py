@@ -20,6 +20,16 @@ Outcome = ClaudeResponse | ClaudeInvocationError
 
 def row_of(index: int, outcome: Outcome | None, asked: Asked) -> dict[str, Any]:
     """What became of the prompt *index*, by the columns of `Results.to_dicts`."""
+    return {**_facts_of(index, outcome, asked), **_columns_of(_plain_output(outcome))}
+
+
+def line_of(index: int, outcome: Outcome | None, asked: Asked) -> dict[str, Any]:
+    """The same as a JSON object: with the whole output, where there is one, as `output`."""
+    output = _plain_output(outcome)
+    return {**_facts_of(index, outcome, asked), **({} if output is None else {"output": output})}
+
+
+def _facts_of(index: int, outcome: Outcome | None, asked: Asked) -> dict[str, Any]:
     attempts = outcome.attempts if outcome is not None else ()
     usage = outcome.usage if outcome is not None else None
     error = outcome if isinstance(outcome, ClaudeInvocationError) else None
@@ -44,20 +54,25 @@ def row_of(index: int, outcome: Outcome | None, asked: Asked) -> dict[str, Any]:
         "took": whole_time(attempts),
         "attempts": len(attempts),
         "request_id": last.request_id if last else None,
-        **(_columns_of(answer.output) if answer is not None else {}),
     }
 
 
-def _columns_of(output: Any) -> dict[str, Any]:
-    """The fields of an answer's *output*; what is neither a text nor a number as JSON."""
-    if output is None:
-        return {}
+def _plain_output(outcome: Outcome | None) -> Any:
+    """The output of an answer as a JSON value; None where there is none."""
+    if not isinstance(outcome, ClaudeResponse) or outcome.output is None:
+        return None
     from pydantic_core import to_jsonable_python
 
     try:
-        plain = to_jsonable_python(output, fallback=repr, bytes_mode="base64")
+        return to_jsonable_python(outcome.output, fallback=repr, bytes_mode="base64")
     except Exception:  # noqa: BLE001 - of a type of the user's: the table is to have the others
-        plain = repr(output)
+        return repr(outcome.output)
+
+
+def _columns_of(plain: Any) -> dict[str, Any]:
+    """The fields of a *plain* output; what is neither a text nor a number as JSON."""
+    if plain is None:
+        return {}
     fields = (
         {f"output.{name}": value for name, value in plain.items()} if isinstance(plain, dict) else {"output": plain}
     )

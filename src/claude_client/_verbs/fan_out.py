@@ -44,10 +44,8 @@ MOST_WORKERS = 10
 #: ... where people have asked for as many themselves.
 MOST_ASKED_FOR = 1000
 
-_TOO_MANY = (
-    "max_workers=%d is more than the %d allowed: working with %d. For more: as_completed, claude_client.aio or "
-    "invoke_parallel_managed, which take up to 1000"
-)
+_TOO_MANY = "max_workers=%d is more than the %d allowed: working with %d"
+_MORE = ". For more: as_completed, claude_client.aio or invoke_parallel_managed, which take up to 1000"
 
 
 @contextmanager
@@ -159,5 +157,5 @@ def workers_of(asked: int, most: int = MOST_WORKERS) -> int:
     """Return the number of workers to have where *asked* are wanted and *most* are allowed."""
     if whole_number("max_workers", asked, 1) <= most:
         return asked
-    _log.warning(_TOO_MANY, asked, most, most)
+    _log.warning(_TOO_MANY + (_MORE if most < MOST_ASKED_FOR else ""), asked, most, most)
     return most

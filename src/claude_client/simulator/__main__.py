@@ -9,16 +9,17 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
+from collections.abc import Sequence
 
 from . import Limits, Simulator
 
 _STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-def main() -> None:
-    """Run a simulator as the command line says."""
-    parser = _parser()
-    options = parser.parse_args()
+def main(arguments: Sequence[str] | None = None, prog: str = "python -m claude_client.simulator") -> None:
+    """Run a simulator as the command line, or *arguments*, of *prog* say."""
+    parser = _parser(prog)
+    options = parser.parse_args(arguments)
     # Blocked before the first thread starts, signals wait for sigwait: no handler, no traceback.
     signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING)
     try:
@@ -31,10 +32,8 @@ def main() -> None:
         signal.sigwait(_STOPPING)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m claude_client.simulator", description="A loopback stand-in for the Claude Messages API."
-    )
+def _parser(prog: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog=prog, description="A loopback stand-in for the Claude Messages API.")
     add = parser.add_argument
     add("--port", type=int, default=8080, help="0 takes a free one (default: 8080)")
     add("--tls", action="store_true", help="serve https with a throw-away certificate")
