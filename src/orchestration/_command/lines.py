@@ -6,9 +6,9 @@ import json
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, Self
 
 from claude_client import Results
 from claude_client._values.record import Asked
@@ -102,16 +102,37 @@ class Answers:
         self._at_once = in_order and is_of_files(path)
         self._known: dict[int, Outcome | None] = {}
         self._written: set[int] = set()
-        self._file: BinaryIO | None = None
-        self._closing = ExitStack()
-        if path != STANDARD:
-            _check_place(path)
+        self._file: BinaryIO
+
+    def __enter__(self) -> Self:
+        """
+        Open the file, so that one that cannot be written is known before anything is paid. What it has stays.
+
+        Raises:
+            OSError: If it cannot be opened.
+        """
+        if self._path == STANDARD:
+            self._file = sys.stdout.buffer
+        elif self._at_once:
+            self._file = Path(self._part).open("wb")
+        else:
+            self._file = Path(self._path).open("ab")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._path != STANDARD:
+            with suppress(OSError):  # what could not be written is in `failure`
+                self._file.close()
+        if self._at_once:
+            Path(self._part).unlink(missing_ok=True)
 
     def take(self, index: int, outcome: Outcome | None) -> None:
         """Write the *outcome* of prompt *index*, once it may be written."""
         if self._at_once or self.failure:
             return
         try:
+            if not self._written and is_of_files(self._path):
+                self._file.truncate(0)
             self._known[index] = outcome
             due = len(self._written) if self._in_order else index
             while due in self._known:
@@ -121,32 +142,28 @@ class Answers:
             self._fail(failed)
 
     def finish(self, results: Results) -> None:
-        """Write all of *results* that is not written yet, and close the file."""
+        """Write all of *results* that is not written yet."""
         if self.failure:
             return
         outcomes = [results.errors.get(i) or results.cancelled.get(i) or results[i] for i in range(len(results))]
-        try:
-            if self._at_once:
-                self._replace(outcomes)
+        if not self._at_once:
             for index, outcome in enumerate(outcomes):
                 if index not in self._written:
                     self.take(index, outcome)
-            self._closing.close()
+            return
+        try:
+            for index, outcome in enumerate(outcomes):
+                self._file.write(self._line(index, outcome))
+            self._file.close()
+            Path(self._part).replace(os.path.realpath(self._path))
         except OSError as failed:
             self._fail(failed)
 
-    def _replace(self, outcomes: Sequence[Outcome | None]) -> None:
-        part = Path(f"{self._path}.part")
-        with part.open("wb") as file:
-            file.writelines(self._line(index, outcome) for index, outcome in enumerate(outcomes))
-        part.replace(os.path.realpath(self._path))
+    @property
+    def _part(self) -> str:
+        return f"{os.path.realpath(self._path)}.part"
 
     def _write(self, index: int, outcome: Outcome | None) -> None:
-        if self._file is None:
-            if self._path == STANDARD:
-                self._file = sys.stdout.buffer
-            else:
-                self._file = self._closing.enter_context(Path(self._path).open("wb"))  # noqa: SIM115 - it closes it
         self._file.write(self._line(index, outcome))
         self._file.flush()
         self._written.add(index)
@@ -166,17 +183,3 @@ class Answers:
 def is_of_files(path: str) -> bool:
     """Whether *path* is, or can be, that of a file: not of the standard output, a device or a pipe."""
     return path != STANDARD and (Path(path).is_file() or not Path(path).exists())
-
-
-def _check_place(path: str) -> None:
-    """
-    Raises:
-        OSError: If there can be no file at *path*; better before anything is paid than after.
-    """
-    if Path(path).is_dir():
-        raise IsADirectoryError(f"{path} is a folder, and no place for answers")
-    folder = Path(os.path.realpath(path)).parent
-    if not folder.is_dir():
-        raise NotADirectoryError(f"{folder} is no folder to write {Path(path).name} to")
-    if not os.access(path if Path(path).exists() else folder, os.W_OK):
-        raise PermissionError(f"{path} cannot be written")

@@ -23,7 +23,6 @@ from claude_client import (
     PromptOptions,
     estimate_cost,
 )
-from claude_client._values.record import Asked
 from claude_client._verbs.requests import asked_of, request_builder, request_or_error
 from orchestration._batch import invoke_batch
 from orchestration._journal_entries import Journal
@@ -40,14 +39,16 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 def run(options: Namespace) -> int:
     """Ask the prompts, write the answers, and return the exit code."""
-    prompts, said = _asked(options)
+    budget = None if options.budget is None else Budget(options.budget, reserve=options.reserve)
+    prompts, said = _asked(options, budget)
     journal = _journal_of(options)
     if options.dry_run:
         return _dry_run(options, prompts, said, journal)
     token = InterruptToken()
-    answers = Answers(options.out, _about(prompts, said), in_order=not options.as_they_come, on_failure=token.interrupt)
-    with _ended_by_signals(token) as ended_by:
-        results, failure = _results_of(options, prompts, said, journal, token, answers)
+    about = asked_of([prompt.spec for prompt in prompts], said["model"], said.get("category"))
+    with Answers(options.out, about, in_order=not options.as_they_come, on_failure=token.interrupt) as answers:
+        with _ended_by_signals(token) as ended_by:
+            results, failure = _results_of(options, prompts, said, journal, token, answers)
         answers.finish(results)
     if isinstance(answers.failure, BrokenPipeError):  # who reads has read enough
         return 128 + signal.SIGPIPE
@@ -94,7 +95,7 @@ def estimate(options: Namespace) -> int:
     return 0
 
 
-def _asked(options: Namespace) -> tuple[list[Prompt], dict[str, Any]]:
+def _asked(options: Namespace, budget: Budget | None = None) -> tuple[list[Prompt], dict[str, Any]]:
     """
     The prompts, and what is said for all of them.
 
@@ -108,6 +109,7 @@ def _asked(options: Namespace) -> tuple[list[Prompt], dict[str, Any]]:
         "max_tokens": options.max_tokens,
         "shared_system": options.system,
         "cache_shared_system": options.cache,
+        "budget_usd": budget,
         **({} if options.schema is None else {"output": options.schema}),
         **dict(options.set),
     }
@@ -127,10 +129,6 @@ def _asked(options: Namespace) -> tuple[list[Prompt], dict[str, Any]]:
 
 def _without_run(said: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in said.items() if name not in _OF_THE_RUN | _OF_A_BATCH}
-
-
-def _about(prompts: Sequence[Prompt], said: dict[str, Any]) -> list[Asked]:
-    return asked_of([prompt.spec for prompt in prompts], said["model"], said.get("category"))
 
 
 def _journal_of(options: Namespace) -> str | None:
@@ -157,8 +155,6 @@ def _results_of(
     }
     if options.max_workers is not None:
         asking["max_workers"] = options.max_workers
-    if options.budget is not None:
-        asking["budget_usd"] = Budget(options.budget, reserve=options.reserve)
     by_batch = {"finish_by": options.finish_by, "cancel_on_interrupt": options.cancel_on_interrupt}
     if not options.batch and any(by_batch.values()):
         raise ValueError("--finish-by and --cancel-on-interrupt are for --batch")
