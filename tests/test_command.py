@@ -424,11 +424,12 @@ def test_an_estimate_that_cannot_be_made_says_why(capsys):
     assert "of-mine" in capsys.readouterr().err
 
 
-def test_what_the_api_refuses_to_count_is_a_failure(sim, capsys, monkeypatch):
-    monkeypatch.setenv("ANTHROPIC_BASE_URL", "http://127.0.0.1:9")
+def test_a_batch_that_the_api_does_not_take_is_a_failure(sim, capsys):
+    sim.script(Reply(fault="invalid_request"))
     write({"prompt": "x"})
-    assert main(["estimate", "prompts.jsonl", "--set", "max_retries=0"]) == 1
-    assert "connection" in capsys.readouterr().err
+    assert main(["run", "prompts.jsonl", "--batch"]) == 1
+    assert "400 invalid_request_error" in capsys.readouterr().err
+    assert sim.batches == ()
 
 
 # Batches, and what is seen of a run

@@ -122,7 +122,7 @@ class Plan:
         except KeyboardInterrupt:
             run.look_for_the_last()
             phase.recorder.batches = run.handle
-            if self.cancel_on_interrupt:
+            if self.cancel_on_interrupt and not run.interrupted:  # else they are being cancelled, and this ends it
                 run.cancel(_CANCEL_WITHIN)
             raise
         finally:

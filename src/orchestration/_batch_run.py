@@ -255,15 +255,17 @@ class BatchRun:
                     note, create(self._client, batch.content, batch.headers, self._batches.within).id, is_sure=True
                 )
             except ClaudeInvocationError as failed:
-                if self._batches.is_over:
-                    self.look_for_the_last()
-                elif not self._may_be_there(failed) or not self._is_there(note):
-                    is_last = tries == _MOST_CREATIONS and self._until == math.inf
-                    if is_last or not failed.retryable:
-                        self._forget(note)
-                        raise
-                    if not self._may_be_there(failed):
-                        self._batches.pause(min(failed.retry_after or _SURE_AFTER[-1], _LONGEST_PAUSE))
+                may_be_there = self._may_be_there(failed)
+                if (may_be_there and self._is_there(note)) or self._batches.is_over:
+                    continue
+                is_last = tries == _MOST_CREATIONS and self._until == math.inf
+                if is_last or not failed.retryable:
+                    self._forget(note)
+                    raise
+                if not may_be_there:
+                    self._batches.pause(min(failed.retry_after or _SURE_AFTER[-1], _LONGEST_PAUSE))
+        if note.id is None:
+            self.look_for_the_last()
 
     @staticmethod
     def _may_be_there(failed: ClaudeInvocationError) -> bool:
