@@ -67,6 +67,12 @@ def seen(base_url: str) -> list[dict[str, Any]]:
     return requests
 
 
+def statistics_of(base_url: str) -> dict[str, Any]:
+    """The simulator's own counts."""
+    counts: dict[str, Any] = _ask(base_url, "statistics", None)
+    return counts
+
+
 def rejected(base_url: str) -> int:
     """How many requests the simulator refused."""
     return sum(request["outcome"] == "rejected" for request in seen(base_url))

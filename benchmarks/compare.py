@@ -17,6 +17,7 @@ from pathlib import Path
 
 import _batches
 import _calls
+import _command
 import _conversations
 import _failures
 import _fan_outs
@@ -39,6 +40,7 @@ PARTS = {
     "money": _money,
     "batches": _batches,
     "ways-in": _ways_in,
+    "command": _command,
 }
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "references" / "benchmarks.md"
