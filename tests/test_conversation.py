@@ -927,10 +927,30 @@ def test_a_turn_is_priced_by_the_model_that_answered_it(api):
     assert thread.send("a").cost_usd == thread.cost_usd == Usage(10, 5).cost_usd("claude-haiku-4-5")
 
 
-@pytest.mark.parametrize("way", [pickle.dumps, copy.copy, copy.deepcopy])
-def test_a_conversation_says_how_it_is_copied_and_stored(way):
-    with pytest.raises(TypeError, match=r"fork\(\) copies it, and ConversationThread\(messages=...\)"):
-        way(ConversationThread())
+@pytest.mark.parametrize("way", [lambda one: pickle.loads(pickle.dumps(one)), copy.copy, copy.deepcopy])
+def test_a_conversation_that_is_pickled_or_copied_goes_on_by_itself(api, way):
+    api.answers(reply("one"), reply("two"), reply("other"))
+    thread = ConversationThread("Be brief.", "claude-opus-4-6", 50, max_turns=2, output=None, max_retries=1)
+    thread.send("first")
+    other = way(thread)
+    assert (other.system, other.model, other.max_tokens, other.usage) == (
+        "Be brief.",
+        "claude-opus-4-6",
+        50,
+        thread.usage,
+    )
+    assert other.get_messages() == thread.get_messages()
+    thread.send("second")
+    other.send("second of its own")
+    assert [len(body["messages"]) for body in api.bodies] == [1, 3, 3]
+    assert str(other.get_messages()[-1]["content"][0]["text"]) == "other"
+    with pytest.raises(RuntimeError, match="max_turns"):
+        other.send("third")
+
+
+def test_a_conversation_with_a_budget_stays_in_its_process():
+    with pytest.raises(TypeError, match="a Budget holds for one process"):
+        pickle.dumps(ConversationThread(budget_usd=1))
 
 
 def test_its_options_may_be_changed_for_the_turns_to_come(api):

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, Unpack, overload
 
 from claude_client._engine.flow import CallFlow
 from claude_client._engine.inline import run
@@ -265,11 +265,9 @@ class ConversationThread:
         said = {**options, "max_tokens": max_tokens, "output": output}
         return self._take_turn(message, cache_history, callback, on_output, interrupt_token, said, goes_on=True)
 
-    def __reduce_ex__(self, protocol: object) -> NoReturn:
-        raise TypeError(
-            "a ConversationThread cannot be pickled or copied: fork() copies it, and ConversationThread(messages=...) "
-            "takes what get_messages() gives"
-        )
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Its settings, its history and what it has used; a turn that is under way is not in it."""
+        return _restored, (self._settings, self._history, self._taken)
 
     def fork(self) -> ConversationThread:
         """
@@ -278,14 +276,16 @@ class ConversationThread:
         It shares the cached prefix, so its first turn reads the history from the cache. Its usage begins at zero. A
         turn that is under way is not in it.
         """
-        twin = ConversationThread(
-            cache_system=self._cache_system,
-            max_turns=self._max_turns,
-            continuation_prompt=self._continuation_prompt,
+        return _restored(self._settings, self._history)
+
+    @property
+    def _settings(self) -> dict[str, Any]:
+        return {
+            "cache_system": self._cache_system,
+            "max_turns": self._max_turns,
+            "continuation_prompt": self._continuation_prompt,
             **self._options,
-        )
-        twin._history = self._history
-        return twin
+        }
 
     def get_messages(self) -> list[dict[str, Any]]:
         """A copy of the history as the API takes it. It holds nothing that JSON does not."""
@@ -421,6 +421,15 @@ class ConversationThread:
                 yield
             finally:
                 self._sender = None
+
+
+def _restored(
+    settings: dict[str, Any], history: History, taken: tuple[tuple[AttemptRecord, ...], ...] = ()
+) -> ConversationThread:
+    thread = ConversationThread(**settings)
+    thread._history = history  # noqa: SLF001 - it is a part of the class
+    thread._taken = taken  # noqa: SLF001
+    return thread
 
 
 def _checked(options: Mapping[str, Any]) -> dict[str, Any]:
