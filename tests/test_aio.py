@@ -460,7 +460,7 @@ def test_a_loop_that_is_gone_is_told_nothing(sim):
 
     async def main():
         loop = asyncio.get_running_loop()
-        task = loop.create_task(in_thread.in_thread(lambda interrupt_token: done.wait(20)))
+        task = loop.create_task(in_thread.in_thread(lambda interrupt_token: done.wait(20), (), {}))
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         task.cancel()
@@ -469,9 +469,8 @@ def test_a_loop_that_is_gone_is_told_nothing(sim):
 
     loop = asyncio.new_event_loop()
     loop.set_exception_handler(lambda *_: None)
-    task = loop.create_task(main())
+    loop.create_task(main())
     loop.run_forever()
     loop.close()
     done.set()
-    assert task.done() or True
     assert claude_client.invoke_claude("say 1")

@@ -17,6 +17,7 @@ from claude_client import (
     last_results,
 )
 from claude_client.simulator import Reply
+from helpers import until
 
 
 def prompts_of(number):
@@ -204,7 +205,7 @@ def test_whatever_ends_the_taking_ends_the_requests(sim, way):
 
     take()
     sim.wait_for(lambda sim: sim.in_flight == 0)
-    assert not [thread for thread in threading.enumerate() if thread.name == "claude_client worker"]
+    until(lambda: not [thread for thread in threading.enumerate() if thread.name == "claude_client worker"])
 
 
 def test_an_interrupt_gives_what_was_drawn_and_draws_no_more(sim):

@@ -14,20 +14,31 @@ another; none is ever blocked: each call has a thread of its own.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Iterable,
+    Mapping,
+    Sequence,
+)
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, Unpack, overload
 
 import claude_client
-from claude_client._values.errors import ClaudeInvocationError
+from claude_client._values.errors import ClaudeInvocationError, aborted
 from claude_client._values.interrupt import InterruptToken
 from claude_client._values.options import Content, FanOutOptions, StreamOptions
 from claude_client._values.request import DEFAULT_MODEL
 from claude_client._values.response import ClaudeResponse, Data
 from claude_client._values.results import Results
+from claude_client._verbs.as_completed import Feed
 from claude_client._verbs.fan_out import MOST_ASKED_FOR
-from claude_client._verbs.in_thread import Handover, Relays, in_thread
+from claude_client._verbs.in_thread import Handover, Link, in_thread
 from claude_client._verbs.parallel import fan_out
 from claude_client._verbs.requests import for_all
 
@@ -39,6 +50,7 @@ __all__ += ["invoke_parallel"]
 
 T = TypeVar("T")
 R = TypeVar("R")
+S = TypeVar("S")
 Pair = tuple[int, ClaudeResponse | ClaudeInvocationError]
 
 _OF_TURNS = ("callback", "on_output")
@@ -52,7 +64,7 @@ async def invoke_claude(
 async def invoke_claude(prompt: Content | None, *args: Any, **options: Any) -> ClaudeResponse: ...
 async def invoke_claude(prompt: Content | None, *args: Any, **options: Any) -> ClaudeResponse:
     """`claude_client.invoke_claude`, with the same arguments, results and errors."""
-    return await in_thread(claude_client.invoke_claude, prompt, *args, **options)
+    return await in_thread(claude_client.invoke_claude, (prompt, *args), options)
 
 
 async def invoke_parallel(
@@ -72,7 +84,7 @@ async def invoke_parallel(
     """
     said = for_all(model, max_tokens, shared_system, cache_shared_system, options)
     verb = partial(fan_out, prompts, max_workers, most_workers=MOST_ASKED_FOR)
-    return await in_thread(_with_token(verb), on_loop=["on_result"], interrupt_token=interrupt_token, **said)
+    return await in_thread(_with_token(verb), (), {"interrupt_token": interrupt_token, **said}, on_loop=["on_result"])
 
 
 def _with_token(verb: Callable[..., Results]) -> Callable[..., Results]:
@@ -84,10 +96,14 @@ def invoke_claude_streaming(prompt: Content | None, **options: Any) -> Stream:
     `claude_client.invoke_claude_streaming`, with the same arguments but *callback*, as an asynchronous iterator of the
     chunks. The request is made once somebody iterates, or awaits its `response`.
     """
+    if "callback" in options:
+        raise TypeError("invoke_claude_streaming() of aio takes no callback: its chunks are iterated")
 
     async def ask(chunks: Handover[str]) -> ClaudeResponse:
-        verb = claude_client.invoke_claude_streaming
-        return await in_thread(verb, prompt, on_loop=["on_output"], **{**options, "callback": chunks.hand})
+        said = {**options, "callback": chunks.put}
+        return await in_thread(
+            claude_client.invoke_claude_streaming, [prompt], said, on_loop=["on_output"], link=chunks.link
+        )
 
     return Stream(ask)
 
@@ -112,65 +128,92 @@ def as_completed(
     said = (model, max_tokens, max_workers, shared_system, cache_shared_system)
 
     async def ask(outcomes: Handover[Pair]) -> None:
-        relays = Relays(asyncio.get_running_loop())
-        drawn = _drawn(prompts, relays) if isinstance(prompts, AsyncIterable) else prompts
-        verb = partial(_hand_over, outcomes, drawn, *said)
-        await in_thread(
-            verb, on_loop=["on_result"], window=window, interrupt_token=interrupt_token, relays=relays, **options
-        )
+        how = {"window": window, "interrupt_token": interrupt_token, **options}
+        async with _drawn(prompts) as drawn:
+            verb = partial(_hand_over, outcomes, drawn, *said)
+            await in_thread(verb, (), how, on_loop=["on_result"], link=outcomes.link)
 
     return AsCompleted(ask)
 
 
-def _hand_over(outcomes: Handover[Pair], *said: Any, **options: Any) -> None:
-    """Hand over each outcome, on another thread, once there is room for it."""
-    with claude_client.as_completed(*said, **options) as pairs:
-        for pair in pairs:
-            outcomes.hand(pair)
+def _hand_over(outcomes: Handover[Pair], prompts: Iterable[Any], *said: Any, **options: Any) -> None:
+    """Hand over each outcome, on another thread, once it is wanted."""
+    end = prompts.end if isinstance(prompts, Feed) else lambda: None
+    with claude_client.as_completed(prompts, *said, **options) as pairs, outcomes.link.token.watched_by(end):
+        while outcomes.is_wanted():
+            pair = next(pairs, None)
+            if pair is None:
+                return
+            outcomes.put(pair)
 
 
-_END: Any = object()
+@asynccontextmanager
+async def _drawn(prompts: Iterable[Any] | AsyncIterable[Any]) -> AsyncIterator[Iterable[Any]]:
+    """*prompts*, to be drawn on another thread; asynchronous ones are drawn, each as it is asked for, by one task."""
+    if not isinstance(prompts, AsyncIterable):
+        yield prompts
+        return
+    asked = asyncio.Semaphore(0)
+    feed = Feed(partial(asyncio.get_running_loop().call_soon_threadsafe, asked.release))
+    drawing = asyncio.ensure_future(_draw(prompts, feed, asked))
+    try:
+        yield feed
+    finally:
+        drawing.cancel()
+        with suppress(asyncio.CancelledError):
+            await drawing
 
 
-def _drawn(prompts: AsyncIterable[Any], relays: Relays) -> Iterator[Any]:
-    """*prompts*, each drawn on the loop."""
-    drawing = aiter(prompts)
-    draw = relays.relay(lambda: anext(drawing, _END))
-    while (drawn := draw()) is not _END:
-        yield drawn
+async def _draw(prompts: AsyncIterable[Any], feed: Feed, asked: asyncio.Semaphore) -> None:
+    failure: Exception | None = None
+    drawn = aiter(prompts)
+    try:
+        await asked.acquire()
+        async for spec in drawn:
+            feed.put(spec)
+            await asked.acquire()
+    except Exception as failed:  # noqa: BLE001 - of the caller's iterable, and for the caller
+        failure = failed
+    finally:
+        feed.end(failure)
+        if isinstance(drawn, AsyncGenerator):
+            await drawn.aclose()
 
 
 class _Fed(AsyncIterator[T], Generic[T, R]):
     """
-    What another thread hands over, item by item. Not for two tasks at once. It ends, and its requests within 100 ms, if
-    the task that waits for an item is cancelled; by `aclose` and at the end of an `async with` block; and when nobody
-    has it any more, as after a `break`.
+    What another thread hands over, item by item. It ends, and its requests within 100 ms, once every task that waits
+    for it is cancelled; by `aclose` and at the end of an `async with` block; and when nobody has it any more, as after
+    a `break` out of a loop over one without a name.
     """
 
-    _MOST = 1  # items that are handed over and not taken
+    _UNASKED = 0  # items that are handed over before anybody takes them
 
     def __init__(self, ask: Callable[[Handover[T]], Coroutine[Any, Any, R]]) -> None:
         self._ask = ask
         self._items: Handover[T] | None = None
         self._call: asyncio.Task[R] | None = None
+        self._waiting = 0  # tasks
+        self._is_closed = self._is_told = False
 
     async def __anext__(self) -> T:
+        if self._is_closed:
+            raise self._closed()
         call, items = self._begun()
         try:
-            item = await items.take()
-        except asyncio.CancelledError:
-            await self.aclose()
-            raise
+            return await self._waited(items.take())
         except StopAsyncIteration:
-            if not call.cancelled():
+            if self._is_closed or call.cancelled():
+                raise self._closed() from None
+            if not self._is_told:
+                self._is_told = True
                 await call  # raises what it failed by
             raise
-        return item
 
     async def aclose(self) -> None:
         """End the requests that are under way within 100 ms, and give nothing any more."""
-        if self._call and self._items:
-            self._items.end()
+        self._is_closed = True
+        if self._call:
             self._call.cancel()
             await asyncio.wait([self._call])
             if not self._call.cancelled():
@@ -184,15 +227,31 @@ class _Fed(AsyncIterator[T], Generic[T, R]):
 
     def __del__(self) -> None:
         if self._call and self._items and not self._call.done():
-            self._items.end()
+            self._items.link.end()
             with suppress(RuntimeError):  # the loop is closed
                 self._call.get_loop().call_soon_threadsafe(self._call.cancel)
 
+    async def _waited(self, what: Awaitable[S]) -> S:
+        """Wait for *what*; the last task that waits ends all if it is cancelled."""
+        self._waiting += 1
+        try:
+            return await what
+        except asyncio.CancelledError:
+            if self._waiting == 1:
+                await self.aclose()
+            raise
+        finally:
+            self._waiting -= 1
+
     def _begun(self) -> tuple[asyncio.Task[R], Handover[T]]:
         if self._call is None or self._items is None:
-            self._items = Handover(asyncio.get_running_loop(), self._MOST)
+            self._items = Handover(Link(asyncio.get_running_loop()), self._UNASKED)
             self._call = asyncio.ensure_future(_ended(self._ask, self._items))
         return self._call, self._items
+
+    def _closed(self) -> Exception:
+        """What is raised where it was ended before its end."""
+        return StopAsyncIteration()
 
 
 async def _ended(ask: Callable[[Handover[T]], Coroutine[Any, Any, R]], items: Handover[T]) -> R:
@@ -203,9 +262,12 @@ async def _ended(ask: Callable[[Handover[T]], Coroutine[Any, Any, R]], items: Ha
 
 
 class Stream(_Fed[str, ClaudeResponse]):
-    """The chunks of an answer, as they arrive, and the `response` that they make."""
+    """
+    The chunks of an answer, as they arrive, and the `response` that they make. Where it was closed, both raise an error
+    of kind "interrupted": part of an answer is not taken for the whole.
+    """
 
-    _MOST = 2**30
+    _UNASKED = 2**30
 
     async def response(self) -> ClaudeResponse:
         """
@@ -214,17 +276,33 @@ class Stream(_Fed[str, ClaudeResponse]):
         Raises:
             ClaudeInvocationError: As `claude_client.invoke_claude_streaming`.
         """
-        return await self._begun()[0]
+        if self._is_closed and self._call is None:
+            raise self._closed()
+        call, _ = self._begun()
+        try:
+            return await self._waited(asyncio.shield(call))
+        except asyncio.CancelledError:
+            if call.cancelled() and not _is_being_cancelled():
+                raise self._closed() from None
+            raise
+
+    def _closed(self) -> Exception:
+        return aborted("interrupted")
+
+
+def _is_being_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 class AsCompleted(_Fed[Pair, None]):
-    """The outcomes of `as_completed`."""
+    """The outcomes of `as_completed`. Not for two tasks at once."""
 
 
 class ConversationThread:
     """
     `claude_client.ConversationThread`, with the same arguments, whose turns are awaited. A turn that is cancelled
-    leaves no trace.
+    leaves no trace, unless its answer has come already.
     """
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -233,11 +311,15 @@ class ConversationThread:
 
     async def send(self, message: Content, *args: Any, **options: Any) -> ClaudeResponse:
         """`claude_client.ConversationThread.send`; `callback` and `on_output` may be coroutine functions."""
-        return await in_thread(self.thread.send, message, *args, on_loop=_OF_TURNS, **options)
+        return await in_thread(self.thread.send, (message, *args), options, on_loop=_OF_TURNS)
 
     async def send_continuation(self, *args: Any, **options: Any) -> ClaudeResponse:
         """`claude_client.ConversationThread.send_continuation`, likewise."""
-        return await in_thread(self.thread.send_continuation, *args, on_loop=_OF_TURNS, **options)
+        return await in_thread(self.thread.send_continuation, args, options, on_loop=_OF_TURNS)
+
+    async def clear(self) -> None:
+        """`claude_client.ConversationThread.clear`, once a turn that is under way is over."""
+        await in_thread(lambda **_: self.thread.clear(), (), {})
 
     def fork(self) -> Self:
         """A conversation that goes on from here by itself."""

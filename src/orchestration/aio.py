@@ -34,7 +34,7 @@ def _awaited(verb: Callable[P, T]) -> Callable[P, Coroutine[Any, Any, T]]:
 
     @wraps(verb)
     async def awaited(*args: P.args, **options: P.kwargs) -> T:
-        return await in_thread(verb, *args, on_loop=_ON_LOOP, **options)  # type: ignore[arg-type]  # no verb has `relays`
+        return await in_thread(verb, args, options, on_loop=_ON_LOOP)
 
     return awaited
 

@@ -120,6 +120,10 @@ class Run:
             jobs or (), gates, time.monotonic(), on_wait=self._pauses.note, stop_after=stop_after
         )
         self._is_open = jobs is None  # whether more may be added
+        self._is_abandoned = False
+        #: Leaves the `with` block of `running`, for `abandon`. Kept here, that is as alive as the threads are: else
+        #: it would be left on the thread that happens to collect what nobody has any more.
+        self.close: Callable[[], object] = lambda: None
         self._jobs = None if jobs is None else len(jobs)
         self._unreported = self._jobs or 0
         self._threads: list[threading.Thread] = []
@@ -255,9 +259,23 @@ class Run:
                 attempt.abort("cancelled")
 
     def end_with_main_thread(self) -> None:
-        """Interrupt the run as Ctrl-C would. From any thread."""
+        """Interrupt the run as Ctrl-C would, and let its threads end. From any thread."""
         self._main_thread_ended = True
+        self._leave()
+
+    def abandon(self) -> None:
+        """
+        Interrupt the run, and have the last of its threads `close` it: for a finalizer, which must wait for nobody and
+        for no lock.
+        """
+        self._is_abandoned = True
+        self._leave()
+
+    def _leave(self) -> None:
+        """Interrupt the run, and have no thread stay for more jobs. In single steps."""
+        self._is_open = False
         self.interrupt()
+        self._dismiss()
 
     def wake(self, until: Hashable = None) -> None:
         """Have the gates asked again, also for those that wait for *until*. From any thread."""
@@ -319,11 +337,13 @@ class Run:
                 self.interrupt()
             else:
                 self._dismiss()
+            me = threading.current_thread()  # it may be the last of them
             while not self._ended_threads.issuperset(self._started()):
                 with suppress(Empty):
                     self._left.get(timeout=_LOOK_UP)
             for thread in self._started():
-                thread.join()
+                if thread is not me:
+                    thread.join()
             self._scheduler.abandon()  # what is left where a thread broke off, or where there was none
         except BaseException as late:  # noqa: BLE001 - Ctrl-C, or whatever the handler of another signal raises
             return late
@@ -363,6 +383,9 @@ class Run:
         finally:
             self._ended_threads.add(threading.current_thread())
             self._left.put(None)
+            if self._is_abandoned and self._ended_threads.issuperset([*self._threads]):
+                with suppress(BaseException):  # of what broke off: nobody is there to be told
+                    self.close()
 
     def _context_of(self, job: Job, attempt: Attempt) -> Context:
         context = self._context.copy()

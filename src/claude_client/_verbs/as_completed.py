@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sized
-from contextlib import ExitStack
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from contextlib import ExitStack, suppress
+from functools import partial
+from queue import Empty, SimpleQueue
 from typing import Any, Self, Unpack
 
+from claude_client._sdk.client import check_credentials, shared_client
 from claude_client._values.budget import Budget
 from claude_client._values.checks import check_callback, type_name, whole_number
 from claude_client._values.errors import ClaudeInvocationError, aborted
-from claude_client._values.interrupt import InterruptToken
+from claude_client._values.interrupt import InterruptToken, check_token
 from claude_client._values.options import Content, ResultCallback, StreamOptions
 from claude_client._values.record import Asked, RunRecord, now
 from claude_client._values.request import DEFAULT_MODEL
@@ -17,6 +21,7 @@ from claude_client._values.results import Results
 from claude_client._verbs.fan_out import (
     MOST_ASKED_FOR,
     Outcome,
+    Run,
     check_stop_after,
     job_of,
     open_run,
@@ -28,6 +33,9 @@ from claude_client._verbs.progress import progress_of
 from claude_client._verbs.requests import asked_of, for_all, request_builder, request_or_error
 
 _WINDOW = 4  # prompts that are drawn ahead, for each worker
+
+_END: Any = object()  # of the prompts
+NOT_YET: Any = object()  # is there another prompt, and nobody knows whether there will be
 
 
 def as_completed(
@@ -84,8 +92,6 @@ class AsCompleted(Iterator[tuple[int, Outcome]]):
     were not given, in the order of their prompts; who goes on to iterate gets the same.
     """
 
-    _END: Any = object()  # of the prompts
-
     def __init__(
         self,
         prompts: Iterable[Mapping[str, Any]],
@@ -100,7 +106,8 @@ class AsCompleted(Iterator[tuple[int, Outcome]]):
         budget_usd: Budget | None = None,
         **said: Any,
     ) -> None:
-        self._closing = ExitStack()  # first, for `__del__`
+        self._closing, self._is_over = ExitStack(), False  # first, for `__del__`
+        self._run: Run | None = None  # until there is something to ask
         if isinstance(prompts, (str, bytes, Mapping)) or not isinstance(prompts, Iterable):
             raise ValueError(f"prompts must be an iterable of dicts, got {type_name(prompts)}")
         check_callback("on_result", on_result)
@@ -119,38 +126,39 @@ class AsCompleted(Iterator[tuple[int, Outcome]]):
         # What was drawn and not given: what it says of itself, and what has ended of it.
         self._left: dict[int, Asked] = {}
         self._ended: dict[int, Outcome] = {}
-        with ExitStack() as opening:
-            self._bar = opening.enter_context(progress_of(_length_of(prompts), workers, shown=progress))
-            self._run = opening.enter_context(
-                # Hooks that know nothing of this: else the threads would keep it when nobody else has it.
-                open_run(
-                    max_workers=workers,
-                    token=token,
-                    on_outcomes=self._ended.update,
-                    on_hold=self._bar.hold if self._bar else None,
-                    stop_after=stop_after,
-                    name="as_completed",
-                )
-            )
-            self._closing = opening.pop_all()
+        check_token(token)
+        self._token = token
+        with shared_client() as client:
+            check_credentials(client, [])
+        self._bar = self._closing.enter_context(progress_of(_length_of(prompts), workers, shown=progress))
+        self._open = partial(
+            # Hooks that know nothing of this: else the threads would keep it when nobody else has it.
+            open_run,
+            max_workers=workers,
+            token=token,
+            on_outcomes=self._ended.update,
+            on_hold=self._bar.hold if self._bar else None,
+            stop_after=stop_after,
+            name="as_completed",
+        )
 
     @property
     def interrupted(self) -> bool:
         """Whether it was ended from outside."""
-        return self._run.interrupted
+        return self._run.interrupted if self._run else bool(self._token and self._token.is_interrupted())
 
     def __next__(self) -> tuple[int, Outcome]:
         try:
             self._draw()
             while self._left and not self._ended:
-                self._run.do_next()
+                self._do_next()
                 self._draw()
             if self._ended:
                 return self._given()
+            self._end()
         except BaseException:
             with remembered(self._given_up):
                 raise
-        self._end()
         if self._failure:
             failure, self._failure = self._failure, None
             raise failure
@@ -160,6 +168,7 @@ class AsCompleted(Iterator[tuple[int, Outcome]]):
         """End what is under way within 100 ms, and give nothing any more."""
         self._left.clear()
         self._ended.clear()
+        self._failure = None
         self._end()
 
     def __enter__(self) -> Self:
@@ -169,52 +178,140 @@ class AsCompleted(Iterator[tuple[int, Outcome]]):
         self.close()
 
     def __del__(self) -> None:
-        self._closing.close()
+        # On whatever thread, in the middle of whatever: it waits for nobody, and for no lock.
+        with suppress(BaseException):
+            if self._run and not self._is_over:
+                self._run.abandon()
+            else:
+                self._closing.close()
 
     def _draw(self) -> None:
         """Draw prompts while there is room for them, until something has ended."""
         while self._prompts is not None and len(self._left) < self._window:
-            try:
-                spec = self._END if self._run.is_stopped else next(self._prompts, self._END)
-            except Exception as failed:  # noqa: BLE001 - of the caller's iterable, and for the caller
-                self._failure, spec = failed, self._END
-            if spec is self._END:
+            spec = self._drawn_one(self._prompts)
+            if spec is NOT_YET:
+                return
+            if spec is _END:
                 self._prompts = None
+            if self._prompts is None:  # or it was closed meanwhile
                 return
             self._ask(spec)
-            self._run.do_next(0.0)
+            self._do_next(0.0)
             if self._ended:
                 return
+
+    def _drawn_one(self, prompts: Iterator[Any]) -> Any:
+        """The next of *prompts*: `_END` after the last, `NOT_YET` if others can be waited for meanwhile."""
+        if self._run.is_stopped if self._run else self.interrupted:
+            return _END
+        try:
+            if self._run and self._left and isinstance(prompts, Feed):
+                return prompts.poll(self._run.post)
+            return next(prompts, _END)
+        except Exception as failed:  # noqa: BLE001 - of the caller's iterable, and for the caller
+            self._failure = failed
+            return _END
 
     def _ask(self, spec: Any) -> None:
         index, self._drawn = self._drawn, self._drawn + 1
         (self._left[index],) = asked_of([spec], self._model, self._category)
         request = request_or_error(self._build, index, spec)
-        if isinstance(request, ClaudeInvocationError):
-            self._ended[index] = request
-        else:
+        if not isinstance(request, ClaudeInvocationError):
+            if self._run is None:
+                self._run = self._closing.enter_context(self._open())
+                self._run.close = self._closing.close
             self._run.add(job_of(index, request, share_identical=self._share_identical))
+            return
+        if index == 0:
+            self._build_or_raise()
+        self._ended[index] = request
+
+    def _build_or_raise(self) -> None:
+        """
+        Raises:
+            ValueError: If what is said for all prompts cannot be sent with any.
+        """
+        try:
+            self._build(0, {"prompt": "to check the options"})
+        except ValueError as bad:
+            raise ValueError(str(bad).removeprefix("prompts[0]: ")) from None
+
+    def _do_next(self, within: float = math.inf) -> None:
+        if self._run:
+            self._run.do_next(within)
 
     def _given(self) -> tuple[int, Outcome]:
         index = next(iter(self._ended))
-        report_outcomes({index: self._ended[index]}, self._bar, self._on_result)
-        self._run.forget(index)
-        del self._left[index]
-        return index, self._ended.pop(index)
+        outcome = self._ended[index]
+        report_outcomes({index: outcome}, self._bar, self._on_result)
+        if self._run:
+            self._run.forget(index)
+        self._left.pop(index, None)  # or it was closed by a callback
+        self._ended.pop(index, None)
+        return index, outcome
 
     def _given_up(self) -> Results:
         """End all, and return what was not given."""
         self._end()
+        known = self._run.outcomes if self._run else {}
         for index in self._left:
-            self._ended.setdefault(index, self._run.outcomes.get(index) or aborted("interrupted"))
+            self._ended.setdefault(index, known.get(index) or aborted("interrupted"))
         self._ended = dict(sorted(self._ended.items()))
         state = self._budget.state if self._budget else None
         run = RunRecord(self._began, now(), [self._left[index] for index in self._ended], state)
         return Results.of(dict(enumerate(self._ended.values())), interrupted=True, run=run)
 
     def _end(self) -> None:
-        self._prompts = None
+        self._prompts, self._is_over = None, True
         self._closing.close()
+
+
+class Feed(Iterator[Any]):
+    """Prompts that another thread puts in as it is asked for them, with *ask*, one after another."""
+
+    def __init__(self, ask: Callable[[], object]) -> None:
+        self._ask = ask
+        self._is_asked = False
+        self._items: SimpleQueue[tuple[Any, Exception | None]] = SimpleQueue()
+        self._post: Callable[[Callable[[], None]], object] | None = None
+
+    def put(self, spec: Any, failure: Exception | None = None) -> None:
+        """Put *spec* in, or `_END`, by a *failure* if there was one. From any thread."""
+        self._items.put((spec, failure))
+        if self._post:
+            self._post(lambda: None)
+
+    def end(self, failure: Exception | None = None) -> None:
+        """There are no more. From any thread."""
+        self.put(_END, failure)
+
+    def __next__(self) -> Any:
+        self._want()
+        spec = self._taken(self._items.get())
+        if spec is _END:
+            raise StopIteration
+        return spec
+
+    def poll(self, post: Callable[[Callable[[], None]], object]) -> Any:
+        """The next prompt, `_END` after the last; or `NOT_YET`: once it is there, *post* is called with an event."""
+        self._post = post
+        self._want()
+        try:
+            return self._taken(self._items.get_nowait())
+        except Empty:
+            return NOT_YET
+
+    def _want(self) -> None:
+        if not self._is_asked:
+            self._is_asked = True
+            self._ask()
+
+    def _taken(self, item: tuple[Any, Exception | None]) -> Any:
+        spec, failure = item
+        self._is_asked = False
+        if failure:
+            raise failure
+        return spec
 
 
 def _length_of(prompts: Iterable[Any]) -> int | None:

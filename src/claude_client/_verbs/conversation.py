@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager, nullcontext
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, Unpack, overload
 
 from claude_client._engine.flow import CallFlow
@@ -47,6 +48,10 @@ _NOT_OF_A_CONVERSATION = _NOT_OF_A_TURN - CallOptions.__annotations__.keys()
 
 
 T = TypeVar("T")
+
+
+# The turns whose callbacks a context is of: also where a callback runs on another thread, as on the loop of coroutines.
+_turns: ContextVar[frozenset[object]] = ContextVar("claude_client turns", default=frozenset())
 
 
 class _Option(Generic[T]):
@@ -102,9 +107,9 @@ class ConversationThread:
         "_max_turns",
         "_options",
         "_process",
-        "_sender",
         "_taken",
         "_turn_lock",
+        "_turn_now",
     )
 
     system = _Option[Content | None]()
@@ -143,7 +148,7 @@ class ConversationThread:
         self._history = history_of(messages)
         self._taken: tuple[tuple[AttemptRecord, ...], ...] = ()  # the requests of each turn, failed ones too
         self._turn_lock = threading.Lock()  # held for the length of a turn; guards changes of the two above
-        self._sender: int | None = None  # the thread that took the lock last
+        self._turn_now: object = None  # that is under way
         self._process = os.getpid()
 
     @overload
@@ -411,16 +416,18 @@ class ConversationThread:
     def _turn(self, token: InterruptToken | None, until: float = math.inf) -> Iterator[None]:
         """Hold the turn, as the one thread that may change the history; it is waited for *until* then at most."""
         if self._process != os.getpid():  # no coverage: in a forked child, where no turn of the parent ever ends
-            self._turn_lock, self._sender, self._process = threading.Lock(), None, os.getpid()
-        me = threading.get_ident()
-        if self._sender == me and self._turn_lock.locked():
+            self._turn_lock, self._turn_now, self._process = threading.Lock(), None, os.getpid()
+        within = _turns.get()
+        if self._turn_now in within:
             raise RuntimeError("called from a callback of the same conversation, whose turn is not over")
         with _held(self._turn_lock, token, until):
-            self._sender = me
+            self._turn_now = object()
+            reset = _turns.set(within | {self._turn_now})
             try:
                 yield
             finally:
-                self._sender = None
+                _turns.reset(reset)
+                self._turn_now = None
 
 
 def _restored(

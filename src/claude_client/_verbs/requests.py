@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -136,8 +136,9 @@ def prompt_list(prompts: Any) -> Sequence[Any]:
 
 
 def listed(prompts: Any) -> Any:
-    """*prompts* as a list, where they are an iterator; else as they are."""
-    return [*prompts] if isinstance(prompts, Iterator) else prompts
+    """*prompts* as a list, where they are an iterable of another kind; else as they are."""
+    is_other = isinstance(prompts, Iterable) and not isinstance(prompts, (str, bytes, Mapping, Sequence))
+    return [*prompts] if is_other else prompts
 
 
 def check_names(options: Mapping[str, Any]) -> None:
