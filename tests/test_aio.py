@@ -3,8 +3,12 @@
 import asyncio
 import contextvars
 import gc
+import os
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 
 import httpx
 import pytest
@@ -270,9 +274,7 @@ def test_a_fan_out_that_is_cancelled_leaves_what_was_answered_in_the_last_result
             await task
 
     run(main())
-    results = last_results()
-    if results is not None:
-        assert results[0]
+    assert [answer is not None for answer in last_results()] == [True, False, False]
 
 
 def test_a_slow_callback_is_cancelled_with_its_run(sim):
@@ -469,8 +471,314 @@ def test_a_loop_that_is_gone_is_told_nothing(sim):
 
     loop = asyncio.new_event_loop()
     loop.set_exception_handler(lambda *_: None)
-    loop.create_task(main())
+    task = loop.create_task(main())
     loop.run_forever()
     loop.close()
     done.set()
+    assert task.done()
     assert claude_client.invoke_claude("say 1")
+
+
+# What ends where, and what it leaves
+
+
+def test_of_two_that_wait_for_an_answer_one_may_give_up(sim):
+    release = threading.Event()
+    sim.script(Reply(until=release, text="whole"))
+
+    async def main():
+        stream = aio.invoke_claude_streaming("say 1")
+
+        async def chunks():
+            return [chunk async for chunk in stream]
+
+        patient, iterating = asyncio.create_task(stream.response()), asyncio.create_task(chunks())
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(stream.response(), 0.01)
+        release.set()
+        assert await patient == "".join(await iterating) == "whole"
+
+    run(main())
+
+
+def test_a_stream_that_was_closed_is_not_taken_for_a_whole_answer(sim, never):
+    async def main():
+        stream = aio.invoke_claude_streaming("say 1")
+        waiting = asyncio.create_task(stream.response())
+        await in_flight(sim, 1)
+        await stream.aclose()
+        for ended in (waiting, stream.response(), anext(stream)):
+            with pytest.raises(ClaudeInvocationError) as failed:
+                await ended
+            assert failed.value.kind == "interrupted"
+        unbegun = aio.invoke_claude_streaming("say 1")
+        await unbegun.aclose()
+        with pytest.raises(ClaudeInvocationError, match="interrupted"):
+            await unbegun.response()
+
+    run(main())
+
+
+def test_outcomes_that_were_closed_before_they_began_do_not_begin(sim):
+    async def main():
+        async with aio.as_completed(prompts_of(3)) as outcomes:
+            pass
+        assert [pair async for pair in outcomes] == []
+
+    run(main())
+    assert sim.requests == ()
+
+
+def test_what_ended_the_outcomes_is_raised_once():
+    def broken():
+        raise LookupError("no more")
+        yield
+
+    async def main():
+        outcomes = aio.as_completed(broken())
+        with pytest.raises(LookupError):
+            await anext(outcomes)
+        assert [pair async for pair in outcomes] == []
+
+    run(main())
+
+
+def test_an_iterable_that_ends_before_it_begins_is_an_error(sim):
+    class Odd:
+        def __iter__(self):
+            return next(iter([]))
+
+    async def main():
+        with pytest.raises(RuntimeError, match="StopIteration"):
+            await anext(aio.as_completed(Odd()))
+
+    run(main())
+
+
+def test_no_more_is_drawn_than_the_window_has(sim):
+    drawn = []
+
+    def prompts():
+        for prompt in prompts_of(20):
+            drawn.append(prompt)
+            yield prompt
+
+    async def main():
+        async with aio.as_completed(prompts(), max_workers=1, window=2) as outcomes:
+            await anext(outcomes)
+            await in_flight(sim, 0)
+            assert len(drawn) == 2
+
+    run(main())
+
+
+def test_outcomes_are_given_while_the_next_prompt_is_waited_for(sim):
+    token = InterruptToken()
+
+    async def main():
+        answered = asyncio.Event()
+
+        async def prompts():
+            yield {"prompt": "say 1"}
+            await answered.wait()  # as one that depends on the answer
+            yield {"prompt": "say 2"}
+            await asyncio.Event().wait()
+
+        given = []
+        async for index, _ in aio.as_completed(prompts(), interrupt_token=token):
+            given.append(index)
+            answered.set()
+            if len(given) == 2:
+                token.interrupt()
+        assert given == [0, 1]
+
+    run(main())
+
+
+def test_a_generator_of_prompts_is_one_task(sim):
+    variable = contextvars.ContextVar("variable", default=0)
+    seen, closed = [], []
+
+    async def prompts():
+        try:
+            async with asyncio.timeout(0.05):
+                for number in range(3):
+                    variable.set(variable.get() + 1)
+                    seen.append(variable.get())
+                    yield {"prompt": f"say {number}"}
+                await asyncio.Event().wait()
+        finally:
+            closed.append(1)
+
+    async def main():
+        outcomes = aio.as_completed(prompts())
+        assert sorted([(await anext(outcomes))[0] for _ in range(3)]) == [0, 1, 2]
+        with pytest.raises(TimeoutError):
+            await anext(outcomes)
+        outcomes = aio.as_completed(prompts())
+        await anext(outcomes)
+        await outcomes.aclose()
+        assert closed == [1, 1]
+
+    run(main())
+    assert seen[:3] == [1, 2, 3]
+
+
+def test_a_generator_that_blocks_is_not_waited_for_long(sim):
+    began, release = threading.Event(), threading.Event()
+
+    def prompts():
+        began.set()
+        release.wait(60)
+        yield {"prompt": "say 1"}
+
+    async def main():
+        task = asyncio.create_task(anext(aio.as_completed(prompts())))
+        await asyncio.to_thread(began.wait)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert not release.is_set()
+
+    run(main())
+    release.set()
+
+
+def test_a_turn_within_a_callback_of_the_conversation_is_refused(sim):
+    async def main():
+        thread = aio.ConversationThread()
+
+        async def again(_):
+            await thread.send("again")
+
+        with pytest.raises(RuntimeError, match="whose turn is not over"):
+            await thread.send("say 1", callback=again)
+        other = aio.ConversationThread()
+        assert await thread.send("say 1", callback=lambda _: other.send("say 2"))
+        assert (thread.thread.turn_count, other.thread.turn_count >= 1) == (1, True)
+        await thread.clear()
+        assert thread.thread.turn_count == 0
+
+    run(main())
+
+
+def test_a_callback_that_is_cancelled_is_not_said_to_have_failed(sim, caplog):
+    async def main():
+        began = asyncio.Event()
+
+        async def on_result(*_):
+            began.set()
+            await asyncio.Event().wait()
+
+        task = asyncio.create_task(aio.invoke_parallel(prompts_of(2), on_result=on_result))
+        await began.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    run(main())
+    assert "on_result failed" not in caplog.text
+
+
+def test_a_stream_takes_no_callback():
+    with pytest.raises(TypeError, match="takes no callback"):
+        aio.invoke_claude_streaming("say 1", callback=print)
+
+
+def test_where_there_are_no_threads_it_is_said(sim):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(threading.Thread, "start", lambda _: (_ for _ in ()).throw(RuntimeError("no threads")))
+        with pytest.raises(RuntimeError, match="no thread can be started"):
+            run(aio.invoke_claude("say 1"))
+    assert run(aio.invoke_claude("say 1"))
+
+
+def test_where_there_are_few_threads_calls_wait_for_each_other(sim, monkeypatch):
+    start = threading.Thread.start
+
+    def start_few(thread):
+        if thread.name == "claude_client aio" and threading.current_thread() is not threading.main_thread():
+            raise RuntimeError("no threads")
+        start(thread)
+
+    async def main():
+        return await asyncio.gather(*(aio.invoke_claude("say 1") for _ in range(5)))
+
+    monkeypatch.setattr(threading.Thread, "start", start_few)
+    assert len(run(main())) == 5
+
+
+ENDS = """
+import asyncio, os, signal, sys, threading
+from claude_client import aio, as_completed
+prompts = [{"prompt": f"say {n}"} for n in range(50)]
+async def wait(*_): await asyncio.Event().wait()
+def stop(): os.kill(os.getpid(), signal.SIGINT)
+def plainly(coroutine):
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(coroutine)
+"""
+
+NAMED = """
+outcomes = as_completed(prompts)
+for index, _ in outcomes:
+    break
+print("done")
+"""
+
+NAMED_IN_A_LOOP = """
+async def main():
+    outcomes = aio.as_completed(prompts)
+    async for index, _ in outcomes:
+        raise LookupError("done")
+try:
+    asyncio.run(main())
+except LookupError as failed:
+    print(failed)
+"""
+
+CALLBACK = """
+async def on_result(*_):
+    stop()
+    await wait()
+try:
+    plainly(aio.invoke_parallel(prompts, on_result=on_result))
+except KeyboardInterrupt:
+    print("done")
+"""
+
+DRAWING = """
+async def endless():
+    yield prompts[0]
+    yield prompts[1]
+    stop()
+    await wait()
+async def main():
+    async for _ in aio.as_completed(endless()): pass
+try:
+    plainly(main())
+except KeyboardInterrupt:
+    print("done")
+"""
+
+SINGLE = """
+async def main():
+    task = asyncio.create_task(aio.invoke_claude("never"))
+    await asyncio.sleep(0)
+    stop()
+    await task
+try:
+    plainly(main())
+except KeyboardInterrupt:
+    print("done")
+"""
+
+
+@pytest.mark.parametrize("code", [NAMED, NAMED_IN_A_LOOP, CALLBACK, DRAWING, SINGLE])
+def test_the_interpreter_ends_whatever_was_under_way(sim, code):
+    sim.script(Reply(fault="silent"), matching="never")
+    environment = {**os.environ, "PYTHONPATH": str(Path(claude_client.__file__).parent.parent)}
+    ended = subprocess.run(
+        [sys.executable, "-c", ENDS + code], env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (ended.stdout, ended.returncode) == ("done\n", 0), ended.stderr

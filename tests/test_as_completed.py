@@ -6,6 +6,7 @@ import threading
 import tracemalloc
 from contextlib import suppress
 
+import anthropic
 import pytest
 
 from claude_client import (
@@ -15,9 +16,11 @@ from claude_client import (
     ParallelInterrupt,
     as_completed,
     last_results,
+    set_default_client,
 )
 from claude_client.simulator import Reply
 from helpers import until
+from orchestration import invoke_parallel_managed
 
 
 def prompts_of(number):
@@ -288,3 +291,59 @@ def test_more_workers_than_ten_are_had_where_asked_for(sim):
     sim.script_by(lambda _: Reply(latency=0.3))
     assert len(list(as_completed(prompts_of(40), max_workers=40))) == 40
     assert sim.peak_concurrency >= 20
+
+
+def test_what_is_collected_on_a_thread_of_its_own_run_waits_for_nobody(sim):
+    collecting = []
+    http = anthropic.DefaultHttpxClient(event_hooks={"response": [lambda _: collecting and gc.collect()]})
+
+    class Job:  # which has itself, by its iterator, so that only a collection ends it
+        def __init__(self):
+            self.outcomes = as_completed(self.prompts(), max_workers=3)
+
+        def prompts(self):
+            yield from endless()
+
+    with anthropic.Anthropic(api_key="any", base_url=sim.base_url, http_client=http) as client:
+        set_default_client(client)
+        job = Job()
+        next(job.outcomes)
+        del job
+        collecting.append(True)
+        until(lambda: not [thread for thread in threading.enumerate() if thread.name == "claude_client worker"])
+        set_default_client(None)
+
+
+@pytest.mark.parametrize("option", [{"temperature": 9}, {"max_tokens": 0}, {"model": ""}])
+def test_what_no_prompt_could_be_sent_with_is_raised_and_not_given_for_each(sim, option):
+    with pytest.raises(ValueError, match=f"^{next(iter(option))}"):
+        next(as_completed(endless(), **option))
+    assert sim.requests == ()
+
+
+def test_a_first_prompt_that_cannot_be_sent_is_an_outcome(sim):
+    outcomes = dict(as_completed([{"prompt": "x", "max_tokens": 0}, {"prompt": "y"}]))
+    assert outcomes[0].kind == "invalid_request"
+    assert isinstance(outcomes[1], ClaudeResponse)
+
+
+def test_it_may_be_closed_while_it_draws_or_tells(sim):
+    def closing():
+        yield {"prompt": "say 1"}
+        outcomes.close()
+        yield {"prompt": "say 2"}
+
+    sim.script(Reply(until=threading.Event()))
+    outcomes = as_completed(closing())
+    assert list(outcomes) == []
+    outcomes = as_completed(prompts_of(3), on_result=lambda *_: outcomes.close())
+    assert len(list(outcomes)) == 1
+    assert len(last_results() or []) == 0
+
+
+def test_a_managed_run_takes_any_iterable(sim):
+    by_id = {"a": {"prompt": "say 1"}, "b": {"prompt": "say 2"}}
+    assert all(invoke_parallel_managed(by_id.values()))
+    assert all(invoke_parallel_managed(iter(by_id.values())))
+    with pytest.raises(ValueError, match="prompts must be a list of dicts, got a dict"):
+        invoke_parallel_managed(by_id)
