@@ -348,6 +348,17 @@ def test_a_stream_that_nobody_has_any_more_is_ended(sim, never):
     run(main())
 
 
+def test_what_nobody_took_anything_of_has_asked_nothing(sim):
+    async def main():
+        stream = aio.invoke_claude_streaming("say 1")
+        await stream.aclose()
+        async with aio.as_completed(prompts_of(3)):
+            pass
+
+    run(main())
+    assert not sim.requests
+
+
 def test_a_task_that_is_cancelled_twice_ends_all_the_same(sim, never, caplog):
     async def main():
         task = asyncio.ensure_future(aio.invoke_claude("say 1"))

@@ -26,13 +26,14 @@ from claude_client import (
     InterruptToken,
     ParallelInterrupt,
     ParallelInvocationError,
+    invoke_parallel,
     set_default_client,
 )
 from claude_client._sdk import batches as door
 from claude_client._values.budget import ledger_of
 from claude_client._values.request import build
 from claude_client.simulator import BatchReply, Reply, Simulator
-from helpers import message
+from helpers import message, until
 from orchestration import (
     BatchHandle,
     JournalError,
@@ -479,7 +480,7 @@ def test_results_that_stay_incomplete_are_an_error_and_those_that_came_are_kept(
 
     def answer(request):
         if request.url.path.endswith("/results"):
-            return httpx.Response(200, content="\n".join(lines) + '\n\n{"half": ')
+            return httpx.Response(200, content="\n".join(lines) + '\n\n"no object"\n{"half": ')
         if request.method == "POST":
             asked = json.loads(request.content)["requests"]
             result = {"type": "succeeded", "message": message("Hi")}
@@ -989,16 +990,16 @@ def test_a_batch_that_somebody_deleted_is_an_error_that_says_what_to_do(sim, tmp
     assert all(invoke_batch(prompts_of(3), journal=journal, **QUICK))
 
 
-def test_a_batch_that_is_gone_after_29_days_is_asked_again(sim, tmp_path):
+def test_a_batch_that_is_gone_after_29_days_is_asked_again(sim, tmp_path, caplog):
     journal = tmp_path / "journal"
     invoke_batch([{"prompt": "before"}], journal=journal, **QUICK)
-    old = Note(
-        frozenset(key.digest for key in keys_of(build(**one) for one in prompts_of(2))), 0.0, "msgbatch_old", True
-    )
+    digests = frozenset(key.digest for key in keys_of(build(**one) for one in prompts_of(2)))
+    old = Note(digests, 0.0, id="msgbatch_old", is_sure=True)
     with closing(sqlite3.connect(journal)) as db, db:
         db.execute("INSERT INTO batches (told) VALUES (?)", (old.to_json(),))
     assert all(invoke_batch(prompts_of(2), journal=journal, **QUICK))
     assert noted(journal) == 0
+    assert "msgbatch_old is gone, after 29 days" in caplog.text
 
 
 def test_a_note_that_is_damaged_is_a_journal_error_and_the_rest_is_salvaged(sim, tmp_path):
@@ -1173,6 +1174,39 @@ def test_nobody_waits_for_money_of_batches_that_are_left(sim):
     assert budget.reserved == 0.0
 
 
+def test_money_of_a_batch_that_is_taken_up_counts_once_in_each_budget(sim, tmp_path):
+    token, journal, budgets = InterruptToken(), tmp_path / "journal", [Budget(1), Budget(1)]
+    stop = {"on_batch": lambda _: token.interrupt(), "interrupt_token": token}
+    sim.script_batches(BatchReply(seconds=3600))
+    invoke_batch(prompts_of(3), journal=journal, budget_usd=budgets[0], **stop, **QUICK)
+    assert budgets[0].reserved > 0
+    finish(sim)
+    prompts = prompts_of(3, budget_usd=budgets[1])
+    results = invoke_batch(prompts, journal=journal, budget_usd=budgets[0], **QUICK)
+    assert [budget.spent for budget in budgets] == [pytest.approx(results.cost_usd)] * 2
+    assert [budget.reserved for budget in budgets] == [0.0, 0.0]
+    assert len(sim.batches) == 1
+
+
+def test_who_waits_for_money_of_a_batch_waits_no_longer_where_that_is_left(sim):
+    token, budget, others = InterruptToken(), Budget(0.03), []
+    sim.script_batches(BatchReply(seconds=3600))
+    other = {"prompt": "other", "max_tokens": 1000}
+    waiting = threading.Thread(target=lambda: others.append(invoke_parallel([other], budget_usd=budget)))
+
+    def stop(_):
+        waiting.start()
+        until(lambda: ledger_of(budget)._wakers)  # it is about to wait, or waits
+        token.interrupt()
+
+    left = invoke_batch(
+        prompts_of(3, max_tokens=1000), budget_usd=budget, on_batch=stop, interrupt_token=token, **QUICK
+    )
+    waiting.join()
+    assert left.batches
+    assert others[0].errors[0].kind == "budget"
+
+
 def test_a_server_that_is_not_there_leaves_no_money_reserved(sim, free_tcp_port):
     set_default_client(anthropic.Anthropic(base_url=f"http://127.0.0.1:{free_tcp_port}", api_key="k", max_retries=0))
     budget = Budget(1)
@@ -1202,17 +1236,18 @@ def test_a_batch_that_shares_a_prompt_with_ours_is_not_taken_for_it(sim, tmp_pat
     assert batched(sim) == {"a1": 1, "a2": 1, "b1": 1, "b2": 1, "both": 2}
 
 
-def test_a_file_that_is_gone_before_its_second_round_costs_its_prompt_alone(sim, tmp_path):
+@pytest.mark.parametrize("usd", [1, None])
+def test_a_file_that_is_gone_before_its_second_round_costs_its_prompt_alone(sim, tmp_path, usd):
     image = tmp_path / "image.png"
     image.write_bytes(PNG)
     sim.script(Reply(fault="overloaded"), matching="say 0")
     prompts = prompts_of(3)
     source = {"type": "base64", "media_type": "image/png", "data": image}
     prompts[0]["prompt"] = [{"type": "image", "source": source}, {"type": "text", "text": "say 0"}]
-    results = invoke_batch(prompts, on_batch=lambda _: image.unlink(missing_ok=True), budget_usd=1, **QUICK)
+    results = invoke_batch(prompts, on_batch=lambda _: image.unlink(missing_ok=True), budget_usd=usd, **QUICK)
     assert {index: error.kind for index, error in results.errors.items()} == {0: "invalid_request"}
     assert "cannot be read" in str(results.errors[0])
-    assert results.budget.reserved == 0.0
+    assert not (results.budget and results.budget.reserved)
 
 
 def test_a_batch_that_had_our_size_only_and_is_gone_is_not_ours(sim, tmp_path):

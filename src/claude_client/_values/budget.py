@@ -285,10 +285,9 @@ class Ledger:
     def park(self, reservation: Reservation) -> None:
         """Keep what *reservation* has set aside, whose end nobody waits for now."""
         with self._lock:
-            if not (reservation.is_settled or reservation.is_parked):
-                books = self._books.with_under_way(-reservation.amount, -reservation.worst)
-                self._books, reservation.is_parked = books.with_unknown(reservation.amount, reservation.worst), True
-                self._under_way[reservation.thread] -= 1
+            books = self._books.with_under_way(-reservation.amount, -reservation.worst)
+            self._books, reservation.is_parked = books.with_unknown(reservation.amount, reservation.worst), True
+            self._under_way[reservation.thread] -= 1
             wakers = [*self._wakers]
         for wake in wakers:
             wake(self)
