@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import sys
 import time
+from pathlib import Path
 
 import pytest
 import respx
@@ -14,6 +16,13 @@ from hypothesis import settings
 import claude_client
 import helpers
 from claude_client.simulator import Simulator
+
+# Where Python is to write no bytecode, it is kept apart: what tests start begins in half the time.
+if sys.dont_write_bytecode:
+    sys.dont_write_bytecode = False
+    sys.pycache_prefix = str(Path(__file__).parents[1] / ".pytest_cache" / "bytecode")
+    os.environ["PYTHONPYCACHEPREFIX"] = sys.pycache_prefix
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 settings.register_profile("ours", deadline=None, derandomize=True, max_examples=50)
 settings.load_profile("ours")
