@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import respx
+import trustme
 from hypothesis import settings
 
 import claude_client
@@ -31,13 +32,22 @@ settings.load_profile("ours")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.fixture(scope="session")
+def one_authority(tmp_path_factory):
+    """The file of an authority: to read those of the whole world takes longer than most tests."""
+    path = tmp_path_factory.mktemp("authority") / "one.pem"
+    trustme.CA().cert_pem.write_to_path(str(path))
+    return str(path)
+
+
 @pytest.fixture(autouse=True)
-def alone(monkeypatch, tmp_path):
+def alone(monkeypatch, tmp_path, one_authority):
     """An empty home and folder, one test key, no proxy, and no way out of this machine."""
     for name in [n for n in os.environ if n.startswith("ANTHROPIC_") or n.lower().endswith("_proxy")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("ANTHROPIC_API_KEY", helpers.KEY)
+    monkeypatch.setenv("SSL_CERT_FILE", one_authority)
     monkeypatch.chdir(tmp_path)
     for name in ("connect", "connect_ex"):
         monkeypatch.setattr(socket.socket, name, only_here(getattr(socket.socket, name)))
