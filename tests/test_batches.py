@@ -1,6 +1,7 @@
 """Prompts by message batches: what is asked, what comes back, and that nothing is lost or paid twice."""
 
 import base64
+import io
 import json
 import os
 import random
@@ -51,7 +52,14 @@ from task_state import TaskState, TaskTracker
 PNG = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5ErkJggg=="
 )
-QUICK = {"poll_interval": 0.01, "check_first": False}
+QUICK = {"poll_interval": 0.002, "check_first": False}  # pauses after failures are as short by that
+
+
+@pytest.fixture
+def soon(monkeypatch):
+    """The options of a run that asks live after 0.4 seconds, with time enough to cancel its batches first."""
+    monkeypatch.setattr("orchestration._batch_plan._MARGIN", 0.8)
+    return {**QUICK, "poll_interval": 0.05, "finish_by": 2.0}
 
 
 def prompts_of(number, **more):
@@ -358,17 +366,20 @@ def test_equal_prompts_have_each_their_answer_in_every_run(sim, tmp_path):
     assert batched(sim) == {"same": 3}
 
 
-def test_an_interrupt_may_cancel_the_batches_and_keep_what_they_had(sim):
-    sim.script_batches(BatchReply(seconds=0.4))
-    token = InterruptToken()
-    timer = threading.Timer(0.2, token.interrupt)
-    timer.start()
-    results = invoke_batch(prompts_of(40), interrupt_token=token, cancel_on_interrupt=True, **QUICK)
-    answered = sum(answer is not None for answer in results)
-    assert results.interrupted
-    assert 0 < answered < 40
-    assert answered == sum(batched(sim).values())
-    assert sim.batches[0].status == "ended"
+def test_an_interrupt_may_cancel_the_batches_and_keep_what_they_had(monkeypatch):
+    now, token = [0.0], InterruptToken()
+
+    def stop(_):
+        now[0] = 20.5
+        token.interrupt()
+
+    with Simulator(clock=lambda: now[0]) as sim:
+        monkeypatch.setenv("ANTHROPIC_BASE_URL", sim.base_url)
+        sim.script_batches(BatchReply(seconds=40))
+        results = invoke_batch(prompts_of(40), interrupt_token=token, on_batch=stop, cancel_on_interrupt=True, **QUICK)
+        assert results.interrupted
+        assert sum(answer is not None for answer in results) == sum(batched(sim).values()) == 20
+        assert sim.batches[0].status == "ended"
 
 
 def test_ctrl_c_leaves_the_batches_and_the_results(sim):
@@ -556,13 +567,19 @@ def test_a_creation_that_always_fails_ends_the_run(sim):
     assert not sim.batches
 
 
-def test_prompts_wait_for_money_that_others_hold(sim):
-    budget = Budget(0.002)
+@pytest.fixture
+def held(monkeypatch):
+    """A budget whose money others hold until somebody has waited."""
+    budget = Budget(0.0019)
     ledger, request = ledger_of(budget), build(prompt="held", max_tokens=100)
-    held = ledger.reserve(request, 0)
-    heard = threading.Timer(0.2, lambda: ledger.settle(held, Decimal()))
-    heard.start()
-    assert all(invoke_batch(prompts_of(1, max_tokens=200), budget_usd=budget, **QUICK))
+    reservation = ledger.reserve(request, 1)
+    monkeypatch.setattr(time, "sleep", lambda _: ledger.settle(reservation, Decimal()))
+    return budget
+
+
+def test_prompts_wait_for_money_that_others_hold(sim, held):
+    assert all(invoke_batch(prompts_of(1, max_tokens=200), budget_usd=held, **QUICK))
+    assert held.spent > 0
 
 
 def test_what_waits_for_money_can_be_interrupted(sim):
@@ -583,12 +600,8 @@ def test_what_can_never_be_afforded_ends_and_the_rest_is_asked(sim):
     assert invoke_batch(prompts[2:], budget_usd=0.1, **QUICK).out_of_budget
 
 
-def test_a_shape_whose_money_others_hold_is_not_tried(sim):
-    budget = Budget(0.0019)
-    ledger, request = ledger_of(budget), build(prompt="held", max_tokens=100)
-    held = ledger.reserve(request, 1)
-    threading.Timer(0.3, lambda: ledger.settle(held, Decimal())).start()
-    assert all(invoke_batch(prompts_of(1, max_tokens=200), budget_usd=budget, poll_interval=0.01))
+def test_a_shape_whose_money_others_hold_is_not_tried(sim, held):
+    assert all(invoke_batch(prompts_of(1, max_tokens=200), budget_usd=held, poll_interval=0.01))
     assert ("POST", "/v1/messages") not in paths(sim)
 
 
@@ -689,10 +702,16 @@ def test_a_creation_that_is_interrupted_is_not_waited_for(sim):
 
 
 def test_each_batch_is_collected_as_it_ends(sim):
-    sim.script_batches(BatchReply(seconds=0.3), BatchReply())
+    sim.script_batches(BatchReply(seconds=3600), BatchReply())
     heard = []
-    assert all(invoke_batch(two_headers(4), on_result=lambda index, _: heard.append(index), **QUICK))
-    assert heard[:2] in ([1, 3], [3, 1])
+
+    def on_result(index, _):
+        heard.append(index)
+        if len(heard) == 2:
+            finish(sim)
+
+    assert all(invoke_batch(two_headers(4), on_result=on_result, **QUICK))
+    assert sorted(heard[:2]) == [1, 3]
 
 
 def test_results_that_nobody_asks_for_now_are_passed_over(sim, tmp_path):
@@ -751,10 +770,10 @@ def test_a_system_that_is_marked_stays_as_it_is(sim):
     assert first["params"]["system"] == marked
 
 
-def test_what_a_batch_has_not_answered_in_time_is_asked_live(sim):
+def test_what_a_batch_has_not_answered_in_time_is_asked_live(sim, soon):
     sim.script_batches(BatchReply(seconds=3600))
     began = time.monotonic()
-    results = invoke_batch(prompts_of(6), finish_by=1.0, budget_usd=1, **QUICK)
+    results = invoke_batch(prompts_of(6), budget_usd=1, **soon)
     assert time.monotonic() - began < 20
     assert all(results)
     assert sim.batches[0].status == "ended"
@@ -928,12 +947,20 @@ def test_a_cancelling_that_fails_is_tried_again_if_it_may_succeed(sim, fault):
     sim.script_batches(BatchReply(seconds=3600, call_faults=[fault]))
     token = InterruptToken()
     stop = {"on_batch": lambda _: token.interrupt(), "interrupt_token": token, "cancel_on_interrupt": True}
-    timer = threading.Timer(0.5, lambda: finish(sim))
-    timer.start()
+    is_final = fault == "invalid_request"
+    end = threading.Thread(target=lambda: (sim.wait_for(is_cancelled), finish(sim)))
+    if is_final:
+        end.start()
     results = invoke_batch(prompts_of(3), **stop, **QUICK)
     assert results.interrupted
-    assert all(results) is (fault != "overloaded")
-    timer.join()
+    assert all(results) is is_final
+    assert sum(path.endswith("/cancel") for _, path in paths(sim)) == (1 if is_final else 2)
+    if is_final:
+        end.join()
+
+
+def is_cancelled(sim):
+    return any(path.endswith("/cancel") for _, path in paths(sim))
 
 
 def test_a_cancelling_that_the_api_refuses_for_good_leaves_the_batches(sim):
@@ -1027,22 +1054,22 @@ def test_a_journal_that_takes_no_note_ends_the_run_before_a_batch_is_created(sim
     assert len(sim.batches) == 1
 
 
-def test_with_a_time_to_finish_by_what_no_batch_takes_is_asked_live(sim):
+def test_with_a_time_to_finish_by_what_no_batch_takes_is_asked_live(sim, soon):
     sim.script_batches(*[BatchReply(fault="overloaded")] * 50)
-    results = invoke_batch(prompts_of(3), finish_by=1.0, **QUICK)
+    results = invoke_batch(prompts_of(3), **soon)
     assert {answer.message.usage.service_tier for answer in results} == {"standard"}
     assert not sim.batches
 
 
-def test_with_a_time_to_finish_by_looks_may_fail_until_then(sim):
+def test_with_a_time_to_finish_by_looks_may_fail_until_then(sim, soon):
     sim.script_batches(BatchReply(seconds=3600, call_faults=["overloaded"] * 500))
-    assert all(invoke_batch(prompts_of(3), finish_by=1.0, **QUICK))
+    assert all(invoke_batch(prompts_of(3), **soon))
 
 
-def test_a_batch_that_is_slow_to_end_does_not_hold_up_the_rest_beyond_the_time(sim):
+def test_a_batch_that_is_slow_to_end_does_not_hold_up_the_rest_beyond_the_time(sim, soon):
     sim.script_batches(BatchReply(seconds=3600, cancel_seconds=3600))
     began = time.monotonic()
-    results = invoke_batch(prompts_of(3), finish_by=2.0, **QUICK)
+    results = invoke_batch(prompts_of(3), **soon)
     assert time.monotonic() - began < 20
     assert all(results)
 
@@ -1085,10 +1112,16 @@ def test_headers_are_the_same_however_they_are_spelled(sim):
     assert len(sim.batches) == 1
 
 
-def test_progress_tells_how_many_batches_have_ended(sim, capsys):
-    sim.script_batches(BatchReply(seconds=0.2), BatchReply())
+def test_progress_tells_how_many_batches_have_ended(sim, monkeypatch):
+    shown = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", shown)
+    sim.script_batches(BatchReply(seconds=3600), BatchReply())
+    told = "2 batches, of which 1 have ended"
+    end = threading.Thread(target=lambda: (until(lambda: told in shown.getvalue()), finish(sim)))
+    end.start()
     assert all(invoke_batch(two_headers(4), progress=True, **QUICK))
-    assert "2 batches, of which 1 have ended" in capsys.readouterr().err
+    end.join()
+    assert told in shown.getvalue()
 
 
 def test_a_batch_that_wrote_the_cache_first_is_in_the_handle(sim):
@@ -1150,10 +1183,10 @@ def test_an_interrupt_ends_a_download_and_what_came_is_kept(sim, tmp_path):
     assert len(sim.batches) == 1
 
 
-def test_money_is_right_whatever_is_cancelled(sim):
+def test_money_is_right_whatever_is_cancelled(sim, soon):
     token, budget = InterruptToken(), Budget(0.03)
     sim.script_batches(BatchReply(seconds=3600), BatchReply(seconds=3600))
-    results = invoke_batch(prompts_of(3, max_tokens=1000), budget_usd=budget, finish_by=1.0, **QUICK)
+    results = invoke_batch(prompts_of(3, max_tokens=1000), budget_usd=budget, **soon)
     assert all(results)
     assert budget.spent == pytest.approx(results.cost_usd)
     assert budget.reserved == 0.0
@@ -1261,10 +1294,10 @@ def test_a_batch_that_had_our_size_only_and_is_gone_is_not_ours(sim, tmp_path):
     assert noted(journal) == 0
 
 
-def test_a_time_to_finish_by_holds_where_a_creation_is_never_answered(sim):
+def test_a_time_to_finish_by_holds_where_a_creation_is_never_answered(sim, soon):
     sim.script_batches(BatchReply(silent=True, seconds=3600))
     began = time.monotonic()
-    results = invoke_batch(prompts_of(2), finish_by=1.0, **QUICK)
+    results = invoke_batch(prompts_of(2), **soon)
     assert time.monotonic() - began < 20
     assert all(results)
 
@@ -1295,10 +1328,10 @@ def test_a_handle_gives_what_there_is_where_one_of_its_batches_is_gone(sim):
     assert {error.kind for error in results.errors.values()} == {"not_found"}
 
 
-def test_what_was_begun_in_a_batch_is_gone_on_with_live(sim):
+def test_what_was_begun_in_a_batch_is_gone_on_with_live(sim, soon):
     sim.script(Reply(text="no number"), matching="say 0")
     sim.script_batches(BatchReply(), BatchReply(seconds=3600))
-    results = invoke_batch(prompts_of(2), output=int, output_retries=1, finish_by=1.0, budget_usd=1, **QUICK)
+    results = invoke_batch(prompts_of(2), output=int, output_retries=1, budget_usd=1, **soon)
     assert results.outputs == [0, 0]
     assert [len(answer.attempts) for answer in results] == [2, 1]
     assert results.budget.spent == pytest.approx(results.cost_usd)
