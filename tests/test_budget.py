@@ -481,6 +481,21 @@ def test_likely_reserves_shrink_to_what_requests_have_cost(sim):
     assert ledger.reserve(request, 0).amount > reserved.amount
 
 
+def test_the_margin_of_likely_reserves_grows_once_for_all_that_were_under_way_with_it():
+    ledger, request = ledger_of(Budget(10, reserve="likely")), build(prompt="hi", max_tokens=100)
+    for _ in range(5):
+        reserved = ledger.reserve(request, 0)
+        ledger.settle(reserved, reserved.worst / 10)
+    under_way = [ledger.reserve(request, 0) for _ in range(5)]
+    assert under_way[0].amount == pytest.approx(reserved.worst / 10)
+    for each in under_way:
+        ledger.settle(each, reserved.worst / 9)
+    after = ledger.reserve(request, 0)
+    assert reserved.worst / 9 < after.amount < reserved.worst / 5
+    ledger.settle(after, after.amount * 2)
+    assert ledger.reserve(request, 0).margin == 1.5**2
+
+
 def test_with_likely_reserves_more_fits_at_once(sim):
     sizes = {}
     for reserve in ("worst", "likely"):
