@@ -356,12 +356,15 @@ def test_something_periodic_is_done_on_the_callers_thread_until_it_fails():
     done, enough = [], threading.Event()
 
     def action():
+        if not client.asked:
+            return
         done.append(threading.current_thread())
         if len(done) == 3:
             enough.set()
             raise LookupError("no more")
 
-    run = run_of(1, Client(lambda prompt: enough.wait(LONG) and prompt))
+    client = Client(lambda prompt: enough.wait(LONG) and prompt)
+    run = run_of(1, client)
     run.run(periodic=Periodic(0.001, action))
     assert done == [threading.current_thread()] * 3
     assert isinstance(run.failure, LookupError)
