@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from contextlib import closing, suppress
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -1409,11 +1409,18 @@ KILLED = [
     {"prompt": f"say {n}", "task_id": f"task-{n}", "extra_headers": {"anthropic-beta": f"beta-{n % 4}"}}
     for n in range(300)
 ]
-ONE_LIFE = f"""
-import sys
+# Each life is forked from what has imported everything, so that it is at work when it is killed, and not yet to begin.
+LIVES = f"""
+import os, select, signal, sys
+import anthropic
 from orchestration import invoke_batch
-results = invoke_batch({KILLED!r}, journal=sys.argv[1], poll_interval=0.05, check_first=False)
-assert all(results)
+for seconds in sys.argv[2:]:
+    if (life := os.fork()) == 0:
+        results = invoke_batch({KILLED!r}, journal=sys.argv[1], poll_interval=0.05, check_first=False)
+        os._exit(0 if all(results) else 1)
+    select.select([os.pidfd_open(life)], [], [], float(seconds))
+    os.kill(life, signal.SIGKILL)
+    assert os.waitstatus_to_exitcode(os.waitpid(life, 0)[1]) in (0, -signal.SIGKILL)
 """
 
 
@@ -1425,12 +1432,9 @@ def test_a_run_that_is_killed_ten_times_pays_for_each_prompt_once(seed, monkeypa
     with Simulator() as sim:
         environment["ANTHROPIC_BASE_URL"] = sim.base_url
         monkeypatch.setenv("ANTHROPIC_BASE_URL", sim.base_url)
-        sim.script_batches(*[BatchReply(seconds=draw.uniform(0, 3), lost_answer=draw.random() < 0.3) for _ in range(4)])
-        for _ in range(10):
-            with subprocess.Popen([sys.executable, "-c", ONE_LIFE, str(journal)], env=environment) as process:
-                with suppress(subprocess.TimeoutExpired):
-                    process.wait(draw.uniform(0.4, 1.5))
-                process.kill()
+        sim.script_batches(*[BatchReply(seconds=draw.uniform(0, 2), lost_answer=draw.random() < 0.3) for _ in range(4)])
+        seconds = [str(draw.uniform(0, 0.6)) for _ in range(10)]
+        subprocess.run([sys.executable, "-c", LIVES, str(journal), *seconds], env=environment, check=True)
         results = invoke_batch(KILLED, journal=journal, **QUICK)
         assert [answer[-len(prompt["prompt"]) :] for answer, prompt in zip(results, KILLED, strict=True)] == [
             prompt["prompt"] for prompt in KILLED
