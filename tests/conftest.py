@@ -32,6 +32,11 @@ settings.load_profile("ours")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_xdist_auto_num_workers():
+    """One process more than there are processors: in each, one second of three is waited."""
+    return (os.cpu_count() or 1) + 1
+
+
 @pytest.fixture(scope="session")
 def one_authority(tmp_path_factory):
     """The file of an authority: to read those of the whole world takes longer than most tests."""

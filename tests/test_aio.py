@@ -480,8 +480,9 @@ def test_a_loop_that_is_gone_is_told_nothing(sim):
 
     loop = asyncio.new_event_loop()
     loop.set_exception_handler(lambda *_: None)
-    loop.create_task(main())
+    kept = loop.create_task(main())
     loop.run_forever()
     loop.close()
     done.set()
+    assert kept.done()
     assert claude_client.invoke_claude("say 1")
