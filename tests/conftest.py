@@ -5,15 +5,25 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import sys
 import time
+from pathlib import Path
 
 import pytest
 import respx
+import trustme
 from hypothesis import settings
 
 import claude_client
 import helpers
 from claude_client.simulator import Simulator
+
+# Where Python is to write no bytecode, it is kept apart: what tests start begins in half the time.
+if sys.dont_write_bytecode:
+    sys.dont_write_bytecode = False
+    sys.pycache_prefix = str(Path(__file__).parents[1] / ".pytest_cache" / "bytecode")
+    os.environ["PYTHONPYCACHEPREFIX"] = sys.pycache_prefix
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 settings.register_profile("ours", deadline=None, derandomize=True, max_examples=50)
 settings.load_profile("ours")
@@ -22,13 +32,27 @@ settings.load_profile("ours")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_xdist_auto_num_workers():
+    """One process more than there are processors: in each, one second of three is waited."""
+    return (os.cpu_count() or 1) + 1
+
+
+@pytest.fixture(scope="session")
+def one_authority(tmp_path_factory):
+    """The file of an authority: to read those of the whole world takes longer than most tests."""
+    path = tmp_path_factory.mktemp("authority") / "one.pem"
+    trustme.CA().cert_pem.write_to_path(str(path))
+    return str(path)
+
+
 @pytest.fixture(autouse=True)
-def alone(monkeypatch, tmp_path):
+def alone(monkeypatch, tmp_path, one_authority):
     """An empty home and folder, one test key, no proxy, and no way out of this machine."""
     for name in [n for n in os.environ if n.startswith("ANTHROPIC_") or n.lower().endswith("_proxy")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("ANTHROPIC_API_KEY", helpers.KEY)
+    monkeypatch.setenv("SSL_CERT_FILE", one_authority)
     monkeypatch.chdir(tmp_path)
     for name in ("connect", "connect_ex"):
         monkeypatch.setattr(socket.socket, name, only_here(getattr(socket.socket, name)))

@@ -350,6 +350,17 @@ def test_a_stream_that_nobody_has_any_more_is_ended(sim, never):
     run(main())
 
 
+def test_what_nobody_took_anything_of_has_asked_nothing(sim):
+    async def main():
+        stream = aio.invoke_claude_streaming("say 1")
+        await stream.aclose()
+        async with aio.as_completed(prompts_of(3)):
+            pass
+
+    run(main())
+    assert not sim.requests
+
+
 def test_a_task_that_is_cancelled_twice_ends_all_the_same(sim, never, caplog):
     async def main():
         task = asyncio.ensure_future(aio.invoke_claude("say 1"))
@@ -399,7 +410,7 @@ def test_the_loop_is_never_blocked(sim):
         nonlocal longest
         while True:
             began = time.monotonic()
-            await asyncio.sleep(0)
+            await asyncio.sleep(0.01)
             longest = max(longest, time.monotonic() - began)
 
     async def main():

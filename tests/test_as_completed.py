@@ -3,7 +3,6 @@
 import gc
 import itertools
 import threading
-import tracemalloc
 from contextlib import suppress
 
 import anthropic
@@ -164,17 +163,13 @@ def test_memory_does_not_grow_with_the_number_of_prompts(sim):
     outcomes = as_completed(prompts, max_workers=4)
     for _ in itertools.islice(outcomes, 100):
         pass
-    tracemalloc.start()
     for _ in outcomes:
         pass
     gc.collect()
-    grown, _ = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
     # The simulator is in this process, and keeps its records: what is ours is counted by its types.
     kinds = [type(thing).__name__ for thing in gc.get_objects()]
     assert kinds.count("Job") < 300
     assert kinds.count("ClaudeResponse") < 50
-    assert grown >= 0
 
 
 # How it ends

@@ -237,19 +237,20 @@ def test_a_call_within_a_callback_does_not_wait_for_what_holds_it(sim):
 
 
 class Interrupted:
-    """A permit that a Ctrl-C meets the first time."""
+    """A permit that a Ctrl-C meets so many times."""
 
-    def __init__(self):
-        self.times = 0
+    def __init__(self, presses):
+        self.presses, self.times = presses, 0
 
     def settle(self, _):
         self.times += 1
-        if self.times == 1:
+        if self.times <= self.presses:
             raise KeyboardInterrupt
 
 
-def test_a_signal_while_permits_are_given_back_leaves_none():
-    budget, permit = Budget(1), Interrupted()
+@pytest.mark.parametrize("presses", [1, 2])
+def test_a_signal_while_permits_are_given_back_leaves_none(presses):
+    budget, permit = Budget(1), Interrupted(presses)
     request = replace(build(prompt="say 1", max_tokens=100), budgets=(budget,))
     attempt = Attempt(request, 0.0)
     attempt.permits = [BudgetGate().admit(request, 0.0), permit]
@@ -480,6 +481,21 @@ def test_likely_reserves_shrink_to_what_requests_have_cost(sim):
     assert ledger.reserve(request, 0).amount > reserved.amount
 
 
+def test_the_margin_of_likely_reserves_grows_once_for_all_that_were_under_way_with_it():
+    ledger, request = ledger_of(Budget(10, reserve="likely")), build(prompt="hi", max_tokens=100)
+    for _ in range(5):
+        reserved = ledger.reserve(request, 0)
+        ledger.settle(reserved, reserved.worst / 10)
+    under_way = [ledger.reserve(request, 0) for _ in range(5)]
+    assert under_way[0].amount == pytest.approx(reserved.worst / 10)
+    for each in under_way:
+        ledger.settle(each, reserved.worst / 9)
+    after = ledger.reserve(request, 0)
+    assert reserved.worst / 9 < after.amount < reserved.worst / 5
+    ledger.settle(after, after.amount * 2)
+    assert ledger.reserve(request, 0).margin == 1.5**2
+
+
 def test_with_likely_reserves_more_fits_at_once(sim):
     sizes = {}
     for reserve in ("worst", "likely"):
@@ -527,6 +543,7 @@ class Money(RuleBasedStateMachine):
         self.budget = Budget(0.01)
         self.ledger = ledger_of(self.budget)
         self.under_way = []
+        self.parked = []
         self.true_cost = Decimal()
         self.woken = []
         self.ledger.add_waker(self.woken.append)
@@ -543,6 +560,22 @@ class Money(RuleBasedStateMachine):
             self.under_way.append(reserved)
         else:
             assert self.under_way
+
+    @precondition(lambda self: self.under_way)
+    @rule()
+    def leave(self):
+        self.parked.append(self.under_way.pop())
+        self.ledger.park(self.parked[-1])
+
+    @precondition(lambda self: self.parked)
+    @rule(taken_up=st.booleans())
+    def come_back(self, taken_up):
+        reserved = self.parked.pop()
+        if taken_up:
+            self.ledger.unpark(reserved)
+            self.under_way.append(reserved)
+        else:
+            self.ledger.settle(reserved, Decimal())
 
     @precondition(lambda self: self.under_way)
     @rule(data=st.data())

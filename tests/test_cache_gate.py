@@ -66,7 +66,7 @@ def test_nobody_goes_before_the_first_answer_begins(sim):
 
 @pytest.mark.parametrize("fault", ["overloaded", "cut_before_headers", "not_found", "early_end_empty"])
 def test_a_first_that_fails_is_replaced_by_the_next(sim, fault):
-    sim.script(Reply(fault=fault, retry_after=1.0 if fault == "overloaded" else None))
+    sim.script(Reply(fault=fault, retry_after=0.3 if fault == "overloaded" else None))
     results = fan_out(return_exceptions=True)
     assert [request.stream for request in sim.requests][:3] == [True, True, False]
     assert results.usage.cache_creation_input_tokens == 2500

@@ -305,10 +305,10 @@ def test_a_password_in_the_base_url_reaches_the_gateway_and_no_log(api, monkeypa
 def test_a_password_in_the_base_url_of_a_client_that_was_brought_is_in_no_log_either(api, caplog):
     caplog.set_level("DEBUG")
     said = "wrong password pass-of-mine for Basic " + base64.b64encode(b"me:pass-of-mine").decode()
-    api.router.post(host="gateway.example").mock(return_value=error(401, "authentication_error", said))
+    api.answers(error(401, "authentication_error", said))
     with anthropic.Anthropic(api_key=KEY, base_url="https://me:pass-of-mine@gateway.example") as client:
         claude_client.set_default_client(client)
-        with pytest.raises(ClaudeInvocationError) as failed:
+        with pytest.raises(ClaudeInvocationError, match="wrong password") as failed:
             invoke_claude("hi")
     shown = caplog.text + str(failed.value) + str(failed.value.details) + str(vars(failed.value.__cause__))
     assert "pass-of-mine" not in shown

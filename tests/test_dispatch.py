@@ -79,7 +79,7 @@ def test_never_more_are_under_way_than_there_are_workers(sim):
 
 
 def test_a_job_that_waits_for_its_retry_holds_no_thread(sim):
-    sim.script(Reply(fault="overloaded", retry_after=1.0), says("late"), matching="prompt 0.")
+    sim.script(Reply(fault="overloaded", retry_after=0.5), says("late"), matching="prompt 0.")
     order = []
     results = invoke_parallel(prompts(4), max_workers=1, on_result=lambda i, _: order.append(i))
     assert order == [1, 2, 3, 0]

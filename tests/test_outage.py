@@ -220,15 +220,15 @@ def outage(request, monkeypatch):
 
 
 def test_slow_answers_after_an_outage_cost_nobody_their_patience(monkeypatch):
-    with Simulator(latency=1.5, limits=Limits(overloaded_for=0.5)) as sim:
+    with Simulator(latency=0.8, limits=Limits(overloaded_for=0.2)) as sim:
         monkeypatch.setenv("ANTHROPIC_API_KEY", "k")
         monkeypatch.setenv("ANTHROPIC_BASE_URL", sim.base_url)
-        assert None not in invoke_parallel(prompts(8), max_workers=4, outage_patience=1.0)
+        assert None not in invoke_parallel(prompts(5), max_workers=4, outage_patience=0.6)
         answered = [request for request in sim.requests if request.outcome == "answered"]
     assert answered[0].stream  # the probe, so that it is known early to be answered
 
 
-@pytest.mark.parametrize("outage", [0.8], indirect=True)
+@pytest.mark.parametrize("outage", [0.4], indirect=True)
 @pytest.mark.parametrize("fan_out", [invoke_parallel, invoke_parallel_managed])
 def test_an_outage_loses_no_prompt_and_is_met_by_few_requests(outage, fan_out):
     assert None not in fan_out(prompts(40), max_workers=5)

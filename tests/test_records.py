@@ -26,17 +26,17 @@ def times(attempt):
 
 
 def test_every_request_of_a_call_is_on_record(sim):
-    sim.script(Reply(fault="overloaded"), Reply(fault="early_end"), Reply(text="Hello"))
+    sim.script(Reply(fault="early_end"), Reply(fault="overloaded", retry_after=0.01), Reply(text="Hello"))
     before = now()
     answer = invoke_claude("hi", streaming=True)
     after = now()
-    assert [attempt.outcome for attempt in answer.attempts] == ["overloaded", "incomplete_stream", "ok"]
-    assert [attempt.status for attempt in answer.attempts] == [529, 200, 200]
+    assert [attempt.outcome for attempt in answer.attempts] == ["incomplete_stream", "overloaded", "ok"]
+    assert [attempt.status for attempt in answer.attempts] == [200, 529, 200]
     assert [attempt.request_id for attempt in answer.attempts] == [request.request_id for request in sim.requests]
     assert {attempt.model for attempt in answer.attempts} == {"claude-sonnet-4-6"}
     seen = [at for attempt in answer.attempts for at in times(attempt)]
     assert [before, *seen, after] == sorted([before, *seen, after])
-    assert [len(times(attempt)) for attempt in answer.attempts] == [4, 5, 5]
+    assert [len(times(attempt)) for attempt in answer.attempts] == [5, 4, 5]
     assert [sorted(attempt.waited) for attempt in answer.attempts[1:]] == [["retry"], ["retry"]]
 
 
@@ -58,7 +58,7 @@ def test_waits_and_requests_add_up_to_the_time_of_a_task(sim):
 
 def test_a_record_says_who_wrote_the_cache_and_who_read_it(monkeypatch):
     asked = [{"prompt": f"prompt {n}"} for n in range(3)]
-    with Simulator(latency=1) as sim:  # so long that the others are there before the writer's answer is
+    with Simulator(latency=0.5) as sim:  # so long that the others are there before the writer's answer is
         monkeypatch.setenv("ANTHROPIC_BASE_URL", sim.base_url)
         results = invoke_parallel(asked, shared_system=CONTEXT, cache_shared_system=True)
     roles = [(answer.attempts[0].wrote_cache, answer.attempts[0].read_cache) for answer in results]

@@ -222,6 +222,14 @@ def test_a_stop_ends_what_waits_and_what_would_be_made_again():
     assert (scheduler.outcomes[1].args[0], scheduler.outcomes[1].usage) == ("stopped", Usage())
 
 
+def test_what_is_added_after_a_stop_ends_by_its_error():
+    scheduler = scheduler_of()
+    scheduler.stop(ClaudeInvocationError("stopped", kind="authentication"))
+    scheduler.add(Job(0, CallFlow(HI)), 0.0)
+    assert (scheduler.over, scheduler.poll(0.0)) == (True, math.inf)
+    assert scheduler.take_ended()[0].kind == scheduler.outcomes[0].kind == "authentication"
+
+
 def test_a_job_is_cancelled_wherever_it_is():
     scheduler = scheduler_of(*[None] * 4)
     _, ending = start(scheduler)

@@ -242,6 +242,20 @@ def test_whatever_a_gate_raises_the_run_ends_with_all_there_is_and_gives_all_bac
     assert (first.inside, second.inside) == ([], [])
 
 
+def test_a_run_that_is_left_says_what_a_gate_raised_meanwhile():
+    run = Run(Client(), None, max_workers=1, gates=[Gate(admit=ZeroDivisionError())])
+
+    def ask_and_leave():
+        with run.running():
+            for index in range(2):
+                run.add(Job(index, CallFlow(build(prompt=f"{index}"))))
+            until(lambda: run.interrupted)
+
+    with pytest.raises(ZeroDivisionError):
+        ask_and_leave()
+    assert kinds(run) == {0: "0", 1: "interrupted"}
+
+
 @pytest.mark.parametrize("where", ["on_event", "settle"])
 def test_what_a_permit_raises_is_logged_and_costs_no_answer(where, caplog):
     gates = [Gate(), Gate(**{where: ZeroDivisionError()}), Gate()]
@@ -342,12 +356,15 @@ def test_something_periodic_is_done_on_the_callers_thread_until_it_fails():
     done, enough = [], threading.Event()
 
     def action():
+        if not client.asked:
+            return
         done.append(threading.current_thread())
         if len(done) == 3:
             enough.set()
             raise LookupError("no more")
 
-    run = run_of(1, Client(lambda prompt: enough.wait(LONG) and prompt))
+    client = Client(lambda prompt: enough.wait(LONG) and prompt)
+    run = run_of(1, client)
     run.run(periodic=Periodic(0.001, action))
     assert done == [threading.current_thread()] * 3
     assert isinstance(run.failure, LookupError)

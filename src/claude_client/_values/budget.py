@@ -144,11 +144,15 @@ def ledger_of(budget: Budget) -> Ledger:
 
 @dataclass(slots=True, eq=False)
 class Reservation:
-    """Dollars that are set aside for a request, the most that it can cost, and the thread that sends it."""
+    """
+    Dollars that are set aside for a request, the most that it can cost, the margin that there is in them, and the
+    thread that sends it.
+    """
 
     model: str
     amount: Decimal
     worst: Decimal
+    margin: float
     thread: int = 0
     is_settled: bool = False
     #: Whether nobody waits for its end, so that nobody is to wait for its money either.
@@ -272,7 +276,8 @@ class Ledger:
             self._books, reservation.is_settled = books, True
             self._under_way[reservation.thread] -= 1
             if cost and is_all and reservation.worst:
-                self._learnt[reservation.model].add(float(cost / reservation.worst), cost > reservation.amount)
+                learnt = self._learnt[reservation.model]
+                learnt.add(float(cost / reservation.worst), reservation.margin if cost > reservation.amount else 0.0)
             passed = _WARNINGS[self._warned :]
             passed = tuple(share for share in passed if books.spent >= share * self._usd)
             self._warned += len(passed)
@@ -285,10 +290,9 @@ class Ledger:
     def park(self, reservation: Reservation) -> None:
         """Keep what *reservation* has set aside, whose end nobody waits for now."""
         with self._lock:
-            if not (reservation.is_settled or reservation.is_parked):
-                books = self._books.with_under_way(-reservation.amount, -reservation.worst)
-                self._books, reservation.is_parked = books.with_unknown(reservation.amount, reservation.worst), True
-                self._under_way[reservation.thread] -= 1
+            books = self._books.with_under_way(-reservation.amount, -reservation.worst)
+            self._books, reservation.is_parked = books.with_unknown(reservation.amount, reservation.worst), True
+            self._under_way[reservation.thread] -= 1
             wakers = [*self._wakers]
         for wake in wakers:
             wake(self)
@@ -357,7 +361,8 @@ class Ledger:
             self._under_way[reservation.thread] += 1
 
     def _reserved(self, request: Request, worst: Decimal, thread: int) -> Reservation:
-        reservation = Reservation(request.model, self._likely(request.model, worst), worst, thread)
+        margin = self._learnt[request.model].margin
+        reservation = Reservation(request.model, self._likely(request.model, worst), worst, margin, thread)
         self._under_way[thread] += 1
         self._books = self._books.with_under_way(reservation.amount, worst)
         return reservation
@@ -372,16 +377,16 @@ class _Learnt:
     def __init__(self) -> None:
         self._count = 0
         self._mean = self._squares = 0.0
-        self._margin = 1.0
+        #: What the likely share is multiplied by.
+        self.margin = 1.0
 
-    def add(self, share: float, was_short: bool) -> None:
-        """Note the *share* of a request, and whether less had been reserved."""
+    def add(self, share: float, short_margin: float) -> None:
+        """Note the *share* of a request, and the margin by which less had been reserved; 0 if that was enough."""
         self._count += 1
         off = share - self._mean
         self._mean += off / self._count
         self._squares += off * (share - self._mean)
-        if was_short:
-            self._margin *= 1.5
+        self.margin = max(self.margin, 1.5 * short_margin)  # once, however many were under way with it
 
     @property
     def share(self) -> Decimal:
@@ -389,7 +394,7 @@ class _Learnt:
         if self._count < _FEWEST_ANSWERS:
             return Decimal(1)
         spread = math.sqrt(self._squares / (self._count - 1))
-        return Decimal(min(1.0, (self._mean + 3 * spread) * self._margin))
+        return Decimal(min(1.0, (self._mean + 3 * spread) * self.margin))
 
 
 def _check_extra() -> None:
