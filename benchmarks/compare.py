@@ -22,6 +22,7 @@ import _failures
 import _fan_outs
 import _interrupts
 import _limits
+import _machines
 import _managed
 import _money
 import _ways_in
@@ -39,6 +40,7 @@ PARTS = {
     "money": _money,
     "batches": _batches,
     "ways-in": _ways_in,
+    "machines": _machines,
 }
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "references" / "benchmarks.md"
