@@ -27,6 +27,8 @@ except ModuleNotFoundError as exc:  # no coverage: a program of its own tries it
 
 __all__ = ["invoke_distributed"]
 
+_SHORTEST_STALL = 2.0  # seconds: workers tell of signs of life several times in one
+
 
 def invoke_distributed(
     prompts: Iterable[Mapping[str, Any]],
@@ -78,8 +80,8 @@ def invoke_distributed(
         raise TypeError(f"client must be a Client of dask.distributed, got {client!r}")
     if client.asynchronous:
         raise ValueError("client must not be asynchronous, and its event loop not this thread's")
-    if (stall_timeout := options.get("stall_timeout")) is not None and stall_timeout < 2:
-        raise ValueError(f"stall_timeout must be at least 2 seconds, got {stall_timeout!r}")
+    if (stall_timeout := options.get("stall_timeout")) is not None and stall_timeout < _SHORTEST_STALL:
+        raise ValueError(f"stall_timeout must be at least {_SHORTEST_STALL:.0f} seconds, got {stall_timeout!r}")
     fleet = Fleet(client, whole_number("max_workers", max_workers, 1))
     said = for_all(model, max_tokens, shared_system, cache_shared_system, options)
     return managed(
