@@ -17,7 +17,8 @@ import orchestration._dask_fleet as fleet
 import orchestration._dask_worker as desks
 import orchestration.distributed
 from claude_client import Budget, InterruptToken
-from claude_client._engine.parcels import Parcel
+from claude_client._engine.parcels import Inbox, Parcel, Room
+from claude_client._values.attempt import Attempt
 from claude_client.simulator import Limits, Reply, Simulator
 from helpers import until
 from orchestration import ConcurrencyLimiter, invoke_parallel_managed
@@ -376,6 +377,74 @@ def test_a_run_that_asks_no_more_is_taken_for_dead(here, sim, monkeypatch):
     until(lambda: all(request.ended for request in sim.requests))
     assert [*here.run(desks.claude_collect, "dead", 0).values()] == [None, None]
     assert [*here.run(desks.claude_take, "dead", [], []).values()] == [False, False]
+
+
+# Parcels and reports.
+
+
+def room_of():
+    told = threading.Event()
+    room = Room(told.set)
+    return room, told
+
+
+def inbox_of(**given):
+    attempt = Attempt(request_of(), 0.0)
+    for name, value in given.items():
+        setattr(attempt, name, value)
+    return Inbox(7, attempt), attempt
+
+
+def test_a_worker_that_does_not_answer_an_abort_is_not_waited_for():
+    inbox, attempt = inbox_of()
+    attempt.abort("cancelled")
+    told = []
+    began = time.monotonic()
+    inbox.wait(told.append)
+    assert (told, attempt.error.kind, attempt.is_lost) == (["cancelled"], "cancelled", False)
+    assert time.monotonic() - began < 1
+
+
+def test_an_attempt_that_is_aborted_and_lost_is_not_made_again():
+    inbox, attempt = inbox_of()
+    inbox.lose()
+    attempt.abort()
+    inbox.wait(lambda _: None)
+    assert (attempt.error.kind, attempt.is_lost) == ("interrupted", False)
+
+
+def test_a_report_that_cannot_be_read_is_an_error():
+    inbox, attempt = inbox_of()
+    inbox.put(b"nonsense", 0.0)
+    inbox.wait(lambda _: None)
+    assert attempt.error.kind == "invalid_response"
+
+
+def test_an_answer_that_cannot_be_handed_on_is_an_error_that_can():
+    room, told = room_of()
+    attempt = Attempt(request_of(), 0.0)
+    attempt.message = lambda: None
+    room.report(7, attempt, is_over=True)
+    ((number, pickled),) = room.reports()
+    assert (number, told.is_set()) == (7, True)
+    inbox, received = inbox_of()
+    inbox.put(pickled, 0.0)
+    inbox.wait(lambda _: None)
+    assert "cannot be handed on" in str(received.error)
+
+
+def test_a_key_that_is_malformed_by_now_fails_what_is_sent(monkeypatch):
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "a key")
+    room, told = room_of()
+    room.take([Parcel(7, request_of(), False, 10.0)])
+    assert told.wait(10)
+    inbox, attempt = inbox_of()
+    ((_, pickled),) = room.reports()
+    room.abort(7, "interrupted")
+    room.close()
+    inbox.put(pickled, 0.0)
+    inbox.wait(lambda _: None)
+    assert attempt.error.kind == "authentication"
 
 
 # In processes of their own.

@@ -195,7 +195,7 @@ class Room:
     def active(self) -> dict[int, float]:
         """When there was the last event of each stream, by the number of its attempt."""
         under_way = [*self._under_way.items()]
-        return {number: one.last_event_at for number, one in under_way if one.last_event_at is not None}
+        return {number: one.last_event_at for number, one in under_way if one.last_event_at and one.streamed}
 
     def report(self, number: int, attempt: Attempt, *, is_over: bool) -> None:
         """Report *attempt* as it stands."""
