@@ -53,7 +53,7 @@ def figures(*, quick: bool) -> Iterator[Figure]:
 
 def bucket(workers: int, calls: int) -> Figure:
     ideal = (calls - BURST) / RATE
-    with sides(*BY_REQUESTS, "--latency", "0.3") as (url, _), cluster(workers) as client:
+    with sides(*BY_REQUESTS) as (url, _), cluster(workers) as client:
         began = time.perf_counter()
         results = invoke_distributed(prompts(calls), client=client, max_workers=40, max_tokens=50)
         taken = time.perf_counter() - began

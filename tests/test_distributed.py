@@ -527,7 +527,7 @@ def test_processes_keep_to_one_limit(there, monkeypatch):
         results = invoke_distributed(prompts(300), client=there, max_workers=20)
         took = time.monotonic() - began
     assert not results.errors
-    assert (sum(request.outcome == "rejected" for request in sim.requests) <= 15, took < 6) == (True, True), took
+    assert (sum(request.outcome == "rejected" for request in sim.requests) <= 30, took < 6) == (True, True), took
 
 
 @pytest.mark.long
