@@ -23,6 +23,7 @@ import _failures
 import _fan_outs
 import _interrupts
 import _limits
+import _machines
 import _managed
 import _money
 import _ways_in
@@ -41,6 +42,7 @@ PARTS = {
     "batches": _batches,
     "ways-in": _ways_in,
     "command": _command,
+    "machines": _machines,
 }
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "references" / "benchmarks.md"

@@ -27,6 +27,7 @@ from claude_client._verbs.fan_out import (
     MOST_ASKED_FOR,
     CallFlow,
     Periodic,
+    Place,
     Run,
     call_back,
     check_stop_after,
@@ -164,7 +165,7 @@ def invoke_parallel_managed(
             is.
         ParallelInterrupt: On Ctrl-C, a KeyboardInterrupt with `.results`.
     """
-    _check_kind("concurrency_limiter", concurrency_limiter, ConcurrencyLimiter)
+    check_kind("concurrency_limiter", concurrency_limiter, ConcurrencyLimiter)
     said = for_all(model, max_tokens, shared_system, cache_shared_system, options)
     return managed(listed(prompts), max_workers, concurrency_limiter, **said)
 
@@ -244,12 +245,14 @@ def managed(
     budget_usd: Budget | None = None,
     before: Callable[[Phase], Mapping[int, Request]] | None = None,
     check: Callable[[Request], object] = lambda _: None,
+    place: Place | None = None,
+    name: str = "invoke_parallel_managed",
     **said: Any,
 ) -> ManagedResults:
     began = now()
     _check_callbacks(reconcile=reconcile, on_stall=on_stall, on_result=on_result)
     _check_spans(reconcile, stall_timeout=stall_timeout, reconcile_interval=reconcile_interval)
-    _check_kind("tracker", tracker, TaskTracker)
+    check_kind("tracker", tracker, TaskTracker)
     check_stop_after(stop_after)
     limit = _limit_of(limiter)
     workers = workers_of(max_workers, max(MOST_ASKED_FOR, limit)) if max_workers is not None else limit or _WORKERS
@@ -282,7 +285,7 @@ def managed(
                         max_workers=workers,
                         # Before the cache gate: a cache writer must not wait for a slot while others wait for it.
                         gates=[LimiterGate(limiter)] if limiter else [],
-                        name="invoke_parallel_managed",
+                        name=name,
                         on_start=recorder.started,
                         on_retry=recorder.failed,
                         on_outcomes=recorder.ended,
@@ -291,6 +294,7 @@ def managed(
                         stop_after=stop_after,
                         keep=partial(recorder.keep, opened) if opened else None,
                         begun=phase.begun,
+                        place=place,
                     )
                 )
                 stack.enter_context(_closing(recorder, run))
@@ -377,7 +381,7 @@ def _check_spans(reconcile: Reconcile | None, **spans: float | None) -> None:
             seconds(name, span)
 
 
-def _check_kind(name: str, value: Any, kind: type) -> None:
+def check_kind(name: str, value: Any, kind: type) -> None:
     if value is not None and not isinstance(value, kind):
         raise TypeError(f"{name} must be a {kind.__name__} or None, got {value!r}")
 

@@ -29,6 +29,9 @@ _log = Log("claude_client")
 #: How often an answer may pause (the API's `pause_turn`) and be continued.
 MOST_PAUSES = 10
 
+# How often it is asked again because the process that was to send it is gone.
+_MOST_LOST = 10
+
 # Failures that another model may not have. Without any response it is the network, which all models share.
 _OF_THE_MODEL: frozenset[Kind] = frozenset(
     {
@@ -85,6 +88,7 @@ class CallFlow:
         "_before",
         "_failures",
         "_fallbacks",
+        "_lost",
         "_mended",
         "_request",
         "_turns",
@@ -102,6 +106,7 @@ class CallFlow:
         self._request = self._base = self._asked = request  # to send next; what pauses go on from; what was asked for
         self._fallbacks = request.fallbacks  # that are left
         self._failures = 0  # that count against the retries
+        self._lost = 0  # attempts of which nobody knows what became
         self._mended = 0  # answers that were asked for again, as they were not what was to be
         self._before = ""  # the answer that is asked for again: what there is of it, if nothing better comes
         self._turns: tuple[Answer, ...] = ()
@@ -194,6 +199,9 @@ class CallFlow:
         return with_totals(error, self._attempts, said_before)
 
     def _after_failure(self, error: ClaudeInvocationError, attempt: Attempt) -> Send | Done:
+        if attempt.is_lost and self._lost < _MOST_LOST:
+            self._lost += 1
+            return Send(self._request, 0.0, error, self._failures, costs_retry=False)
         self._failures += attempt.costs_retry
         if error.kind == "rate_limit":
             self._request = replace(self._request, refused=self._request.refused + 1)

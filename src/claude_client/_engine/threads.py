@@ -78,6 +78,8 @@ class Run:
 
         keep: Called with index and outcome before *on_outcomes* is, on the thread that ended the job. An exception
             from it fails the run.
+
+        send: Sends an attempt on the client, and ends it whatever happens. Raises nothing.
     """
 
     def __init__(
@@ -94,8 +96,10 @@ class Run:
         stop_after: int | None = None,
         name: str = "run",
         keep: Callable[[int, Outcome], object] | None = None,
+        send: Callable[[Any, Attempt], object] = send,
     ) -> None:
         self._client = client
+        self._send = send
         self._name = name
         self._max_workers = max_workers
         self._gates = gates
@@ -374,7 +378,7 @@ class Run:
                 job, attempt = taken
                 if self._interrupted:  # before it could be found under way
                     attempt.abort()
-                self._context_of(job, attempt).run(send, self._client, attempt)
+                self._context_of(job, attempt).run(self._send, self._client, attempt)
                 self._finish(job, attempt)
         except BaseException as broken:  # noqa: BLE001 - a gate's, or ours; the caller's thread raises it
             self._broken = broken

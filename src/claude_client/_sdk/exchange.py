@@ -21,7 +21,7 @@ from claude_client._sdk.stream import StreamedMessage
 from claude_client._sdk.tokens import current_token, renew
 from claude_client._values.attempt import Answer, Attempt
 from claude_client._values.errors import ClaudeInvocationError, aborted, from_sdk
-from claude_client._values.redaction import without, without_secrets
+from claude_client._values.redaction import holds_secret, without, without_secrets
 from claude_client._values.request import Request
 from claude_client._values.response import text_of
 from claude_client._values.usage import total
@@ -29,10 +29,6 @@ from claude_client._values.usage import total
 T = TypeVar("T")
 
 _SECRET_ATTRIBUTES = ("api_key", "auth_token", "aws_secret_key", "aws_session_token", "access_token")
-# Parts of header names that hold a secret: gateways have names of their own for it.
-_SECRET_WORDS = ("auth", "key", "token", "secret", "cookie", "pass", "cred", "session", "sign")
-# ... and of those that name a key which opens nothing.
-_PLAIN_WORDS = ("cache", "idempotency")
 
 
 def send(client: Any, attempt: Attempt) -> None:
@@ -288,7 +284,7 @@ class _Exchange:
             *(getattr(self.client, "_custom_query", {}), self.arguments.get("extra_query", {})),
         )
         for values in named:
-            found += [value for name, value in values.items() if _is_secret(name.lower())]
+            found += [value for name, value in values.items() if holds_secret(name)]
         return [part for secret in found if isinstance(secret, str) for part in _parts_of(secret)]
 
 
@@ -302,10 +298,6 @@ def _parts_of(secret: str) -> Iterator[str]:
             yield base64.b64decode(rest).decode().partition(":")[2]
     for cookie in secret.split(";") if ";" in secret or "=" in secret else ():
         yield cookie.partition("=")[2].strip()
-
-
-def _is_secret(header: str) -> bool:
-    return any(word in header for word in _SECRET_WORDS) and not any(word in header for word in _PLAIN_WORDS)
 
 
 def _is_about_the_exchange(exc: Exception) -> bool:

@@ -96,6 +96,8 @@ class Attempt(Abortable):
     waited: Mapping[Cause, float] = _NO_WAITS
     #: Whether its failure uses up a retry. Not for a 429 while other requests were accepted.
     costs_retry: bool = True
+    #: Whether the process that was to send it is gone, and nobody knows what became of it.
+    is_lost: bool = False
 
     def __init__(self, request: Request, queued_at: float) -> None:
         super().__init__()

@@ -96,6 +96,7 @@ class Abortable:
     wrote: bool | None = None
     _blocked_on: socket.socket | None = None
     _aborted: AbortReason | None = None
+    _told: Callable[[AbortReason], object] | None = None
     _around: Abortable | None = None  # of its own thread only
 
     def __init__(self) -> None:
@@ -116,6 +117,15 @@ class Abortable:
             self._aborted = self._aborted or reason
             if self._blocked_on is not None:
                 _shut_down(self._blocked_on)
+            if self._told:
+                self._told(self._aborted)
+
+    def tell_of_abort(self, told: Callable[[AbortReason], object]) -> None:
+        """Call *told* with the reason of an abort, on the thread that aborts; at once if there was one."""
+        with self._lock:
+            self._told = told
+            if self._aborted:
+                told(self._aborted)
 
     def check_deadline(self, now: float) -> None:
         """Raise if it should have ended *now*."""

@@ -11,6 +11,10 @@ from claude_client._values.kinds import chain
 
 # What is shorter would blot out words and numbers that are none.
 _SHORTEST_SECRET = 8
+# Parts of header names that hold a secret: gateways have names of their own for it.
+_SECRET_WORDS = ("auth", "key", "token", "secret", "cookie", "pass", "cred", "session", "sign")
+# ... and of those that name a key which opens nothing.
+_PLAIN_WORDS = ("cache", "idempotency")
 
 
 class Hidden(dict[str, Any]):
@@ -24,6 +28,12 @@ def hide_headers(options: Any) -> None:
     """Have the `extra_headers` in *options*, which are not the caller's, shown by nothing that shows *options*."""
     if isinstance(headers := options.get("extra_headers"), Mapping):
         options["extra_headers"] = Hidden(headers)
+
+
+def holds_secret(name: str) -> bool:
+    """Whether a header or a parameter of that *name* holds a secret."""
+    name = name.lower()
+    return any(word in name for word in _SECRET_WORDS) and not any(word in name for word in _PLAIN_WORDS)
 
 
 def without_secrets(exc: BaseException, secrets: Sequence[str]) -> BaseException | None:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, Protocol
 
 from claude_client._engine.flow import CallFlow, Outcome
+from claude_client._engine.parcels import Inbox, Parcel, Room
 from claude_client._engine.scheduler import Job
 from claude_client._engine.threads import Periodic, Run
 from claude_client._gates.clients import gates_of
 from claude_client._gates.gate import Gate
 from claude_client._gates.prefix import with_prefixes
 from claude_client._sdk.client import check_credentials, shared_client
+from claude_client._values.attempt import Attempt
 from claude_client._values.checks import whole_number
 from claude_client._values.fingerprint import question_of
 from claude_client._values.interrupt import InterruptToken
@@ -26,8 +28,12 @@ __all__ = [
     "MOST_ASKED_FOR",
     "MOST_WORKERS",
     "CallFlow",
+    "Inbox",
     "Outcome",
+    "Parcel",
     "Periodic",
+    "Place",
+    "Room",
     "Run",
     "call_back",
     "check_stop_after",
@@ -48,6 +54,24 @@ _TOO_MANY = "max_workers=%d is more than the %d allowed: working with %d"
 _MORE = ". For more: as_completed, claude_client.aio or invoke_parallel_managed, which take up to 1000"
 
 
+class Place(Gate, Protocol):
+    """Other processes, which send the requests of a run in place of this one. Its permits are for room there."""
+
+    #: Whose limits the requests meet: runs with the same share what they learn of them.
+    account: object
+
+    def opened(self) -> AbstractContextManager[object]:
+        """
+        Be ready for requests in a `with` block.
+
+        Raises:
+            ValueError: If nobody can send there.
+        """
+
+    def send(self, attempt: Attempt) -> None:
+        """Have *attempt*, which has a permit of this gate, sent there; see it to its end. Raises nothing."""
+
+
 @contextmanager
 def run_of(
     requests: Mapping[int, Request],
@@ -57,6 +81,7 @@ def run_of(
     gates: Sequence[Gate] = (),
     share_identical: bool = False,
     begun: Mapping[int, CallFlow] = {},
+    place: Place | None = None,
     **hooks: Any,
 ) -> Iterator[Run]:
     """
@@ -71,19 +96,25 @@ def run_of(
 
         begun: Those that were begun elsewhere, and are to be gone on with.
 
+        place: Where they are sent from; None: from here.
+
         hooks: The callbacks of `Run`.
 
     Raises:
         ValueError: If there are no credentials anywhere.
     """
-    with shared_client() as client:
-        check_credentials(client, [request.extra_headers for request in requests.values()])
+    with place.opened() if place else shared_client() as client:
+        if not place:
+            check_credentials(client, [request.extra_headers for request in requests.values()])
         jobs = []
         for index, request in zip(requests, with_prefixes([*requests.values()]), strict=True):
             callback = _in_one_process(callbacks[index]) if callbacks else None
             question = question_of(request) if share_identical and callback is None else None
             jobs.append(Job(index, begun.get(index) or CallFlow(request, callback), question))
-        yield Run(client, jobs, max_workers=max_workers, gates=[*gates, *gates_of(client)], **hooks)
+        if place:
+            gates, hooks = [*gates, place], {**hooks, "send": lambda _, attempt: place.send(attempt)}
+        every = [*gates, *gates_of(place.account if place else client)]
+        yield Run(client, jobs, max_workers=max_workers, gates=every, **hooks)
 
 
 @contextmanager

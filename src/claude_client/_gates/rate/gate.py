@@ -63,7 +63,7 @@ class RatePermit:
             self.gate.record_usage(self, used.input_tokens + used.cache_creation_input_tokens)
         elif error and error.kind == "rate_limit" and error.status_code == 429:
             attempt.costs_retry = self.gate.on_rejection(self, now, error.retry_after, attempt.limits)
-        elif error and error.kind in FAILURES:
+        elif error and error.kind in FAILURES and not attempt.is_lost:
             attempt.costs_retry = self.gate.on_failure(self, now, error)
         elif error and attempt.status is not None:  # another refusal: it was let in, and answered
             self.gate.on_response(self, now, attempt.limits)
