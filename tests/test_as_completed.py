@@ -46,8 +46,12 @@ def test_each_outcome_comes_with_its_index(sim):
 
 
 def test_the_first_to_end_comes_first(sim):
-    sim.script(Reply(latency=0.5), matching="say 0")
-    assert [index for index, _ in as_completed(prompts_of(3))][-1] == 0
+    free = threading.Event()
+    sim.script(Reply(until=free), matching="say 0")
+    outcomes = as_completed(prompts_of(3))
+    assert {next(outcomes)[0], next(outcomes)[0]} == {1, 2}
+    free.set()
+    assert next(outcomes)[0] == 0
 
 
 def test_options_are_those_of_a_fan_out(sim):
@@ -84,8 +88,14 @@ def test_the_shared_prompt_is_written_once_and_read_by_all_that_follow(sim):
 
 
 def test_equal_prompts_that_are_asked_at_the_same_time_share_an_answer(sim):
-    sim.script(Reply(latency=0.2))
-    outcomes = dict(as_completed([{"prompt": "same"}] * 8, share_identical=True))
+    free = threading.Event()
+    sim.script(Reply(until=free))
+
+    def prompts():
+        yield from [{"prompt": "same"}] * 8
+        free.set()
+
+    outcomes = dict(as_completed(prompts(), share_identical=True))
     assert len(outcomes) == 8
     assert len(sim.requests) == 1
     assert dict(as_completed([{"prompt": "same"}] * 2, share_identical=True, window=1)).keys() == {0, 1}
@@ -283,9 +293,15 @@ def test_bad_input_is_refused_before_anything_is_drawn(sim, options, error, prob
 
 
 def test_more_workers_than_ten_are_had_where_asked_for(sim):
-    sim.script_by(lambda _: Reply(latency=0.3))
-    assert len(list(as_completed(prompts_of(40), max_workers=40))) == 40
-    assert sim.peak_concurrency >= 20
+    free = threading.Event()
+    sim.script_by(lambda _: Reply(until=free))
+
+    def prompts():
+        yield from prompts_of(40)
+        sim.wait_for(lambda sim: sim.in_flight == 40)
+        free.set()
+
+    assert len(list(as_completed(prompts(), max_workers=40))) == 40
 
 
 def test_what_is_collected_on_a_thread_of_its_own_run_waits_for_nobody(sim):
