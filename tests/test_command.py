@@ -17,6 +17,8 @@ from helpers import reply
 from orchestration import Journal, read_journal
 from orchestration._command.main import main
 
+pytestmark = pytest.mark.once
+
 AT_ONCE = ["--set", "check_first=false", "--set", "poll_interval=0.01"]  # of a batch
 SCHEMA = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
 
