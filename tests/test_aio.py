@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -703,19 +704,78 @@ def test_where_there_are_no_threads_it_is_said(sim):
     assert run(aio.invoke_claude("say 1"))
 
 
-def test_where_there_are_few_threads_calls_wait_for_each_other(sim, monkeypatch):
-    start = threading.Thread.start
+def test_where_there_are_few_threads_calls_wait_for_each_other(monkeypatch):
+    start, done, starter = threading.Thread.start, [], in_thread._Starter()
+    over = threading.Event()
 
-    def start_few(thread):
-        if thread.name == "claude_client aio" and threading.current_thread() is not threading.main_thread():
+    def start_one(thread):
+        if done or threading.current_thread() is not threading.main_thread():
             raise RuntimeError("no threads")
+        done.append("began")
+        for number in (2, 3):  # which come while the first thread is started
+            starter.start(partial(done.append, number))
+        starter.start(over.set)
         start(thread)
 
-    async def main():
-        return await asyncio.gather(*(aio.invoke_claude("say 1") for _ in range(5)))
+    monkeypatch.setattr(threading.Thread, "start", start_one)
+    starter.start(partial(done.append, 1))
+    assert over.wait(20)
+    assert done == ["began", 1, 2, 3]
 
-    monkeypatch.setattr(threading.Thread, "start", start_few)
-    assert len(run(main())) == 5
+
+def test_a_callback_of_what_has_ended_is_not_called():
+    called = []
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        link = in_thread.Link(loop)
+        call_soon, loop.call_soon_threadsafe = loop.call_soon_threadsafe, lambda *args: (link.end(), call_soon(*args))
+        relayed = link.relay(called.append)
+        assert await asyncio.to_thread(relayed, None) is None  # it ended as the callback was about to be called
+        loop.call_soon_threadsafe = call_soon
+        assert relayed("later") is None
+
+    run(main())
+    assert "later" not in called
+
+
+def test_prompts_may_come_from_any_asynchronous_iterable(sim):
+    class Two:
+        left = 2
+
+        def __aiter__(self):
+            return self
+
+        async def __anext__(self):
+            if not self.left:
+                raise StopAsyncIteration
+            self.left -= 1
+            return {"prompt": "say 1"}
+
+    async def main():
+        assert len([pair async for pair in aio.as_completed(Two())]) == 2
+
+    run(main())
+
+
+def test_outcomes_that_are_closed_while_somebody_waits_for_them_just_end(sim, never):
+    async def main():
+        async def take(outcomes):
+            return [pair async for pair in outcomes]
+
+        outcomes = aio.as_completed(prompts_of(2))
+        waiting = asyncio.create_task(take(outcomes))
+        await in_flight(sim, 2)
+        await outcomes.aclose()
+        assert await waiting == []
+        stream = aio.invoke_claude_streaming("say 1")
+        waiting = asyncio.create_task(take(stream))
+        await in_flight(sim, 1)
+        await stream.aclose()
+        with pytest.raises(ClaudeInvocationError, match="interrupted"):
+            await waiting
+
+    run(main())
 
 
 ENDS = """

@@ -579,6 +579,77 @@ def test_a_journal_that_is_not_there_is_told(capsys, name):
 # The command itself
 
 
+def test_ctrl_c_before_there_is_a_run_ends_it_without_a_traceback(monkeypatch, capsys):
+    class Reading:
+        @property
+        def buffer(self):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys, "stdin", Reading())
+    assert main(["run", "-"]) == 130
+    assert capsys.readouterr().err == ""
+
+
+def test_a_reader_that_is_gone_ends_the_run_quietly(sim, monkeypatch, capsys):
+    reading, writing = os.pipe()
+    os.close(reading)
+    write(*questions(3))
+    with os.fdopen(writing, "w") as closed:
+        monkeypatch.setattr(sys, "stdout", closed)
+        assert main(["run", "prompts.jsonl", "--quiet"]) == 128 + signal.SIGPIPE
+        monkeypatch.undo()
+    assert capsys.readouterr().err == ""
+
+
+def test_an_answer_that_cannot_be_written_at_the_end_is_told(sim, capsys):
+    def answer(_):
+        Path("answers.jsonl").mkdir()
+        return Reply()
+
+    sim.script_by(answer)
+    write(*questions(1))
+    assert main(["run", "prompts.jsonl", "--out", "answers.jsonl"]) == 1
+    assert "Answers cannot be written to answers.jsonl" in capsys.readouterr().err
+
+
+def test_a_signal_in_the_middle_ends_the_run_and_is_its_exit_code(sim, capsys):
+    def answer(request):
+        if "prompt 1." in str(request.body):
+            os.kill(os.getpid(), signal.SIGTERM)
+            return Reply(until=threading.Event())
+        return Reply()
+
+    sim.script_by(answer)
+    write(*questions(3))
+    assert main(["run", "prompts.jsonl", "--out", "answers.jsonl", "--max-workers", "1"]) == 143
+    said = capsys.readouterr().err
+    assert "1 of 3 prompts are answered" in said
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_batches_that_go_on_are_told_of(sim_at, capsys):
+    sim, _ = sim_at
+    sim.script_batches(BatchReply(seconds=9e9))
+
+    def end():
+        sim.wait_for(lambda s: len(s.requests) >= 3)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    write(*questions(1))
+    ending = threading.Thread(target=end)
+    ending.start()
+    assert main(["run", "prompts.jsonl", "--out", "answers.jsonl", "--batch", *AT_ONCE]) == 130
+    ending.join()
+    assert "and collects the batches, which go on" in capsys.readouterr().err
+
+
+def test_the_simulator_has_a_command_line_of_its_own(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["simulate", "--odd"])
+    assert ended.value.code == 2
+    assert "usage: orchestrating-agents simulate" in capsys.readouterr().err
+
+
 def test_a_stand_in_for_the_api_is_served():
     with command("simulate", "--port", "0") as process:
         assert process.stdout.readline().startswith("export ANTHROPIC_API_KEY=simulated ANTHROPIC_BASE_URL=http://")

@@ -1,5 +1,6 @@
 """Runs whose requests the workers of a Dask cluster send: in this process, and by `pytest -m long` in others."""
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -8,6 +9,7 @@ import threading
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 from distributed import Client, LocalCluster
@@ -358,9 +360,10 @@ def test_a_worker_that_joins_and_is_of_no_use_is_told_of_once(here, sim, caplog)
     with ThreadPoolExecutor(1) as pool:
         run = pool.submit(invoke_distributed, prompts(2), client=here, max_workers=1)
         until(lambda: len(sim.requests) == 2)
-        monkeypatch.setattr(fleet, "_problem_of", lambda *_: "a problem")
+        looks = []
+        monkeypatch.setattr(fleet, "_problem_of", lambda *_: looks.append(1) or "a problem")
         forget_all(here)
-        until(lambda: caplog.text.count("is of no use: a problem") == 2)
+        until(lambda: len(looks) > 4)  # at each of the two, again and again
         monkeypatch.undo()
         held.set()
         assert None not in run.result(timeout=20)
@@ -393,6 +396,73 @@ def inbox_of(**given):
     for name, value in given.items():
         setattr(attempt, name, value)
     return Inbox(7, attempt), attempt
+
+
+def test_a_scheduler_that_does_not_answer_is_asked_again(here, sim, monkeypatch, caplog):
+    caplog.set_level("INFO", "orchestration")
+    monkeypatch.setattr(fleet, "_LOOK", 0.02)
+    held = threading.Event()
+    sim.script(Reply(until=held))
+    ask = here.run
+
+    def fail_to_enter(function, *args, **options):
+        if function is desks.claude_enter:
+            raise OSError("no scheduler")
+        return ask(function, *args, **options)
+
+    with ThreadPoolExecutor(1) as pool:
+        run = pool.submit(invoke_distributed, prompts(1), client=here)
+        until(lambda: sim.requests)
+        monkeypatch.setattr(here, "run", fail_to_enter)
+        until(lambda: "No news of the Dask workers: no scheduler" in caplog.text)
+        monkeypatch.setattr(here, "run", ask)
+        held.set()
+        assert None not in run.result(timeout=20)
+
+
+def test_what_is_reported_of_others_is_passed_over_and_a_worker_that_forgot_the_run_is_lost():
+    handed, lost = [desks.Handed([(9, b"")], 0.0, {9: 0.0}), None], []
+
+    class Run:
+        run = "run"
+
+        class client:  # noqa: N801 - as a Client of Dask's
+            @staticmethod
+            async def run(function, _, *__, workers):
+                return {workers[0]: handed.pop(0) if function is desks.claude_collect else True}
+
+        @staticmethod
+        def lose(worker, why):
+            lost.append((worker, why))
+
+    async def main():
+        worker = fleet._Worker(Run, "tcp://somewhere", 1)
+        await asyncio.wait(worker._tasks)
+        assert worker.is_lost
+        assert lost == [(worker, "it was started anew")]
+        fleet.Fleet(None, 1).lose(worker, "of another run")
+
+    asyncio.run(main())
+
+
+def test_what_is_handed_to_a_worker_that_is_just_lost_is_lost_too():
+    of_none = fleet.Fleet(None, 1)
+    worker = SimpleNamespace(inboxes={}, post=lambda _: None, is_lost=True, room=0)
+    attempt = Attempt(request_of(), 0.0)
+    attempt.permits.append(fleet.Berth(of_none, worker))
+    of_none.send(attempt)
+    assert attempt.is_lost
+    assert (worker.inboxes, worker.room) == ({}, 1)
+
+
+def test_a_desk_may_be_closed_twice():
+    async def main():
+        desk = desks._desks["run", "worker"] = desks._Desk(("run", "worker"))
+        desk.close()
+        desk.close()
+
+    asyncio.run(main())
+    assert not desks._desks
 
 
 def test_a_worker_that_does_not_answer_an_abort_is_not_waited_for():

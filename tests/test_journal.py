@@ -1,5 +1,6 @@
 import io
 import os
+import shutil
 import signal
 import sqlite3
 import stat
@@ -20,7 +21,7 @@ from claude_client._verbs.requests import build_request, build_requests
 from helpers import KEY, message, until
 from orchestration import Journal, drop_from_journal, invoke_parallel_managed, read_journal, salvage_journal
 from orchestration._journal import RunJournal
-from orchestration._journal_file import APPLICATION_ID, JournalError
+from orchestration._journal_file import APPLICATION_ID, JournalError, _copied
 from orchestration._journal_rows import FORMAT
 
 SOURCE = str(Path(orchestration.__file__).parent.parent)
@@ -759,6 +760,30 @@ with RunJournal("run.sqlite", many) as journal:
         process.stdin.close()
     assert process.returncode == 0
     assert len(read_journal("run.sqlite")) == 2000
+
+
+@pytest.mark.parametrize("times", [0, 1, 99])
+def test_a_copy_of_a_journal_in_use_is_whole_or_none(tmp_path, monkeypatch, times):
+    """Its log may be begun anew meanwhile: what was in it is in the file then, of which there is an older copy."""
+    Path("run.sqlite").write_bytes(b"file")
+    folder = tmp_path / "copies"
+    folder.mkdir()
+    left, copy = [times], shutil.copyfile
+
+    def copied(source, target):
+        if left[0] and not source.endswith("-wal"):
+            left[0] -= 1
+            Path("run.sqlite-wal").write_bytes(b"log %d" % left[0])
+        copy(source, target)
+
+    monkeypatch.setattr(shutil, "copyfile", copied)
+    if times == 99:
+        with pytest.raises(JournalError, match="in use by another run"):
+            _copied("run.sqlite", str(folder))
+        return
+    found = _copied("run.sqlite", str(folder))
+    assert Path(found).read_bytes() == b"file"
+    assert Path(f"{found}-wal").exists() == bool(times)
 
 
 def test_entries_are_found_by_task_and_kind():

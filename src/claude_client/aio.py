@@ -201,7 +201,7 @@ class _Fed(AsyncIterator[T], Generic[T, R]):
             raise self._closed()
         call, items = self._begun()
         try:
-            return await self._waited(items.take())
+            item = await self._waited(items.take())
         except StopAsyncIteration:
             if self._is_closed or call.cancelled():
                 raise self._closed() from None
@@ -209,6 +209,9 @@ class _Fed(AsyncIterator[T], Generic[T, R]):
                 self._is_told = True
                 await call  # raises what it failed by
             raise
+        if self._is_closed:  # meanwhile, and this may be how it ended
+            raise self._closed()
+        return item
 
     async def aclose(self) -> None:
         """End the requests that are under way within 100 ms, and give nothing any more."""

@@ -121,13 +121,9 @@ class _Starter:
     def _do(self) -> None:
         while True:
             with self._lock:
-                if not self._work:
-                    self._is_starting = False
-                    return
                 work = self._work.popleft()
-                self._is_starting = bool(self._work)
-                is_last = not self._work
-            is_relieved = is_last or self._has_started()
+                self._is_starting = more = bool(self._work)
+            is_relieved = not more or self._has_started()
             work()
             if is_relieved:
                 return
