@@ -34,7 +34,7 @@ def figures(*, quick: bool) -> Iterator[Figure]:
     yield many_calls(60 if quick else 400, rounds=1 if quick else 5)
     yield slow_callback(20 if quick else 50, rounds=1 if quick else 5)
     yield cpu(60 if quick else 500, rounds=1 if quick else 15)
-    yield many_under_way(64 if quick else 1000, rounds=1 if quick else 7)
+    yield many_under_way(64 if quick else 1000, rounds=1 if quick else 7, latency=0.2 if quick else 1)
 
 
 def cached_context(prompts: int) -> Iterator[Figure]:
@@ -116,9 +116,9 @@ def cpu(calls: int, rounds: int) -> Figure:
     )
 
 
-def many_under_way(workers: int, rounds: int) -> Figure:
+def many_under_way(workers: int, rounds: int, latency: float) -> Figure:
     """CPU of a call of a second, of two for each worker, over that with 32 workers."""
-    with sides("--latency", "1") as (_, client):
+    with sides("--latency", str(latency)) as (_, client):
 
         def ours(workers: int) -> None:
             prompts = [{"prompt": text} for text in asked(2 * workers)]

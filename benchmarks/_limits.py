@@ -48,10 +48,10 @@ def figures(*, quick: bool) -> Iterator[Figure]:
     yield limited(what, calls, ideal, *by_tokens, prompt=LONG, most=Fate(1.10, 5, 0))
 
     each = 8 if quick else 75
-    yield from of_processes(4, each, rounds=1 if quick else 3)
+    yield from of_processes(2 if quick else 4, each, rounds=1 if quick else 3)
     yield two_models(16 if quick else 150)
     yield unlucky(20 if quick else 100)
-    yield poisoned(11 if quick else 61)
+    yield poisoned(11 if quick else 61, pause=0.1 if quick else 1.0)
     for outage in (0.3,) if quick else (3, 10, 20):
         yield from in_an_outage(outage, 20 if quick else 300)
 
@@ -161,8 +161,8 @@ def unlucky(calls: int) -> Figure:
     return of_pool(f"{calls} calls, 11 % rejected at any pace", calls, 10, 1.5, *arguments)
 
 
-def poisoned(calls: int) -> Figure:
-    always = {"fault": "rate_limit", "retry_after": 1.0}
+def poisoned(calls: int, pause: float) -> Figure:
+    always = {"fault": "rate_limit", "retry_after": pause}
     return of_pool(
         f"{calls} calls, of which one is always rejected", calls, 5, 1.5, "--latency", "0.05", always=always, bound=1
     )
