@@ -126,6 +126,7 @@ def test_bytes_that_are_overwritten_alter_nothing_and_lose_nothing_unseen(seed):
     check(*garbage(whole_journal(), 1, seed))
 
 
+@pytest.mark.once
 def test_a_cut_at_any_page_and_within_is_seen():
     content = whole_journal()
     for damaged in cuts(content, PAGE // 2):

@@ -219,6 +219,7 @@ def outage(request, monkeypatch):
         yield sim
 
 
+@pytest.mark.once
 def test_slow_answers_after_an_outage_cost_nobody_their_patience(monkeypatch):
     with Simulator(latency=0.8, limits=Limits(overloaded_for=0.2)) as sim:
         monkeypatch.setenv("ANTHROPIC_API_KEY", "k")
@@ -228,6 +229,7 @@ def test_slow_answers_after_an_outage_cost_nobody_their_patience(monkeypatch):
     assert answered[0].stream  # the probe, so that it is known early to be answered
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("outage", [0.4], indirect=True)
 @pytest.mark.parametrize("fan_out", [invoke_parallel, invoke_parallel_managed])
 def test_an_outage_loses_no_prompt_and_is_met_by_few_requests(outage, fan_out):
@@ -267,6 +269,7 @@ def test_a_single_call_in_an_outage_uses_its_retries_as_ever(sim):
     assert len(sim.requests) == 3
 
 
+@pytest.mark.once
 def test_single_calls_of_many_threads_wait_for_each_others_probes(sim):
     up = threading.Event()
     sim.script_by(lambda _: None if up.is_set() else Reply(fault="overloaded", retry_after=0.001))
@@ -364,6 +367,7 @@ def test_the_progress_bar_shows_that_all_wait(sim, monkeypatch, fan_out):
     run.join(10)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("fan_out", [invoke_parallel, invoke_parallel_managed])
 def test_the_progress_bar_tells_how_many_wait_and_how_long_by_the_pace(monkeypatch, fan_out):
     shown = io.StringIO()

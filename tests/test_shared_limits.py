@@ -280,6 +280,7 @@ def test_a_process_that_is_killed_while_it_holds_the_file_blocks_nobody(path):
     assert isinstance(one.admit(request_of(), 0.0), RatePermit)
 
 
+@pytest.mark.once
 def test_a_process_that_is_stopped_while_it_holds_the_file_blocks_nobody_for_long(path, caplog):
     one = gates(path)
     one.admit(request_of(), 0.0)
@@ -341,6 +342,7 @@ INTERRUPTED = """
 """
 
 
+@pytest.mark.once
 def test_an_interrupt_at_any_moment_leaves_no_lock_behind(path):
     tried = subprocess.run(
         script(INTERRUPTED, path, Path(__file__).parent), capture_output=True, text=True, timeout=60, check=False
@@ -386,6 +388,7 @@ CALLS = """
 """
 
 
+@pytest.mark.once
 def test_processes_that_name_a_file_in_the_environment_act_as_one(path, monkeypatch):
     with Simulator(limits=Limits(requests_per_second=40, request_burst=10)) as sim:
         monkeypatch.setenv("ANTHROPIC_API_KEY", "k")

@@ -133,6 +133,7 @@ def test_a_file_of_it_is_a_whole_page_that_needs_nothing_else(sim, tmp_path):
     assert not re.search(r"(src|href)=|@import|url\(", page)
 
 
+@pytest.mark.once
 def test_ten_thousand_tasks_are_one_picture():
     lanes = [lane(record(sent=n / 100, ended=n / 100 + 1, first_byte=None)) for n in range(10_000)]
     timeline = Timeline("The run", lanes, [])
@@ -178,6 +179,7 @@ def test_a_conversation_has_a_picture_of_its_turns(sim):
 TIMES = st.lists(st.floats(0, 1e6), min_size=5, max_size=5).map(sorted)
 
 
+@pytest.mark.once
 @given(
     st.lists(st.tuples(TIMES, st.booleans(), st.sampled_from(["ok", "timeout", "rate_limit"])), max_size=30),
     st.booleans(),
