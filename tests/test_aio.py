@@ -86,9 +86,10 @@ def test_a_fan_out_is_the_same(sim):
     assert {thread for _, thread in heard} == {threading.main_thread()}
 
 
-def test_a_callback_that_raises_costs_no_answer(sim, caplog):
+@pytest.mark.parametrize("raised", [ZeroDivisionError, asyncio.CancelledError])
+def test_a_callback_that_raises_costs_no_answer(sim, caplog, raised):
     async def on_result(index, _):
-        raise ZeroDivisionError
+        raise raised
 
     async def main():
         assert all(await aio.invoke_parallel(prompts_of(2), on_result=on_result))

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -329,6 +330,27 @@ def test_a_second_ctrl_c_ends_what_the_first_did_not(sim):
     assert process.returncode == 130
 
 
+def test_a_second_ctrl_c_while_a_line_is_written_leaves_one_line_for_each_prompt(sim, monkeypatch):
+    pressed = []
+
+    class Pressed(io.BytesIO):
+        """A file whose first flush two Ctrl-C meet."""
+
+        def flush(self):
+            if not pressed:
+                pressed.append(1)
+                signal.raise_signal(signal.SIGINT)
+                signal.raise_signal(signal.SIGINT)
+
+    written = Pressed()
+    monkeypatch.setattr(sys, "stdout", SimpleNamespace(buffer=written))
+    write(*questions(3))
+    assert main(["run", "prompts.jsonl", "--quiet", "--max-workers", "1"]) == 130
+    lines = [json.loads(line) for line in written.getvalue().splitlines()]
+    assert [line["index"] for line in lines] == [0, 1, 2]
+    assert lines[0]["error"] is None
+
+
 def test_a_reader_that_has_read_enough_ends_the_run(sim):
     sim.script(Reply(until=threading.Event()), matching="prompt 3.")
     release = threading.Event()
@@ -369,6 +391,17 @@ def test_a_run_that_is_stopped_writes_what_it_has(sim, capsys):
     write(*questions(3))
     assert main(["run", "prompts.jsonl", "--out", "answers.jsonl", "--max-workers", "1"]) == 1
     assert [line["error"] for line in lines_of("answers.jsonl")] == [None, "billing", "billing"]
+
+
+def test_a_run_that_is_stopped_before_anybody_is_asked_writes_why_for_each_prompt(sim, capsys):
+    sim.script_batches(BatchReply(fault="permission"))
+    write(*questions(2))
+    assert main(["run", "prompts.jsonl", "--batch", "--no-journal", *AT_ONCE]) == 1
+    said = capsys.readouterr()
+    lines = [json.loads(line) for line in said.out.splitlines()]
+    assert [(line["index"], line["error"]) for line in lines] == [(0, "interrupted"), (1, "interrupted")]
+    assert "The run was stopped: 403 permission_error" in said.err
+    assert "0 of 2 prompts are answered.\n" in said.err  # there is no journal to go on from
 
 
 # Money
@@ -648,6 +681,16 @@ def test_the_simulator_has_a_command_line_of_its_own(capsys):
         main(["simulate", "--odd"])
     assert ended.value.code == 2
     assert "usage: orchestrating-agents simulate" in capsys.readouterr().err
+
+
+def test_a_stand_in_is_served_until_a_signal_comes(capsys):
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+    try:
+        signal.pthread_kill(threading.get_ident(), signal.SIGTERM)  # it waits until somebody asks for it
+        assert main(["simulate", "--port", "0"]) == 0
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    assert capsys.readouterr().out.startswith("export ANTHROPIC_API_KEY=simulated")
 
 
 def test_a_stand_in_for_the_api_is_served():

@@ -445,6 +445,30 @@ def test_what_is_reported_of_others_is_passed_over_and_a_worker_that_forgot_the_
     asyncio.run(main())
 
 
+def test_a_worker_that_cannot_be_reached_is_lost():
+    lost = []
+
+    class Run:
+        run = "run"
+
+        class client:  # noqa: N801 - as a Client of Dask's
+            @staticmethod
+            async def run(*_, workers):
+                raise OSError("no route")
+
+        @staticmethod
+        def lose(worker, why):
+            lost.append((worker, why))
+
+    async def main():
+        worker = fleet._Worker(Run, "tcp://somewhere", 1)
+        await asyncio.wait(worker._tasks)
+        assert worker.is_lost
+        assert lost == [(worker, "OSError: no route")]
+
+    asyncio.run(main())
+
+
 def test_what_is_handed_to_a_worker_that_is_just_lost_is_lost_too():
     of_none = fleet.Fleet(None, 1)
     worker = SimpleNamespace(inboxes={}, post=lambda _: None, is_lost=True, room=0)

@@ -165,8 +165,8 @@ class Answers:
 
     def _write(self, index: int, outcome: Outcome | None) -> None:
         self._file.write(self._line(index, outcome))
+        self._written.add(index)  # before a Ctrl-C may end the flush
         self._file.flush()
-        self._written.add(index)
 
     def _line(self, index: int, outcome: Outcome | None) -> bytes:
         said = json.dumps(line_of(index, outcome, self._asked[index]), ensure_ascii=False, default=repr)
