@@ -741,8 +741,8 @@ def test_batches_are_looked_for_on_all_pages_and_no_further_back_than_need_be(si
     assert all(invoke_batch([{"prompt": f"other {n}"} for n in range(3)], **QUICK))
     theirs.join()
     assert sum("other" in prompt for prompt in batched(sim)) == 3
-    since = time.time() + 60
-    assert list(door.created_since(client, since)) == []
+    assert [info.id for info in door.created_since(client, 0.0)] == [batch.id for batch in reversed(sim.batches)]
+    assert list(door.created_since(client, time.time() + 60)) == []
 
 
 def test_prompts_that_share_too_little_to_be_cached_need_no_primer(sim):
