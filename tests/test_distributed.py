@@ -420,53 +420,41 @@ def test_a_scheduler_that_does_not_answer_is_asked_again(here, sim, monkeypatch,
         assert None not in run.result(timeout=20)
 
 
-def test_what_is_reported_of_others_is_passed_over_and_a_worker_that_forgot_the_run_is_lost():
-    handed, lost = [desks.Handed([(9, b"")], 0.0, {9: 0.0}), None], []
+def watched(*news):
+    """What becomes of a worker that answers with *news*, one after another, when it is asked for reports."""
+    left, lost = [*news], []
 
-    class Run:
-        run = "run"
-
-        class client:  # noqa: N801 - as a Client of Dask's
-            @staticmethod
-            async def run(function, _, *__, workers):
-                return {workers[0]: handed.pop(0) if function is desks.claude_collect else True}
-
-        @staticmethod
-        def lose(worker, why):
-            lost.append((worker, why))
+    async def run(function, _, *__, workers):
+        if function is not desks.claude_collect:
+            return {workers[0]: True}
+        if isinstance(left[0], Exception):
+            raise left[0]
+        return {workers[0]: left.pop(0)}
 
     async def main():
-        worker = fleet._Worker(Run, "tcp://somewhere", 1)
+        of_run = SimpleNamespace(
+            run="run", client=SimpleNamespace(run=run), lose=lambda one, why: lost.append((one, why))
+        )
+        worker = fleet._Worker(of_run, "tcp://somewhere", 1)
         await asyncio.wait(worker._tasks)
         assert worker.is_lost
-        assert lost == [(worker, "it was started anew")]
-        fleet.Fleet(None, 1).lose(worker, "of another run")
+        return worker
 
-    asyncio.run(main())
+    worker = asyncio.run(main())
+    ((whose, why),) = lost
+    assert whose is worker
+    return worker, why
+
+
+def test_what_is_reported_of_others_is_passed_over_and_a_worker_that_forgot_the_run_is_lost():
+    worker, why = watched(desks.Handed([(9, b"")], 0.0, {9: 0.0}), None)
+    assert why == "it was started anew"
+    fleet.Fleet(None, 1).lose(worker, "of another run")
 
 
 def test_a_worker_that_cannot_be_reached_is_lost():
-    lost = []
-
-    class Run:
-        run = "run"
-
-        class client:  # noqa: N801 - as a Client of Dask's
-            @staticmethod
-            async def run(*_, workers):
-                raise OSError("no route")
-
-        @staticmethod
-        def lose(worker, why):
-            lost.append((worker, why))
-
-    async def main():
-        worker = fleet._Worker(Run, "tcp://somewhere", 1)
-        await asyncio.wait(worker._tasks)
-        assert worker.is_lost
-        assert lost == [(worker, "OSError: no route")]
-
-    asyncio.run(main())
+    _, why = watched(OSError("no route"))
+    assert why == "OSError: no route"
 
 
 def test_what_is_handed_to_a_worker_that_is_just_lost_is_lost_too():

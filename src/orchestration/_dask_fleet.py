@@ -20,7 +20,7 @@ from claude_client._values.attempt import Attempt, Event
 from claude_client._values.errors import AbortReason
 from claude_client._values.log import Log, told
 from claude_client._values.request import Request
-from claude_client._verbs.fan_out import Inbox, Parcel
+from claude_client._verbs.elsewhere import Inbox, Parcel
 
 from ._dask_worker import claude_collect, claude_enter, claude_leave, claude_take, versions
 

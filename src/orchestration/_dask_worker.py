@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 import claude_client
 from claude_client._values.errors import AbortReason
 from claude_client._values.log import told
-from claude_client._verbs.fan_out import Parcel, Room, run_of
+from claude_client._verbs.elsewhere import Parcel, Room
+from claude_client._verbs.fan_out import run_of
 
 #: Seconds in which answers gather before they are handed over: each time costs a fraction of a millisecond.
 GATHER = 0.03

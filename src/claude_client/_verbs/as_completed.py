@@ -75,7 +75,8 @@ def as_completed(
             with those that are asked at the same time.
 
     Raises:
-        ValueError, TypeError, ImportError: For bad input and missing credentials, before any prompt is drawn.
+        ValueError, TypeError, ImportError: For bad input and missing credentials, before any prompt is drawn. For an
+            option that no prompt could be sent with, as the first outcome is taken.
     """
     said = for_all(model, max_tokens, shared_system, cache_shared_system, options)
     return AsCompleted(prompts, max_workers, window, interrupt_token, **said)

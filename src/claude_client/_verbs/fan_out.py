@@ -9,7 +9,6 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol
 
 from claude_client._engine.flow import CallFlow, Outcome
-from claude_client._engine.parcels import Inbox, Parcel, Room
 from claude_client._engine.scheduler import Job
 from claude_client._engine.threads import Periodic, Run
 from claude_client._gates.clients import gates_of
@@ -28,12 +27,9 @@ __all__ = [
     "MOST_ASKED_FOR",
     "MOST_WORKERS",
     "CallFlow",
-    "Inbox",
     "Outcome",
-    "Parcel",
     "Periodic",
     "Place",
-    "Room",
     "Run",
     "call_back",
     "check_stop_after",
@@ -119,14 +115,8 @@ def run_of(
 
 @contextmanager
 def open_run(*, max_workers: int, token: InterruptToken | None, **hooks: Any) -> Iterator[Run]:
-    """
-    A run that takes jobs for as long as the `with` block goes on.
-
-    Raises:
-        ValueError: If there are no credentials anywhere.
-    """
+    """A run that takes jobs for as long as the `with` block goes on, for who has seen that there are credentials."""
     with shared_client() as client:
-        check_credentials(client, [])
         run = Run(client, None, max_workers=max_workers, gates=gates_of(client), **hooks)
         with run.running(token):
             yield run
