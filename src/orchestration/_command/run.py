@@ -8,9 +8,8 @@ import signal
 import sys
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any, cast
 
 from claude_client import (
@@ -34,6 +33,11 @@ from .lines import Answers, Prompt, is_of_files, read_prompts, refuse
 
 _OF_THE_RUN = ManagedOptions.__optional_keys__ - PromptOptions.__optional_keys__
 _OF_A_BATCH = {"check_first", "primer", "poll_interval"}
+# What a line cannot say as JSON, or has an option of its own for.
+_NOT_TO_BE_SET = {
+    *("reconcile", "reconcile_interval", "on_stall", "tracker", "interrupt_token", "on_result"),
+    *("journal", "progress", "budget_usd"),
+}
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -61,14 +65,16 @@ def status(options: Namespace) -> int:
     journal = _journal_of(options)
     if journal is None:
         raise ValueError("status looks into the journal of a run: say --journal FILE, or the --out of the run")
-    results = _recalled(prompts, said, journal)
+    with _looked_into(journal) as path:
+        results = _recalled(prompts, said, path)
+        batches = Journal(path).batches() if path else []
     answered = sum(answer is not None for answer in results)
     found = {
         "prompts": len(results),
         "answered": answered,
         "refused": len(results.recalled) - answered,
         "left": len(results) - len(results.recalled),
-        "batches": Journal(journal).batches() if Path(journal).exists() else [],
+        "batches": batches,
     }
     if options.json:
         print(json.dumps(found))
@@ -103,6 +109,9 @@ def _asked(options: Namespace, budget: Budget | None = None) -> tuple[list[Promp
         ValueError: Naming the lines that cannot be sent.
         TypeError: For an option that nobody knows.
     """
+    for name, _ in options.set:
+        if name in _NOT_TO_BE_SET:
+            raise ValueError(f"--set cannot say {name}")
     prompts = read_prompts(options.prompts)
     said = {
         "model": options.model,
@@ -225,19 +234,21 @@ def _ended_by_signals(token: InterruptToken) -> Iterator[list[int]]:
         restore()
 
 
-def _recalled(prompts: Sequence[Prompt], said: dict[str, Any], journal: str) -> ManagedResults:
+def _looked_into(journal: str) -> AbstractContextManager[str | None]:
+    """The path of *journal*, or of a copy of what it has so far; None where there is none."""
+    return readable(journal) if os.path.lexists(journal) else nullcontext()
+
+
+def _recalled(prompts: Sequence[Prompt], said: dict[str, Any], journal: str | None) -> ManagedResults:
     """What *journal* has of the prompts."""
-    specs = [prompt.spec for prompt in prompts]
-    if not os.path.lexists(journal):
-        return recalled(specs, None, **_without_run(said))
-    with readable(journal) as path:
-        return recalled(specs, path, **_without_run(said))
+    return recalled([prompt.spec for prompt in prompts], journal, **_without_run(said))
 
 
 def _dry_run(options: Namespace, prompts: Sequence[Prompt], said: dict[str, Any], journal: str | None) -> int:
     left = prompts
     if journal:
-        known = _recalled(prompts, said, journal).recalled
+        with _looked_into(journal) as path:
+            known = _recalled(prompts, said, path).recalled
         left = [prompt for index, prompt in enumerate(prompts) if index not in known]
         print(f"{'left':<8} {len(left):,} of {len(prompts):,} prompts")
     if left:
