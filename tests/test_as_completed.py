@@ -30,6 +30,14 @@ def endless():
     return ({"prompt": f"say {n}"} for n in itertools.count())
 
 
+def endless_after(count, drawn):
+    """Prompts without end, with *drawn* set once there were so many: the first answer may come before the others."""
+    for number, prompt in enumerate(endless(), 1):
+        if number == count:
+            drawn.set()
+        yield prompt
+
+
 def of_prompt(text):
     return int(str(text).rsplit(" ", 1)[1])
 
@@ -220,15 +228,8 @@ def test_whatever_ends_the_taking_ends_the_requests(sim, way):
 def test_an_interrupt_gives_what_was_drawn_and_draws_no_more(sim):
     drawn = threading.Event()
     sim.script_by(lambda request: Reply(until=drawn if "say 0" in str(request.body) else threading.Event()))
-
-    def prompts():
-        for number, prompt in enumerate(endless()):
-            if number == 4:  # as many as the window has
-                drawn.set()
-            yield prompt
-
     token = InterruptToken()
-    outcomes = as_completed(prompts(), max_workers=2, window=5, interrupt_token=token)
+    outcomes = as_completed(endless_after(5, drawn), max_workers=2, window=5, interrupt_token=token)
     given = [next(outcomes)]
     token.interrupt()
     given += outcomes
@@ -314,7 +315,8 @@ def test_more_workers_than_ten_are_had_where_asked_for(sim):
 
 
 def test_what_is_collected_on_a_thread_of_its_own_run_waits_for_nobody(sim):
-    collecting = []
+    collecting, drawn, release = [], threading.Event(), threading.Event()
+    sim.script_by(lambda request: Reply(until=drawn if "say 0" in str(request.body) else release))
     http = anthropic.DefaultHttpxClient(event_hooks={"response": [lambda _: collecting and gc.collect()]})
 
     class Job:  # which has itself, by its iterator, so that only a collection ends it
@@ -322,7 +324,7 @@ def test_what_is_collected_on_a_thread_of_its_own_run_waits_for_nobody(sim):
             self.outcomes = as_completed(self.prompts(), max_workers=3)
 
         def prompts(self):
-            yield from endless()
+            yield from endless_after(4, drawn)
 
     with anthropic.Anthropic(api_key="any", base_url=sim.base_url, http_client=http) as client:
         set_default_client(client)
@@ -330,6 +332,7 @@ def test_what_is_collected_on_a_thread_of_its_own_run_waits_for_nobody(sim):
         next(job.outcomes)
         del job
         collecting.append(True)
+        release.set()  # the answers come to threads of the run, and collect there
         until(lambda: not [thread for thread in threading.enumerate() if thread.name == "claude_client worker"])
         set_default_client(None)
 
