@@ -92,7 +92,12 @@ def test_the_legend_names_what_is_there_and_nothing_else():
         record(waited={"cache writer": 1.0}),
     ]
     marks = ["429", "ended from outside", "failed", "wrote the cache"]
-    phases = ["waits for a slot of the limiter", "waits for the cache to be written", "sent, nothing has come yet", "the text comes"]
+    phases = [
+        "waits for a slot of the limiter",
+        "waits for the cache to be written",
+        "sent, nothing has come yet",
+        "the text comes",
+    ]
     assert legend(Timeline("The run", [lane(kind) for kind in kinds], [])) == [*phases, *marks, *tokens]
 
 

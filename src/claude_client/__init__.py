@@ -25,11 +25,13 @@ Importing this imports no `anthropic`: that happens at the first call.
 from claude_client._gates.clients import share_limits
 from claude_client._sdk.client import NoCredentialsError, has_credentials, set_default_client
 from claude_client._values.budget import Budget, BudgetState
+from claude_client._values.context import Context
 from claude_client._values.errors import ClaudeInvocationError
 from claude_client._values.estimate import Choice, Comparison, Estimate
 from claude_client._values.extract import extract_json
 from claude_client._values.interrupt import InterruptToken
 from claude_client._values.kinds import Kind
+from claude_client._values.loop import BeforeTool, Refuse, Respond
 from claude_client._values.options import (
     ApiParams,
     CallOptions,
@@ -39,12 +41,14 @@ from claude_client._values.options import (
     PromptSpec,
     StreamOptions,
     TextCallback,
+    ToolOptions,
 )
 from claude_client._values.rate_limit import RateLimit
-from claude_client._values.record import AttemptRecord
+from claude_client._values.record import AttemptRecord, ToolRecord
 from claude_client._values.response import ClaudeResponse
 from claude_client._values.results import ParallelInterrupt, ParallelInvocationError, Results
 from claude_client._values.timeline import Timeline
+from claude_client._values.tool import StopTools, Tool, tool
 from claude_client._values.usage import Usage
 from claude_client._verbs.as_completed import AsCompleted, as_completed
 from claude_client._verbs.conversation import ConversationThread
@@ -54,6 +58,7 @@ from claude_client._verbs.last import last_results
 from claude_client._verbs.limits import rate_limits
 from claude_client._verbs.parallel import invoke_parallel, invoke_parallel_interruptible, invoke_parallel_streaming
 from claude_client._verbs.stall import StallDetector
+from claude_client._verbs.with_tools import invoke_with_tools
 
 #: The version of the three packages.
 __version__ = "0.4.0"
@@ -62,6 +67,7 @@ __all__ = [
     "ApiParams",
     "AsCompleted",
     "AttemptRecord",
+    "BeforeTool",
     "Budget",
     "BudgetState",
     "CallOptions",
@@ -70,6 +76,7 @@ __all__ = [
     "ClaudeResponse",
     "Comparison",
     "Content",
+    "Context",
     "ConversationThread",
     "Estimate",
     "FanOutOptions",
@@ -81,11 +88,17 @@ __all__ = [
     "PromptOptions",
     "PromptSpec",
     "RateLimit",
+    "Refuse",
+    "Respond",
     "Results",
     "StallDetector",
+    "StopTools",
     "StreamOptions",
     "TextCallback",
     "Timeline",
+    "Tool",
+    "ToolOptions",
+    "ToolRecord",
     "Usage",
     "as_completed",
     "estimate_cost",
@@ -96,8 +109,10 @@ __all__ = [
     "invoke_parallel",
     "invoke_parallel_interruptible",
     "invoke_parallel_streaming",
+    "invoke_with_tools",
     "last_results",
     "rate_limits",
     "set_default_client",
     "share_limits",
+    "tool",
 ]

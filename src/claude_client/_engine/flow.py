@@ -10,11 +10,13 @@ from __future__ import annotations
 import logging
 import math
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from claude_client._values.attempt import Answer, Attempt
 from claude_client._values.content import to_json_value, without_blank_text
+from claude_client._values.context import running
 from claude_client._values.errors import ClaudeInvocationError, aborted, with_totals
+from claude_client._values.interrupt import InterruptToken
 from claude_client._values.kinds import FROM_OUTSIDE, Kind
 from claude_client._values.log import Log, told
 from claude_client._values.options import TextCallback
@@ -72,6 +74,19 @@ class Done(NamedTuple):
     outcome: Outcome
 
 
+class Work(Protocol):
+    """Something to do here before the next step is known: no request."""
+
+    def do(self, stopped: InterruptToken, ends_at: float) -> None:
+        """
+        Do it, on the thread of a driver and within the call's context, until it is over, *stopped*, or it is *ends_at*
+        by `time.monotonic`. Raises nothing but what comes from outside, such as Ctrl-C.
+        """
+
+
+Step = Send | Work | Done
+
+
 class CallFlow:
     """
     The attempts that one prompt takes: retries, and the turns of an answer that pauses. Not for two threads at once.
@@ -86,6 +101,7 @@ class CallFlow:
         "_attempts",
         "_base",
         "_before",
+        "_earlier",
         "_failures",
         "_fallbacks",
         "_lost",
@@ -111,6 +127,7 @@ class CallFlow:
         self._before = ""  # the answer that is asked for again: what there is of it, if nothing better comes
         self._turns: tuple[Answer, ...] = ()
         self._attempts: tuple[AttemptRecord, ...] = ()
+        self._earlier: tuple[AttemptRecord, ...] = ()  # attempts for what is done with
 
     @property
     def request(self) -> Request:
@@ -125,7 +142,7 @@ class CallFlow:
     @property
     def attempts(self) -> tuple[AttemptRecord, ...]:
         """The attempts that are over, in their order."""
-        return self._attempts
+        return self._earlier + self._attempts if self._earlier else self._attempts
 
     def waited(self, cause: Cause) -> float:
         """Seconds that its attempts so far have waited for *cause*."""
@@ -135,6 +152,8 @@ class CallFlow:
         """The first step. The deadline of the request counts from *now*."""
         if self._request.deadline is not None:
             self.ends_at = now + self._request.deadline
+        if above := running():
+            self.ends_at = min(self.ends_at, above.ends_at)
         return Send(self._request)
 
     def advance(self, attempt: Attempt) -> Send | Done:
@@ -159,6 +178,18 @@ class CallFlow:
             unusable.__cause__ = exc
             return Done(self.end(unusable))
         return Done(response)
+
+    def open(self, now: float) -> Step:
+        """As `begin`, for drivers that do work before any request."""
+        return self.begin(now)
+
+    def step_after(self, attempt: Attempt) -> Step:
+        """As `advance`; the answer need not be the end."""
+        return self.advance(attempt)
+
+    def worked(self, work: Work) -> Step:
+        """The step after *work*, which is done."""
+        raise NotImplementedError(f"{work!r} is of no call with one answer")
 
     def live(self) -> CallFlow:
         """The same, which goes on by requests of its own where it was asked by a batch."""
@@ -193,10 +224,10 @@ class CallFlow:
 
     def end(self, error: ClaudeInvocationError) -> ClaudeInvocationError:
         """The outcome if the call ends by *error*: the same error, with the text and usage of all attempts before."""
-        if not self._attempts:
+        if not self.attempts:
             return error
         said_before = text_of(self._content()) or ("" if error.partial_text else self._before)
-        return with_totals(error, self._attempts, said_before)
+        return with_totals(error, self.attempts, said_before)
 
     def _after_failure(self, error: ClaudeInvocationError, attempt: Attempt) -> Send | Done:
         if attempt.is_lost and self._lost < _MOST_LOST:
@@ -237,7 +268,7 @@ class CallFlow:
         message, request_id = self._turns[-1]
         if len(self._turns) > 1:
             message = message.model_copy(update={"content": self._content()})
-        return response_of(message, request_id, self._attempts)
+        return response_of(message, request_id, self.attempts)
 
     def _read(self, response: ClaudeResponse, output: OutputType) -> Send | Done:
         """*response* with the value of its text; if that is none, the next try, or the error with all that it says."""
@@ -293,7 +324,7 @@ def _of_no_use(attempts: tuple[AttemptRecord, ...]) -> tuple[AttemptRecord, ...]
     )
 
 
-def log_step(step: Send | Done, flow: CallFlow, name: str, level: int = logging.WARNING) -> None:
+def log_step(step: Step, flow: CallFlow, name: str, level: int = logging.WARNING) -> None:
     """
     Log what *step* tells of the attempt of *flow* before it. For drivers, under no lock: handlers are other people's
     code.
@@ -316,6 +347,8 @@ def log_step(step: Send | Done, flow: CallFlow, name: str, level: int = logging.
         elif step.failed:
             delay = round(step.after, 3)
             _log.info(_FAILED, name, len(flow.attempts), delay, step.failed, extra=_extra(flow, name, delay=delay))
+    elif not isinstance(step, Done):
+        return
     elif isinstance(step.outcome, ClaudeInvocationError):
         if step.outcome.kind not in FROM_OUTSIDE:
             _log.log(level, _FAILED_FOR_GOOD, name, len(flow.attempts), step.outcome, extra=_extra(flow, name))

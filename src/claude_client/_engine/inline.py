@@ -6,8 +6,9 @@ import logging
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 
-from claude_client._engine.flow import CallFlow, Done, Send, log_step
+from claude_client._engine.flow import CallFlow, Done, Send, Step, Work, log_step
 from claude_client._engine.pauses import PauseLog
 from claude_client._engine.telemetry import call_span
 from claude_client._gates.clients import gates_of
@@ -15,6 +16,7 @@ from claude_client._gates.gate import HOLDING, Gate, Wait, admit
 from claude_client._sdk.client import shared_client
 from claude_client._sdk.exchange import send
 from claude_client._values.attempt import Attempt
+from claude_client._values.context import ending_with_tool, running
 from claude_client._values.errors import ClaudeInvocationError, aborted
 from claude_client._values.interrupt import InterruptToken, check_token
 from claude_client._values.record import Cause
@@ -34,12 +36,15 @@ def run(flow: CallFlow, token: InterruptToken | None = None, began: float | None
     """
     check_token(token)
     began = time.monotonic() if began is None else began
-    with call_span(flow.request, flow.name, began) as tell:
+    with ending_with_tool(token) as either, call_span(flow.request, flow.name, began) as tell:
         try:
-            answer = _answer(flow, token, began)
+            answer = _answer(flow, either, began)
         except ClaudeInvocationError as failed:
             tell(failed)
             raise
+        finally:
+            if above := running():
+                above.record(flow.name or above.tool, flow.attempts)
         tell(answer)
         return answer
 
@@ -48,21 +53,35 @@ def _answer(flow: CallFlow, token: InterruptToken | None, began: float) -> Claud
     pauses = PauseLog()
     with shared_client() as client:
         gates = gates_of(client)
-        step: Send | Done = flow.begin(began)
-        while isinstance(step, Send):
+        step: Step = flow.open(began)
+        while not isinstance(step, Done):
+            if not isinstance(step, Send):
+                step = _worked(step, flow, token)
+                continue
             attempt = _admitted(gates, step, flow, token, pauses)
             if token is None:
                 send(client, attempt)
             else:
                 with token.watched_by(attempt.abort):
                     send(client, attempt)
-            step = flow.advance(attempt)
+            step = flow.step_after(attempt)
             log_step(step, flow, flow.name or "The call", logging.INFO)  # raised anyway
             if attempt.raised is not None:
                 raise attempt.raised
         if isinstance(step.outcome, ClaudeInvocationError):
             raise step.outcome
         return step.outcome
+
+
+def _worked(work: Work, flow: CallFlow, token: InterruptToken | None) -> Step:
+    """Do *work*, and return the step after it."""
+    stopped = InterruptToken()
+    with token.watched_by(stopped.interrupt) if token else nullcontext():
+        work.do(stopped, flow.ends_at)
+    step = flow.worked(work)
+    if stopped.is_interrupted():
+        return Done(flow.end(aborted("interrupted")))
+    return step if time.monotonic() < flow.ends_at else Done(flow.end(aborted("deadline")))
 
 
 def _admitted(

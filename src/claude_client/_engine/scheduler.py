@@ -11,7 +11,7 @@ import heapq
 import math
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 
-from claude_client._engine.flow import CallFlow, Done, Outcome, Send
+from claude_client._engine.flow import CallFlow, Done, Outcome, Send, Step, Work
 from claude_client._gates.gate import HOLDING, Gate, Wait, admit
 from claude_client._gates.holding import Holding
 from claude_client._values.attempt import Attempt
@@ -152,6 +152,7 @@ class Scheduler:
         self._held_since: dict[str, float] = {}  # models that have answered nobody since
         self._retried: dict[int, Job] = {}  # all that ever waited to be tried again
         self._under_way: dict[Attempt, Job] = {}
+        self._at_work: set[Job] = set()  # those whose driver does something for them
         self._cancelled: set[int] = set()
         self._stopped: ClaudeInvocationError | None = None
         self._ended: dict[int, Outcome] = {}
@@ -183,16 +184,16 @@ class Scheduler:
 
     def _drop_deadlines(self) -> None:
         """Drop those of jobs that have ended, now and then."""
-        if len(self._deadlines) > _MOST_DEADLINES + 2 * (len(self._waiting) + len(self._under_way)):
-            under_way = {job.index for job in self._under_way.values()}
-            left = [(at, job) for at, job in self._deadlines if job.index in self._waiting or job.index in under_way]
-            self._deadlines = left
-            heapq.heapify(left)
+        begun = (*self._under_way.values(), *self._at_work)
+        if len(self._deadlines) > _MOST_DEADLINES + 2 * (len(self._waiting) + len(begun)):
+            left = self._waiting.keys() | {job.index for job in begun}
+            self._deadlines = [(at, job) for at, job in self._deadlines if job.index in left]
+            heapq.heapify(self._deadlines)
 
     @property
     def over(self) -> bool:
         """True once every job has its outcome."""
-        return not (self._waiting or self._under_way)
+        return not (self._waiting or self._under_way or self._at_work)
 
     @property
     def is_stopped(self) -> bool:
@@ -244,19 +245,31 @@ class Scheduler:
         """Ask again for the jobs that a gate had wait for *until*."""
         self._refused += self._asleep.pop(until, ())
 
-    def finished(self, attempt: Attempt, now: float) -> Send | Done:
-        """Take back *attempt*, which is over. Return what its job does next."""
+    def finished(self, attempt: Attempt, now: float) -> Step:
+        """Take back *attempt*, which is over. Return what its job does next; `worked` takes back what is work."""
         job = self._under_way.pop(attempt)
         if attempt.answer:
             self._held_since.pop(attempt.request.model, None)
-        step = job.flow.advance(attempt)
-        if isinstance(step, Send) and self._stopped:
+        return self._next(job, job.flow.step_after(attempt), now)
+
+    def worked(self, job: Job, work: Work, now: float) -> Step:
+        """Take back *work*, which was done for *job*. Return what that does next."""
+        if job not in self._at_work:  # it was abandoned
+            return Done(self.outcomes[job.index])
+        self._at_work.remove(job)
+        step = job.flow.worked(work)
+        return self._next(job, step if now < job.flow.ends_at else Done(job.flow.end(aborted("deadline"))), now)
+
+    def _next(self, job: Job, step: Step, now: float) -> Step:
+        if not isinstance(step, Done) and self._stopped:
             step = Done(job.flow.end(self._stopped))
-        elif isinstance(step, Send) and job.index in self._cancelled:
+        elif not isinstance(step, Done) and job.index in self._cancelled:
             step = Done(job.flow.end(aborted("cancelled")))
         if isinstance(step, Done):
             self._end(job, step.outcome)
             self._stop_if_hopeless(step.outcome)
+        elif not isinstance(step, Send):
+            self._at_work.add(job)
         else:
             job.step, job.queued_at = step, now
             self._waiting[job.index] = self._retried[job.index] = job
@@ -314,6 +327,9 @@ class Scheduler:
         while self._under_way:
             attempt, job = self._under_way.popitem()
             attempt.settle()
+            self._end(job, job.flow.end(aborted("interrupted")))
+        while self._at_work:
+            job = self._at_work.pop()
             self._end(job, job.flow.end(aborted("interrupted")))
 
     def take_ended(self) -> dict[int, Outcome]:

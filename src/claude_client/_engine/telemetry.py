@@ -149,6 +149,22 @@ def call_span(request: Request, name: str | None, queued_at: float) -> Iterator[
             count(told)
 
 
+@contextmanager
+def tool_span(name: str, tool_use_id: str) -> Iterator[Callable[[BaseException], object]]:
+    """The span of a tool that runs, where anybody reads it; gives what to tell what it raises."""
+    tracer = _tracer()
+    said = {"gen_ai.operation.name": "execute_tool", "gen_ai.tool.name": name, "gen_ai.tool.call.id": tool_use_id}
+    span = tracer and quietly(partial(tracer.start_span, f"execute_tool {name}", attributes=said))
+    if not span:
+        yield lambda _: None
+        return
+    with _as_current(span):
+        try:
+            yield lambda raised: quietly(span.set_attribute, "error.type", type(raised).__name__)
+        finally:
+            quietly(span.end)
+
+
 def quietly(action: Callable[..., T], *args: Any) -> T | None:
     """What *action* returns; None if it raises, which is logged: providers are other people's code."""
     try:

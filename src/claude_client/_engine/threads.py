@@ -20,13 +20,14 @@ from itertools import islice
 from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple, TypeVar
 
-from claude_client._engine.flow import Outcome, Send, log_step
+from claude_client._engine.flow import Done, Outcome, Send, Step, Work, log_step
 from claude_client._engine.pauses import PauseLog
 from claude_client._engine.scheduler import Job, Scheduler
 from claude_client._engine.telemetry import RunSpan, count, quietly, run_span
 from claude_client._gates.gate import Gate
 from claude_client._sdk.exchange import send
 from claude_client._values.attempt import Attempt
+from claude_client._values.context import running
 from claude_client._values.errors import ClaudeInvocationError, aborted
 from claude_client._values.interrupt import InterruptToken, check_token
 from claude_client._values.log import told
@@ -114,6 +115,8 @@ class Run:
         # The caller's context variables, so that traces and log bindings follow into the threads.
         self._context = copy_context()
         self._span: RunSpan | None = None
+        self._above = running()  # the tool that it is run by
+        self._names = {job.index: job.name for job in jobs or ()} if self._above else {}
         # None: all outcomes are posted, or a thread broke off.
         self._events: SimpleQueue[Event | None] = SimpleQueue()
         self._left: SimpleQueue[None] = SimpleQueue()  # each thread says so when it ends
@@ -134,6 +137,7 @@ class Run:
         # What follows is read in single steps without the lock, which a signal handler that interrupts this run, or a
         # gate that wakes it while another run holds a lock of its own, must not wait for.
         self._under_way: dict[Attempt, int] = {}
+        self._at_work: dict[InterruptToken, int] = {}
         self._resting: list[SimpleQueue[None]] = []  # each thread's bell; the last wakes when an attempt is due
         self._rung = False  # since the scheduler was last asked
         self._woken_by: SimpleQueue[Hashable] = SimpleQueue()  # for the scheduler to be told
@@ -193,8 +197,9 @@ class Run:
             stack.enter_context(_ending_with_the_main_thread(self))
             for gate in self._gates:
                 stack.enter_context(gate.waking(self.wake))
-            if token:
-                stack.enter_context(token.watched_by(self.interrupt))
+            for one in (token, self._above and self._above.token):
+                if one:
+                    stack.enter_context(one.watched_by(self.interrupt))
             try:
                 yield
             finally:
@@ -216,6 +221,8 @@ class Run:
         """
         with self._lock:
             self._unreported += 1
+            if self._above:
+                self._names[job.index] = job.name
             self._scheduler.add(job, time.monotonic())
             self._next_deadline = min(self._next_deadline, job.flow.ends_at)
             ended = self._scheduler.take_ended()
@@ -244,6 +251,8 @@ class Run:
         self._interrupted = True
         for attempt, _ in self.under_way:
             attempt.abort()
+        for stopped in [*self._at_work]:
+            stopped.interrupt()
         self.wake()
 
     def stop(self, error: ClaudeInvocationError) -> None:
@@ -261,6 +270,9 @@ class Run:
         for attempt, of_job in self.under_way:
             if of_job == index:
                 attempt.abort("cancelled")
+        for stopped, of_job in [*self._at_work.items()]:
+            if of_job == index:
+                stopped.interrupt()
 
     def end_with_main_thread(self) -> None:
         """Interrupt the run as Ctrl-C would, and let its threads end. From any thread."""
@@ -378,8 +390,11 @@ class Run:
                 job, attempt = taken
                 if self._interrupted:  # before it could be found under way
                     attempt.abort()
-                self._context_of(job, attempt).run(self._send, self._client, attempt)
-                self._finish(job, attempt)
+                context = self._context_of(job, attempt)
+                context.run(self._send, self._client, attempt)
+                step = self._finish(job, attempt)
+                while not isinstance(step, (Send, Done)):
+                    step = context.run(self._do_work, job, step)
         except BaseException as broken:  # noqa: BLE001 - a gate's, or ours; the caller's thread raises it
             self._broken = broken
             self.interrupt()
@@ -469,10 +484,30 @@ class Run:
             if not is_last:
                 bell.get()
 
-    def _finish(self, job: Job, attempt: Attempt) -> None:
-        with self._lock:
+    def _do_work(self, job: Job, work: Work) -> Step:
+        """Do *work* for *job*, which keeps its thread meanwhile: so there is no more at once than may be."""
+        stopped = InterruptToken()
+        self._at_work[stopped] = job.index
+        try:
+            if self._interrupted:  # before it could be found
+                stopped.interrupt()
+            work.do(stopped, job.flow.ends_at)
+        finally:
+            del self._at_work[stopped]
+        return self._go_on(job, lambda: self._scheduler.worked(job, work, time.monotonic()))
+
+    def _finish(self, job: Job, attempt: Attempt) -> Step:
+        def finished() -> Step:
             del self._under_way[attempt]
-            step = self._scheduler.finished(attempt, time.monotonic())
+            return self._scheduler.finished(attempt, time.monotonic())
+
+        return self._go_on(job, finished)
+
+    def _go_on(self, job: Job, next_step: Callable[[], Step]) -> Step:
+        with self._lock:
+            if self._interrupted:
+                self._scheduler.stop(aborted("interrupted"))
+            step = next_step()
             ended = self._scheduler.take_ended()
             if isinstance(step, Send) and step.failed and step.costs_retry and self._on_retry:
                 # Before anybody can start it again.
@@ -480,6 +515,7 @@ class Run:
         log_step(step, job.flow, job.name)
         self._pauses.log()
         self._report(ended)
+        return step
 
     def _change(self, change: Callable[[], T]) -> T:
         """Apply *change* to the scheduler under the lock, report the jobs that it ended, and return what it returns."""
@@ -495,6 +531,9 @@ class Run:
         if not ended:
             return
         count(ended.values())
+        if self._above:
+            for index, outcome in ended.items():
+                self._above.record(self._names.pop(index), outcome.attempts)
         if self._span:
             quietly(self._span.ended, ended)
         if self._keep:

@@ -7,7 +7,7 @@ import inspect
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -275,17 +275,19 @@ class _Exchange:
 
     def _secrets(self, exc: Exception | None = None) -> list[str]:
         """Every credential that the text of *exc* could show: the client's, and those of the request as it was sent."""
-        found = [getattr(self.client, name, None) for name in _SECRET_ATTRIBUTES] + [current_token(self.client)]
         kept = {} if exc is None else vars(exc)
         request = kept.get("request") or kept.get("_request")  # httpx's property raises where it is unset
         sent = getattr(request, "headers", {})
-        named = (
-            *(sent, getattr(self.client, "_custom_headers", {}), self.arguments.get("extra_headers", {})),
-            *(getattr(self.client, "_custom_query", {}), self.arguments.get("extra_query", {})),
-        )
-        for values in named:
-            found += [value for name, value in values.items() if holds_secret(name)]
-        return [part for secret in found if isinstance(secret, str) for part in _parts_of(secret)]
+        own = [self.arguments.get(name, {}) for name in ("extra_headers", "extra_query")]
+        return secrets_of(self.client, sent, *own)
+
+
+def secrets_of(client: Any, *named: Mapping[str, Any]) -> list[str]:
+    """The credentials of *client*, and those among other *named* values."""
+    found = [getattr(client, name, None) for name in _SECRET_ATTRIBUTES] + [current_token(client)]
+    for values in (*named, getattr(client, "_custom_headers", {}), getattr(client, "_custom_query", {})):
+        found += [value for name, value in values.items() if holds_secret(name)]
+    return [part for secret in found if isinstance(secret, str) for part in _parts_of(secret)]
 
 
 def _parts_of(secret: str) -> Iterator[str]:

@@ -16,7 +16,7 @@ from contextlib import suppress
 from typing import Any, Literal
 
 from claude_client._values.kinds import FINAL, TRANSIENT, Kind, chain, class_names, field, kind_of, kind_without_status
-from claude_client._values.record import AttemptRecord, cost_of_attempts
+from claude_client._values.record import AttemptRecord, ToolRecord, cost_of_attempts
 from claude_client._values.redaction import scrubbed, without, without_secrets
 from claude_client._values.text import printable
 from claude_client._values.usage import Usage, total
@@ -65,6 +65,11 @@ class ClaudeInvocationError(Exception):
 
     #: The requests that it took, in their order, each with its times and what it used. Empty if none was made.
     attempts: tuple[AttemptRecord, ...] = ()
+    #: The uses of tools that it took, in the order in which the model asked for them.
+    tool_calls: tuple[ToolRecord, ...] = ()
+    #: The conversation up to the failure of a call with tools, to go on from: the API takes it as it is, with a result
+    #: for each tool that was asked for. Empty for other calls.
+    messages: tuple[dict[str, Any], ...] = ()
 
     def __str__(self) -> str:
         """The message, and the kind where it does not say that."""
@@ -118,7 +123,7 @@ def with_totals(
 
 def for_unsent(error: ClaudeInvocationError) -> ClaudeInvocationError:
     """The failure *error* of one call as the end of others that made no request of their own."""
-    return _copy(error, {"partial_text": "", "usage": Usage(), "attempts": ()})
+    return _copy(error, {"partial_text": "", "usage": Usage(), "attempts": (), "tool_calls": (), "messages": ()})
 
 
 def reworded(error: ClaudeInvocationError, message: str) -> ClaudeInvocationError:

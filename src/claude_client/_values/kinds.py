@@ -29,6 +29,9 @@ Kind = Literal[
     "refusal",
     "invalid_output",
     "pause_limit",
+    "max_iterations",
+    "context_window",
+    "tool",
     "budget",
     "interrupted",
     "stalled",
@@ -88,6 +91,7 @@ _KIND_OF_WORDS: Mapping[Kind, re.Pattern[str]] = {
     "spend_limit": re.compile(r"reached your specified .*usage limits", re.IGNORECASE),
     "billing": re.compile(r"credit balance is too low", re.IGNORECASE),
     "connection": re.compile(r"request body is not valid json", re.IGNORECASE),
+    "context_window": re.compile(r"(prompt|input) is too long", re.IGNORECASE),
 }
 
 

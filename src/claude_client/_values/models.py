@@ -7,6 +7,7 @@ import re
 _NAMED = re.compile(r"claude-(?:fable|mythos|opus|sonnet|haiku)-(\d)(?:-(\d)(?!\d))?")
 _OLDEST = re.compile(r"claude-(?:2|3|instant)")
 _FIRST_WITH_OUTPUT = (4, 1)  # of 4.1 the documents tell both; the API itself says what it is
+_FIRST_WITH_MILLION = (4, 6)
 _MOST_OUTPUT = {(4, 6): 128_000, (4, 5): 64_000}  # from which version on
 
 
@@ -20,6 +21,11 @@ def most_output(model: str) -> int:
     """Most tokens that *model*, which has structured output, answers with; the fewest of all for an unknown one."""
     version = _version(model) or (0, 0)
     return next((most for first, most in _MOST_OUTPUT.items() if version >= first), 32_000)
+
+
+def context_window(model: str) -> int:
+    """Tokens of input and output that *model* takes together; the fewest of all for an unknown one."""
+    return 1_000_000 if (_version(model) or (0, 0)) >= _FIRST_WITH_MILLION else 200_000
 
 
 def _version(model: str) -> tuple[int, int] | None:

@@ -7,6 +7,7 @@ from typing import Any, TypedDict
 
 from claude_client._values.budget import Budget
 from claude_client._values.errors import ClaudeInvocationError
+from claude_client._values.loop import BeforeTool, OnFull
 from claude_client._values.response import ClaudeResponse
 
 #: A prompt or a system prompt: a text, or a list of the API's content blocks.
@@ -19,7 +20,7 @@ TextCallback = Callable[[str], object]
 ResultCallback = Callable[[int, ClaudeResponse | ClaudeInvocationError], object]
 
 
-class ApiParams(TypedDict, total=False):
+class _TurnParams(TypedDict, total=False):
     """
     What is asked of the API: its own parameters, passed through as they are, and what an answer is to be.
 
@@ -43,7 +44,19 @@ class ApiParams(TypedDict, total=False):
     stop_sequences: Sequence[str]
     thinking: Mapping[str, Any]
     tool_choice: Mapping[str, Any]
-    tools: Sequence[Any]
+    #: Asked before each tool that is run here, on the thread that sends the call: see `BeforeTool`. If left out: all
+    #: are run.
+    before_tool: BeforeTool | None
+    #: Tool calls of a turn that run at once at the most. If left out: 5.
+    max_parallel_tools: int
+    #: Model turns at the most, until the call fails with kind "max_iterations". If left out: 20.
+    max_iterations: int
+    #: Tokens that the conversation of the call may come to. None, or left out: as many as the model takes.
+    max_context_tokens: int | None
+    #: What to do where it would come to more: "error", the call fails with kind "context_window"; "summarize", the
+    #: model sums up what was before, and goes on with that; or a function that gets the messages, on the thread that
+    #: sends the call, and returns those to go on with. If left out: "error".
+    on_full: OnFull
     top_k: int
     top_p: float
     user_profile_id: str
@@ -53,8 +66,19 @@ class ApiParams(TypedDict, total=False):
     extra_body: Mapping[str, Any]
 
 
-class CallOptions(ApiParams, total=False):
-    """Options of every call: the API's parameters, and how often and how long to try."""
+class ApiParams(_TurnParams, total=False):
+    """
+    What is asked of the API: its own parameters, passed through as they are, and what an answer is to be.
+
+    One that the installed SDK does not know is still sent, so the same call works on all its majors.
+    """
+
+    #: Functions, `Tool`s and tools of the SDK are run here, as often as the model asks for them; dicts are passed on.
+    tools: Sequence[Any]
+
+
+class ToolOptions(_TurnParams, total=False):
+    """Options of `invoke_with_tools`: those of every call but `tools`."""
 
     #: How often to try again after a failure that may pass, from 0. If left out: 2, and 3 in `orchestration`.
     max_retries: int
@@ -76,6 +100,10 @@ class CallOptions(ApiParams, total=False):
     #: Seconds to wait in all, without using up retries, while the server answers nobody: overloaded, failing or not to
     #: be reached. If left out: 60, and 600 in `orchestration`. 0: not at all.
     outage_patience: float | None
+
+
+class CallOptions(ApiParams, ToolOptions, total=False):
+    """Options of every call: the API's parameters, and how often and how long to try."""
 
 
 class PromptOptions(CallOptions, total=False):

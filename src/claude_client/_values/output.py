@@ -31,7 +31,7 @@ class OutputType:
         #: As the API takes it.
         self.schema = for_api(self._raw)
         if self._adapter is None:
-            self._validator = _validator_of(self._raw)
+            self._validator = validator_of(self._raw, "output")
 
     def read(self, text: str) -> Any:
         """
@@ -149,17 +149,24 @@ def _adapter_of(asked: Any) -> Any:
     return adapter
 
 
-def _validator_of(schema: Schema) -> Any:
+def validator_of(schema: Schema, name: str) -> Any:
+    """
+    What checks a value by *schema*, which is called *name*.
+
+    Raises:
+        ValueError: If it is no schema.
+        ImportError: Without jsonschema.
+    """
     try:
         from jsonschema import Draft202012Validator, SchemaError
     except ImportError as missing:
         raise ImportError(
-            "output as a JSON schema needs jsonschema, to check answers by it: pip install jsonschema (types of Python "
-            "do not)"
+            f"{name} as a JSON schema needs jsonschema, to check what comes by it: pip install jsonschema (types of "
+            "Python do not)"
         ) from missing
     checker = Draft202012Validator.FORMAT_CHECKER
     try:
         Draft202012Validator.check_schema(schema, format_checker=checker)
     except SchemaError as wrong:
-        raise ValueError(f"output is no JSON schema: {wrong.json_path}: {wrong.message}") from wrong
+        raise ValueError(f"{name} is no JSON schema: {wrong.json_path}: {wrong.message}") from wrong
     return Draft202012Validator(schema, format_checker=checker)

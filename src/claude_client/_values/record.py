@@ -59,6 +59,8 @@ class AttemptRecord(NamedTuple):
     waited: Mapping[Cause, float] = _NO_WAITS
     #: What `usage` is made of, by its prices; empty: all of it is at the standard price of `model`.
     billed: tuple[Bill, ...] = ()
+    #: The names of the tasks that a tool of the call had for it, the outermost first; empty: it is the call's own.
+    path: tuple[str, ...] = ()
 
     @property
     def wrote_cache(self) -> bool:
@@ -79,6 +81,20 @@ class AttemptRecord(NamedTuple):
     def bills(self) -> tuple[Bill, ...]:
         """What `usage` is made of, by its prices."""
         return self.billed or (Bill(self.model, self.usage),)
+
+
+class ToolRecord(NamedTuple):
+    """What is known of one use of a tool that is over. Times as in `AttemptRecord`."""
+
+    name: str
+    #: The API's id of it.
+    tool_use_id: str
+    #: When it was started, and was over. None where it was not run.
+    started: float | None = None
+    ended: float | None = None
+    #: How it ended: with a result that is none of an error, with an error, refused by `before_tool`, answered by that
+    #: in its place, after its timeout, or by an end of the call meanwhile.
+    outcome: Literal["ok", "error", "refused", "answered", "timeout", "interrupted"] = "ok"
 
 
 class Asked(NamedTuple):

@@ -21,6 +21,16 @@ from claude_client._values.content import (
     to_json_value,
     user_turn,
 )
+from claude_client._values.context import running
+from claude_client._values.loop import (
+    MAX_ITERATIONS,
+    MAX_PARALLEL_TOOLS,
+    BeforeTool,
+    Loop,
+    LoopOptions,
+    OnFull,
+    loop_of,
+)
 from claude_client._values.models import lacks_structured_output, most_output
 from claude_client._values.options import Content
 from claude_client._values.output import OutputType, output_of
@@ -95,6 +105,8 @@ class Request:
     fallback_after: float = FALLBACK_AFTER
     #: Whether an answer that was cut off is asked for again with more `max_tokens`.
     grow_max_tokens: bool = False
+    #: How it goes on by itself; None: it ends with its answer.
+    loop: Loop | None = None
 
     @property
     def must_stream(self) -> bool:
@@ -211,6 +223,7 @@ def _fallback(i: int, said: Any, options: Mapping[str, Any]) -> Request:
 _NOT_OF_A_MODEL = {"prompt", "messages", "system", "cache_system", "cache_prompt", "streaming", "budget_usd"}
 _NOT_OF_A_MODEL |= {"max_retries", "outage_patience", "cache_patience", "retry", "timeout", "deadline", "task_id"}
 _NOT_OF_A_MODEL |= {"category", "output_retries", "grow_max_tokens", "fallback_models", "fallback_after"}
+_NOT_OF_A_MODEL |= {"before_tool", "max_parallel_tools", "max_iterations", "max_context_tokens", "on_full"}
 
 
 def _build(
@@ -237,6 +250,12 @@ def _build(
     grow_max_tokens: bool = False,
     budget_usd: Any = None,
     batch: bool = False,
+    tools: Any = None,
+    before_tool: BeforeTool | None = None,
+    max_parallel_tools: int = MAX_PARALLEL_TOOLS,
+    max_iterations: int = MAX_ITERATIONS,
+    max_context_tokens: int | None = None,
+    on_full: OnFull = "error",
     extra_headers: Mapping[str, Any] | None = None,
     extra_query: Mapping[str, Any] | None = None,
     extra_body: Mapping[str, Any] | None = None,
@@ -257,8 +276,16 @@ def _build(
     if wanted:
         _check_takes_output(text("model", model))
         params["output_config"] = _with_format(params.get("output_config"), wanted)
+    above = running()
+    going_on = LoopOptions(before_tool, max_parallel_tools, max_iterations, max_context_tokens, on_full)
+    loop = None
+    if tools is not None or going_on != LoopOptions():
+        loop, definitions = loop_of(tools, model, going_on, above.depth if above else 0)
+        if tools is not None:
+            params["tools"] = definitions
     turns, blocks = _messages(prompt, messages, mark=cache_prompt), system_blocks(system, mark=cache_system)
     budget = budget_of(budget_usd)
+    budgets = (budget,) if budget else ()
     is_text = messages is None and isinstance(prompt, str) and isinstance(system, str | None)
     request = Request(
         model=text("model", model),
@@ -283,9 +310,12 @@ def _build(
         output=wanted,
         output_retries=whole_number("output_retries", output_retries, 0),
         grow_max_tokens=bool(grow_max_tokens),
-        budgets=(budget,) if budget else (),
+        budgets=budgets if above is None else tuple(dict.fromkeys((*budgets, *above.budgets))),
         batch=batch,
+        loop=loop,
     )
+    if batch and loop:
+        raise ValueError("a batch runs no tools and sends one request for each prompt: ask prompts with tools live")
     if params or extra_body or not is_text:
         check_breakpoints(request)  # texts have none but the two that may have been added here
     return request

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
-from claude_client._values.record import AttemptRecord, cost_of_attempts
+from claude_client._values.record import AttemptRecord, ToolRecord, cost_of_attempts
 from claude_client._values.usage import Usage, total
 
 if TYPE_CHECKING:
@@ -57,6 +57,11 @@ class ClaudeResponse(str, Generic[Data_co]):  # noqa: SLOT000 - people may hang 
     output: Data_co = None  # type: ignore[assignment]  # as its comment says
     #: The requests that it took, in their order, each with its times and what it used.
     attempts: tuple[AttemptRecord, ...] = ()
+    #: The uses of tools that it took, in the order in which the model asked for them.
+    tool_calls: tuple[ToolRecord, ...] = ()
+    #: The whole conversation of a call with tools, from its prompt to this answer, as `messages=` takes it. Empty for
+    #: other calls.
+    messages: tuple[dict[str, Any], ...] = ()
 
     @property
     def usage(self) -> Usage:

@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol
 
 from claude_client._engine.flow import CallFlow, Outcome
+from claude_client._engine.loop import flow_of
 from claude_client._engine.scheduler import Job
 from claude_client._engine.threads import Periodic, Run
 from claude_client._gates.clients import gates_of
@@ -106,7 +107,7 @@ def run_of(
         for index, request in zip(requests, with_prefixes([*requests.values()]), strict=True):
             callback = _in_one_process(callbacks[index]) if callbacks else None
             question = question_of(request) if share_identical and callback is None else None
-            jobs.append(Job(index, begun.get(index) or CallFlow(request, callback), question))
+            jobs.append(Job(index, begun.get(index) or flow_of(request, callback), question))
         if place:
             gates, hooks = [*gates, place], {**hooks, "send": lambda _, attempt: place.send(attempt)}
         every = [*gates, *gates_of(place.account if place else client)]
@@ -125,7 +126,7 @@ def open_run(*, max_workers: int, token: InterruptToken | None, **hooks: Any) ->
 def job_of(index: int, request: Request, *, share_identical: bool) -> Job:
     """The job of *request*, which others follow."""
     (request,) = with_prefixes([request], others_follow=True)
-    return Job(index, CallFlow(request), question_of(request) if share_identical else None)
+    return Job(index, flow_of(request), question_of(request) if share_identical else None)
 
 
 def _in_one_process(callback: TextCallback | None) -> TextCallback | None:

@@ -14,6 +14,7 @@ from contextvars import copy_context
 from functools import partial
 from typing import Any, Generic, TypeVar
 
+from claude_client._values.context import callers_loop
 from claude_client._values.interrupt import InterruptToken
 from claude_client._values.results import Results
 from claude_client._verbs.last import remember
@@ -54,6 +55,7 @@ async def in_thread(
     context = copy_context()
 
     def call() -> T:
+        callers_loop.set(loop)
         with watching:
             return verb(*args, **said)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Unpack, overload
 
-from claude_client._engine.flow import CallFlow
 from claude_client._engine.inline import run
+from claude_client._engine.loop import flow_of
 from claude_client._values.checks import check_callback
 from claude_client._values.interrupt import InterruptToken
 from claude_client._values.options import CallOptions, Content, TextCallback
@@ -223,4 +223,4 @@ def invoke_claude_streaming(
 
 def ask(request: Request, callback: TextCallback | None = None, token: InterruptToken | None = None) -> ClaudeResponse:
     """Send a valid *request* on this thread and return the answer; errors are those of `invoke_claude`."""
-    return run(CallFlow(request, callback), token)
+    return run(flow_of(request, callback), token)

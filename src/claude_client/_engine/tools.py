@@ -1,0 +1,283 @@
+"""Runs the tools that a turn asks for: at once, each on a thread of its own, which nobody waits for at an end."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from contextvars import copy_context
+from dataclasses import dataclass, field
+from queue import Empty, SimpleQueue
+from typing import Any, NamedTuple
+
+from claude_client._engine.telemetry import tool_span
+from claude_client._sdk.client import shared_client
+from claude_client._sdk.exchange import secrets_of
+from claude_client._values.content import Block
+from claude_client._values.context import Context, as_running, callers_loop
+from claude_client._values.errors import ClaudeInvocationError
+from claude_client._values.interrupt import InterruptToken
+from claude_client._values.log import Log, told
+from claude_client._values.loop import Loop, Refuse, Respond
+from claude_client._values.record import AttemptRecord, ToolRecord, at
+from claude_client._values.redaction import without
+from claude_client._values.request import Request
+from claude_client._values.tool import BadArgumentsError, StopTools, Tool
+from claude_client._values.tool_result import content_of, tool_result
+
+_log = Log("claude_client")
+
+_LONGEST_MESSAGE = 2_000  # characters of an exception, for the model
+
+
+class ToolCall(NamedTuple):
+    """A use of a tool that the model asks for."""
+
+    id: str
+    name: str
+    arguments: Any
+
+
+class ToolOutcome(NamedTuple):
+    """What became of a tool call."""
+
+    block: Block
+    record: ToolRecord
+    attempts: tuple[AttemptRecord, ...] = ()
+    #: What ends the whole call; None: it goes on.
+    stopped_by: BaseException | None = None
+
+
+class _Ended(NamedTuple):
+    """What a tool has returned, or raised."""
+
+    value: Any = None
+    error: BaseException | None = None
+
+
+@dataclass(eq=False)
+class _Running:
+    """A tool call that is not over."""
+
+    call: ToolCall
+    context: Context
+    tool: Tool
+    began: float = 0.0
+    until: float = 0.0
+
+
+@dataclass
+class ToolTurn:
+    """
+    The tool calls of a turn. `outcomes` has one for each in its place, once it was done.
+
+    Before any is run, `before_tool` is asked on the driver's thread, for one after another.
+    """
+
+    calls: Sequence[ToolCall]
+    request: Request
+    loop: Loop
+    outcomes: list[ToolOutcome] = field(default_factory=list)
+    _over: dict[str, ToolOutcome] = field(default_factory=dict)
+    _news: SimpleQueue[tuple[_Running, _Ended] | None] = field(default_factory=SimpleQueue)
+
+    def do(self, stopped: InterruptToken, ends_at: float) -> None:
+        """Run them all. Those that have not ended when it is stopped are told by their tokens, and left behind."""
+        waiting: list[_Running] = []
+        running: dict[str, _Running] = {}
+        try:
+            with stopped.watched_by(lambda: self._news.put(None)):
+                for call in self.calls:
+                    if not (stopped.is_interrupted() or self._is_stopped):
+                        waiting += self._asked_for(call, ends_at)
+                        self._go_on(waiting, running, ends_at, wait=False)
+                while (waiting or running) and not (
+                    stopped.is_interrupted() or self._is_stopped or time.monotonic() >= ends_at
+                ):
+                    self._go_on(waiting, running, ends_at, wait=True)
+        finally:
+            for one in running.values():
+                one.context.token.interrupt()
+            for call in self.calls:
+                self._over.setdefault(call.id, self._broken_off(call, running.get(call.id)))
+            self.outcomes = [self._over[call.id] for call in self.calls]
+
+    @property
+    def _is_stopped(self) -> bool:
+        return any(outcome.stopped_by for outcome in self._over.values())
+
+    def _asked_for(self, call: ToolCall, ends_at: float) -> Iterator[_Running]:
+        """What is to be run for *call*, if anything."""
+        tool = self.loop.tools.get(call.name)
+        if tool is None:
+            known = ", ".join(self.loop.tools)
+            self._end(call, f"There is no tool {call.name!r}. There are: {known}", "error")
+            return
+        try:
+            decided = self._decision(call)
+        except BaseException as failed:
+            self._end(call, "It could not be decided whether to run this.", "error", stopped_by=failed)
+            if not isinstance(failed, Exception):
+                raise
+            return
+        if isinstance(decided, Refuse):
+            self._end(call, decided.reason, "refused")
+        elif isinstance(decided, Respond):
+            self._return(_Running(call, self._context(call, ends_at), tool), decided.content, "answered")
+        else:
+            changed = call if decided is None or decided is True else call._replace(arguments=dict(decided))
+            yield _Running(changed, self._context(call, ends_at), tool)
+
+    def _decision(self, call: ToolCall) -> Any:
+        if self.loop.before_tool is None:
+            return None
+        decided = self.loop.before_tool(call.name, call.arguments)
+        if decided is False:
+            return Refuse()
+        if decided is None or decided is True or isinstance(decided, (Refuse, Respond, Mapping)):
+            return decided
+        raise TypeError(f"before_tool must return None, a bool, a dict, a Refuse or a Respond, got {decided!r:.100}")
+
+    def _context(self, call: ToolCall, ends_at: float) -> Context:
+        return Context(
+            tool=call.name,
+            tool_use_id=call.id,
+            task_id=self.request.task_id,
+            budgets=self.request.budgets,
+            ends_at=ends_at,
+            depth=self.loop.depth + 1,
+        )
+
+    def _go_on(self, waiting: list[_Running], running: dict[str, _Running], ends_at: float, *, wait: bool) -> None:
+        """Start what there is room for, and take what has ended; with *wait*, once something has happened."""
+        while waiting and len(running) < self.loop.max_parallel_tools:
+            one = waiting.pop(0)
+            running[one.call.id] = one
+            self._start(one)
+        until = min([ends_at, *(one.until for one in running.values())])
+        timeout = min(max(0.0, until - time.monotonic()), threading.TIMEOUT_MAX) if wait else 0.0
+        try:
+            news = self._news.get(timeout=timeout) if wait else self._news.get_nowait()
+        except Empty:
+            news = None
+        if news and news[0].call.id in running:
+            one, ended = news
+            del running[one.call.id]
+            self._take(one, ended)
+        for one in [*running.values()]:
+            if time.monotonic() >= one.until:
+                del running[one.call.id]
+                one.context.token.interrupt()
+                self._end(one.call, f"The tool had not ended after {one.tool.timeout:g} seconds.", "timeout", one)
+
+    def _start(self, one: _Running) -> None:
+        one.began = time.monotonic()
+        one.until = one.began + (one.tool.timeout or float("inf"))
+        context = copy_context()
+
+        def run() -> None:
+            self._news.put((one, context.run(_ended, one)))
+
+        threading.Thread(target=run, name=f"claude_client tool {one.call.name}", daemon=True).start()
+
+    def _take(self, one: _Running, ended: _Ended) -> None:
+        error = ended.error
+        if error is None:
+            self._return(one, ended.value, "ok")
+        elif isinstance(error, BadArgumentsError):
+            self._end(one.call, told(error), "error", one)
+        else:
+            is_last = one.tool.fatal or isinstance(error, StopTools) or not isinstance(error, Exception)
+            self._end(one.call, self._for_model(error), "error", one, error if is_last else None)
+
+    def _return(self, one: _Running, value: Any, outcome: str) -> None:
+        try:
+            content = content_of(value)
+        except Exception as unsendable:  # noqa: BLE001 - the value is of other people's
+            self._end(one.call, f"The tool returned what cannot be sent: {told(unsendable)}", "error", one)
+            _log.exception("The tool %s returned what cannot be sent", one.call.name)
+        else:
+            self._over[one.call.id] = self._outcome(one.call, content, outcome, one)
+
+    def _for_model(self, error: BaseException) -> Any:
+        """What the model is told of *error*: its message, without secrets."""
+        content = getattr(error, "content", None)
+        if type(error).__name__ == "ToolError" and content:  # the SDK's
+            return content_of(content)
+        message = f"{type(error).__name__}: {told(error)}".removesuffix(": ")
+        with suppress(ValueError), shared_client() as client:  # where others send, there may be none here
+            message = without(message, secrets_of(client, self.request.extra_headers))
+        return message[:_LONGEST_MESSAGE]
+
+    def _end(
+        self,
+        call: ToolCall,
+        message: Any,
+        outcome: str,
+        one: _Running | None = None,
+        stopped_by: BaseException | None = None,
+    ) -> None:
+        ended = self._outcome(call, message, outcome, one, is_error=True)
+        self._over[call.id] = ended._replace(stopped_by=stopped_by)
+
+    def _broken_off(self, call: ToolCall, one: _Running | None) -> ToolOutcome:
+        message = "The call ended before the tool had." if one else "The call ended before the tool was run."
+        return self._outcome(call, message, "interrupted", one, is_error=True)
+
+    def _outcome(
+        self, call: ToolCall, content: Any, outcome: Any, one: _Running | None, *, is_error: bool = False
+    ) -> ToolOutcome:
+        times = (at(one.began), at(time.monotonic())) if one and one.began else (None, None)
+        record = ToolRecord(call.name, call.id, *times, outcome)
+        attempts = one.context.attempts if one else ()
+        return ToolOutcome(tool_result(call.id, content, is_error=is_error), record, attempts)
+
+
+def _ended(one: _Running) -> _Ended:
+    """Run it, on its own thread."""
+    try:
+        with as_running(one.context), tool_span(one.call.name, one.call.id) as tell:
+            try:
+                value = one.tool.call(one.context, one.call.arguments)
+                if inspect.isawaitable(value):
+                    value = _awaited(value, one.context.token)
+            except BaseException as raised:
+                tell(raised)
+                raise
+    except BaseException as error:  # noqa: BLE001 - the driver decides
+        return _Ended(error=error)
+    return _Ended(value)
+
+
+def _awaited(value: Awaitable[Any], token: InterruptToken) -> Any:
+    """What *value* gives, on the loop of the caller or on one of its own; it is cancelled when *token* is."""
+
+    async def get() -> Any:
+        return await value
+
+    loop = callers_loop.get()
+    if loop is None:
+        return asyncio.run(_until(token, get))
+    future = asyncio.run_coroutine_threadsafe(get(), loop)
+    with token.watched_by(future.cancel):
+        return future.result()
+
+
+async def _until(token: InterruptToken, get: Callable[[], Any]) -> Any:
+    loop, task = asyncio.get_running_loop(), asyncio.ensure_future(get())
+
+    def cancel() -> None:
+        loop.call_soon_threadsafe(task.cancel)
+
+    with token.watched_by(cancel):
+        return await task
+
+
+def stopped(by: BaseException, name: str) -> ClaudeInvocationError:
+    """The error of a call that a tool of that *name* has ended."""
+    error = ClaudeInvocationError(f"The tool {name!r} ended the call: {told(by) or type(by).__name__}", kind="tool")
+    error.__cause__ = by
+    return error
