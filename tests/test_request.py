@@ -295,7 +295,7 @@ def test_a_message_that_is_blank_is_refused_by_place(api, messages):
 @pytest.mark.parametrize(
     ("options", "problem"),
     [
-        ({"tools": [print]}, "tools: <built-in function print> cannot be sent: it is no JSON value"),
+        ({"tools": [print]}, "the function 'print' cannot be a tool: a model cannot give *args"),
         ({"output_config": {"format": dict}}, "output_config: the class dict cannot be sent"),
         ({"metadata": {"x": {1, 2}}}, "metadata: {1, 2} cannot be sent"),
         ({"metadata": {"x": b"x"}}, "metadata: b'x' cannot be sent"),

@@ -37,6 +37,8 @@ class History(NamedTuple):
     turns: int = 0
     #: The last block with a breakpoint that an answered turn had: all up to it is in the cache.
     cached: Place | None = None
+    #: The tokens that all of it takes, as the API counted them for the last answer; None before one.
+    tokens: int | None = None
 
 
 def history_of(messages: Any) -> History:

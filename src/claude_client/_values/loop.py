@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -74,9 +74,7 @@ def loop_of(tools: Any, model: str, said: LoopOptions, depth: int) -> tuple[Loop
     Raises:
         ValueError: For what is no tool, two of one name, or a bound that is none.
     """
-    given = [] if tools is None else [*tools] if isinstance(tools, Sequence) and not isinstance(tools, str) else None
-    if given is None:
-        raise ValueError(f"tools must be a list of functions, Tools and dicts, got {tools!r:.100}")
+    given = [] if tools is None else _listed(tools)
     own = [tool_of(one) for one in given]
     definitions = [
         one.definition if one else json_values({"tools": raw})["tools"] for one, raw in zip(own, given, strict=True)
@@ -99,6 +97,17 @@ def loop_of(tools: Any, model: str, said: LoopOptions, depth: int) -> tuple[Loop
         depth=depth,
     )
     return (loop if runnable or loop.max_context_tokens < math.inf else None), definitions
+
+
+def copied(tools: Any) -> list[Any]:
+    """*tools*, which share nothing with the caller's but the functions that are run."""
+    return [tool_of(one) or json_values({"tools": one})["tools"] for one in _listed(tools)]
+
+
+def _listed(tools: Any) -> list[Any]:
+    if isinstance(tools, (str, bytes, Mapping)) or not isinstance(tools, Iterable):
+        raise ValueError(f"tools must be a list of functions, Tools and dicts, got {tools!r:.100}")
+    return [*tools]
 
 
 def _most_context(asked: int | None, model: str, on_full: OnFull) -> float:

@@ -14,13 +14,17 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, Unpack, overload
 
 from claude_client._engine.flow import CallFlow
 from claude_client._engine.inline import run
+from claude_client._engine.loop import LoopFlow, context_tokens
 from claude_client._values.breakpoints import unmarked
 from claude_client._values.budget import BudgetState, budget_of
 from claude_client._values.checks import check_callback, whole_number
 from claude_client._values.content import Block, as_blocks, json_values, loaded, to_json_value, user_turn
 from claude_client._values.errors import aborted
-from claude_client._values.history import Breakpoints, History, answer_turns, history_of, with_message
+from claude_client._values.history import Breakpoints, History, Place, answer_turns, history_of, with_message
 from claude_client._values.interrupt import InterruptToken
+from claude_client._values.log import Log
+from claude_client._values.loop import copied
+from claude_client._values.models import context_window
 from claude_client._values.options import ApiParams, CallOptions, Content, PromptSpec, TextCallback
 from claude_client._values.output import output_of
 from claude_client._values.partial import with_partial_output
@@ -48,6 +52,14 @@ _NOT_OF_A_CONVERSATION = _NOT_OF_A_TURN - CallOptions.__annotations__.keys()
 
 
 T = TypeVar("T")
+
+_log = Log("claude_client")
+
+_NEARLY_FULL = 0.8  # of a model's window
+_GROWS = (
+    "A conversation takes %d of the %d tokens of its model, and sends them with each turn: max_context_tokens= bounds "
+    "it, on_full='summarize' makes room"
+)
 
 
 # The turns whose callbacks a context is of: also where a callback runs on another thread, as on the loop of coroutines.
@@ -79,9 +91,12 @@ class ConversationThread:
     would not take back: blank text, thinking with nothing after it, a tool use that was cut off. Every method may be
     called from any thread: of two that send at once, one waits until the other's turn is over.
 
+    A conversation with `tools` that can be run takes its turns with them, as `invoke_with_tools` does.
+
     Args:
         system, model, max_tokens, temperature, output, options:
-            For every turn, as in `invoke_claude`. The first four may be changed for the turns to come: an assignment
+            For every turn, as in `invoke_claude` (`max_context_tokens` and `on_full` bound the history,
+            as `CallOptions` tells). The first four may be changed for the turns to come: an assignment
             to `.model` is checked like the argument. The cache is kept by model, so another model reads it anew.
 
         cache_system: Put a cache breakpoint at the end of *system*.
@@ -208,13 +223,17 @@ class ConversationThread:
 
             max_tokens, output, options:
                 For this turn, instead of the conversation's own; None in the first two: as the conversation has it.
+                With `tools` that can be run, the turn is over with the answer after the last of them, and the history
+                keeps their uses and results.
 
         Raises:
             ValueError:
                 For bad input; also if the last answer asked for tools, and *user_message* does not begin with the
                 result of each.
             RuntimeError: If `max_turns` have been taken, or if called from *callback*. Nothing is sent.
-            ClaudeInvocationError: If there is no whole answer. The conversation is as it was.
+            ClaudeInvocationError:
+                If there is no whole answer. The conversation is as it was; after tools, the error's `.messages` are
+                what it had come to. Of kind "context_window" if it would outgrow `max_context_tokens`.
         """
         hide_headers(options)
         message = loaded(user_turn(user_message, "user_message"))
@@ -319,6 +338,14 @@ class ConversationThread:
         return True
 
     @property
+    def context_tokens(self) -> int | None:
+        """
+        Tokens that the history takes, and each turn to come sends at the least: those of the last request and its
+        answer, as the API counted them. None before an answer.
+        """
+        return self._history.tokens
+
+    @property
     def usage(self) -> Usage:
         """Tokens used by all turns, failed and forgotten ones included. Not by forks, nor before `messages`."""
         return total(attempt.usage for attempts in self._taken for attempt in attempts)
@@ -402,15 +429,37 @@ class ConversationThread:
             marks = Breakpoints(request, history.cached)
             if self._cache_system:
                 marks.put_on_system()
-            cached = marks.put_on_history() if cache_history else history.cached
-            flow = CallFlow(marks.request, with_partial_output(callback, on_output))
+            flow, cached = self._flow(marks, with_partial_output(callback, on_output), caches=cache_history)
             try:
                 response = run(flow, token, began)
             finally:
                 self._taken += (flow.attempts,)
-            answered = (*unmarked([*messages]), *answer_turns(response))
-            self._history = History(answered, history.turns + 1, cached)
+            if isinstance(flow, LoopFlow):
+                answered, cached = response.messages, flow.cached
+            else:
+                answered = (*unmarked([*messages]), *answer_turns(response))
+            tokens = context_tokens(response)
+            self._warn_of(tokens, history.tokens or 0)
+            self._history = History(answered, history.turns + 1, cached, tokens)
             return response
+
+    def _flow(
+        self, marks: Breakpoints, listener: TextCallback | None, *, caches: bool
+    ) -> tuple[CallFlow, Place | None]:
+        """What sends a turn, and the last block that is cached once it is answered, if it takes one request."""
+        history = self._history
+        if marks.request.loop:
+            known = history.tokens or 0
+            loop = LoopFlow(marks.request, listener, context_tokens=known, cached=history.cached, caches=caches)
+            return loop, None
+        cached = marks.put_on_history() if caches else history.cached
+        return CallFlow(marks.request, listener), cached
+
+    def _warn_of(self, tokens: int, before: int) -> None:
+        """Log, once, that its *tokens* come near to what the model takes."""
+        window = context_window(self._options["model"])
+        if before <= _NEARLY_FULL * window < tokens:
+            _log.warning(_GROWS, tokens, window)
 
     @contextmanager
     def _turn(self, token: InterruptToken | None, until: float = math.inf) -> Iterator[None]:
@@ -441,12 +490,15 @@ def _restored(
 
 def _checked(options: Mapping[str, Any]) -> dict[str, Any]:
     """A copy of *options* for turns, which shares nothing with the caller, once they are known to be valid."""
-    kept = {"output": output_of(options.get("output")), "budget_usd": options.get("budget_usd")}
-    copied: dict[str, Any] = json_values({name: value for name, value in options.items() if name not in kept})
-    hide_headers(copied)
-    copied.update(kept)
-    build_request(prompt="to check the options", **copied)
-    return copied
+    kept = {name: options[name] for name in ("budget_usd", "before_tool", "on_full") if name in options}
+    kept["output"] = output_of(options.get("output"))
+    if options.get("tools") is not None:
+        kept["tools"] = copied(options["tools"])
+    checked: dict[str, Any] = json_values({name: value for name, value in options.items() if name not in kept})
+    hide_headers(checked)
+    checked.update(kept)
+    build_request(prompt="to check the options", **checked)
+    return checked
 
 
 @contextmanager
