@@ -26,6 +26,7 @@ import _limits
 import _machines
 import _managed
 import _money
+import _tools
 import _ways_in
 import anthropic
 from _figures import Figure, table
@@ -43,6 +44,7 @@ PARTS = {
     "ways-in": _ways_in,
     "command": _command,
     "machines": _machines,
+    "tools": _tools,
 }
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "references" / "benchmarks.md"

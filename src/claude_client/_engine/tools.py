@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import os
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
@@ -30,6 +31,7 @@ from claude_client._values.tool_result import content_of, tool_result
 
 _log = Log("claude_client")
 
+_IDLE_FOR = 5.0  # seconds for which a thread waits for another tool
 _LONGEST_MESSAGE = 2_000  # characters of an exception, for the model
 
 
@@ -181,7 +183,7 @@ class ToolTurn:
         def run() -> None:
             self._news.put((one, context.run(_ended, one)))
 
-        threading.Thread(target=run, name=f"claude_client tool {one.call.name}", daemon=True).start()
+        _on_a_thread(run)
 
     def _take(self, one: _Running, ended: _Ended) -> None:
         error = ended.error
@@ -274,6 +276,36 @@ async def _until(token: InterruptToken, get: Callable[[], Any]) -> Any:
 
     with token.watched_by(cancel):
         return await task
+
+
+# Threads that have run a tool, and wait for another: each by the queue from which it takes what to do.
+_idle: list[SimpleQueue[Callable[[], object]]] = []
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_idle.clear)
+
+
+def _on_a_thread(work: Callable[[], object]) -> None:
+    """Do *work* on a thread that ends with the program, whatever it does."""
+    try:
+        todo = _idle.pop()
+    except IndexError:
+        todo = SimpleQueue()
+        threading.Thread(target=_serve, args=[todo], name="claude_client tool", daemon=True).start()
+    todo.put(work)
+
+
+def _serve(todo: SimpleQueue[Callable[[], object]]) -> None:
+    while True:
+        try:
+            work = todo.get(timeout=_IDLE_FOR)
+        except Empty:
+            with suppress(ValueError):  # it has just been given something
+                _idle.remove(todo)
+                return
+        else:
+            work()
+            del work  # it holds what the tool has returned
+            _idle.append(todo)
 
 
 def stopped(by: BaseException, name: str) -> ClaudeInvocationError:

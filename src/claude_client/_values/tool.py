@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, get_type_hints, overload
 
 from claude_client._values.checks import seconds, text, type_name
@@ -13,7 +13,7 @@ from claude_client._values.content import json_values
 from claude_client._values.context import Context
 from claude_client._values.log import told
 from claude_client._values.output import problem_of, validator_of
-from claude_client._values.schema import for_api
+from claude_client._values.schema import Schema, for_api
 
 
 class StopTools(Exception):  # noqa: N818 - it is no error of the tool's
@@ -121,8 +121,7 @@ class _FunctionTool(Tool):
 
     @cached_property
     def _reader(self) -> Callable[[Any], Mapping[str, Any]]:
-        reader: Callable[[Any], Mapping[str, Any]] = _adapter_of(self.run, {}).validate_python
-        return reader
+        return _signature_of(self.run)[2]
 
 
 class _SdkTool(Tool):
@@ -196,27 +195,15 @@ def tool(
         )
     if not callable(function):
         raise ValueError(f"a tool must be a function, got {type_name(function)}")
-    from docstring_parser import parse
-
-    said = parse(inspect.getdoc(function) or "")
-    about = {parameter.arg_name: parameter.description for parameter in said.params if parameter.description}
     called = name or str(getattr(function, "__name__", type(function).__name__))
-    described = [part for part in (said.short_description, said.long_description) if part]
     try:
-        schema = _adapter_of(function, about).json_schema()
+        description_of_it, schema, _ = _signature_of(function)
     except Exception as failed:  # pydantic's, and of people's own types
         problem = (told(failed).splitlines() or [type(failed).__name__])[0]
         raise ValueError(f"the function {called!r} cannot be a tool: {problem}") from failed
-    schema.pop("title", None)
-    return _FunctionTool(
-        called,
-        "\n\n".join(described) if description is None else description,
-        schema,
-        function,
-        timeout,
-        fatal,
-        options,
-    )
+    if description is None:
+        description = description_of_it
+    return _FunctionTool(called, description, schema, function, timeout, fatal, options)
 
 
 def tool_of(given: Any) -> Tool | None:
@@ -250,11 +237,15 @@ def _object(arguments: Any) -> Mapping[str, Any]:
     return arguments
 
 
-def _adapter_of(function: Callable[..., Any], about: Mapping[str, str]) -> Any:
-    """The pydantic `TypeAdapter` of the parameters of *function* but its `Context`, with what is said *about* them."""
+@lru_cache(maxsize=256)
+def _signature_of(function: Callable[..., Any]) -> tuple[str, Schema, Callable[[Any], Mapping[str, Any]]]:
+    """What the docstring of *function* says, the schema of its parameters but a `Context`, and what checks those."""
+    from docstring_parser import parse
     from pydantic import Field, TypeAdapter
     from typing_extensions import TypedDict
 
+    said = parse(inspect.getdoc(function) or "")
+    about = {parameter.arg_name: parameter.description for parameter in said.params if parameter.description}
     hints = _hints_of(function)
     fields: dict[str, Any] = {}
     for name, parameter in inspect.signature(function).parameters.items():
@@ -265,7 +256,11 @@ def _adapter_of(function: Callable[..., Any], about: Mapping[str, str]) -> Any:
     typed_dict: Any = TypedDict  # with fields that are known at run time alone
     arguments = typed_dict("arguments", fields)
     arguments.__pydantic_config__ = {"extra": "forbid"}
-    return TypeAdapter(arguments)
+    adapter: TypeAdapter[Mapping[str, Any]] = TypeAdapter(arguments)
+    schema = adapter.json_schema()
+    schema.pop("title", None)
+    described = [part for part in (said.short_description, said.long_description) if part]
+    return "\n\n".join(described), schema, adapter.validate_python
 
 
 def _annotated(kind: Any, description: str | None, default: Any, make_field: Callable[..., Any]) -> Any:
