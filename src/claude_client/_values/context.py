@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 import threading
 import time
@@ -14,6 +13,8 @@ from typing import TYPE_CHECKING
 from claude_client._values.interrupt import InterruptToken
 
 if TYPE_CHECKING:
+    import asyncio
+
     from claude_client._values.budget import Budget
     from claude_client._values.record import AttemptRecord
 

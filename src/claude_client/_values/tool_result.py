@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mimetypes
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -59,6 +58,8 @@ def _block_of(part: Any) -> Any:
 
 
 def _of_file(path: os.PathLike[str]) -> Block:
+    import mimetypes
+
     kind = mimetypes.guess_type(os.fspath(path))[0] or "text/plain"
     if kind in _IMAGES:
         return {"type": "image", "source": {"type": "base64", "media_type": kind, "data": path}}
