@@ -30,7 +30,7 @@ _log = Log("orchestration")
 
 _LOOK = 2.0  # seconds after which workers are looked for again that have joined
 _LISTEN = 0.25  # seconds that a worker is asked at the most whether there is news
-_GATHER = 0.005  # seconds in which parcels gather
+_GATHER = 0.01  # seconds in which parcels gather
 _ANEW = "it was started anew"
 _GONE = "The Dask worker %s is gone, with %d prompts under way: %s"
 _PATIENCE = 60.0  # seconds without any worker, after which nothing more is sent

@@ -15,7 +15,7 @@ from claude_client._verbs.elsewhere import Parcel, Room
 from claude_client._verbs.fan_out import run_of
 
 #: Seconds in which answers gather before they are handed over: each time costs a fraction of a millisecond.
-GATHER = 0.03
+GATHER = 0.06
 _ABANDONED = 60.0  # seconds without a question from the run, after which it is taken for dead
 
 # By the run and the worker, of which several may be in a process.
