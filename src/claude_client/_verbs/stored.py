@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from itertools import islice
 from typing import Any
@@ -10,9 +10,11 @@ from typing import Any
 from claude_client._engine.flow import Outcome
 from claude_client._sdk.parameters import message_of
 from claude_client._values.errors import ClaudeInvocationError, fields_of, with_totals
-from claude_client._values.record import AttemptRecord
+from claude_client._values.record import AttemptRecord, ToolRecord
 from claude_client._values.response import response_of
 from claude_client._values.usage import Bill, Usage, total
+
+_BILLED = AttemptRecord._fields.index("billed")
 
 
 def to_stored(outcome: Outcome) -> dict[str, Any]:
@@ -23,12 +25,19 @@ def to_stored(outcome: Outcome) -> dict[str, Any]:
             **fields_of(outcome),
             "usage": asdict(outcome.usage),
             "bills": _bills_of(outcome),
+            **_loop_of(outcome),
         }
     return {
         "message": outcome.message.to_dict(warnings=False),
         "request_id": outcome.request_id,
         **_bills_of(outcome),
+        **_loop_of(outcome),
     }
+
+
+def _loop_of(outcome: Outcome) -> dict[str, Any]:
+    """What a call with tools has done, if *outcome* is of one."""
+    return {"tool_calls": outcome.tool_calls, "messages": outcome.messages} if outcome.messages else {}
 
 
 def _bills_of(outcome: Outcome) -> dict[str, Any]:
@@ -38,7 +47,8 @@ def _bills_of(outcome: Outcome) -> dict[str, Any]:
         "models": [bill.model for bill in bills],
         "fast, batch, in_us": [bill[2:] for bill in bills],
         # Each with the number of its bills among those.
-        "attempts": [(len(attempt.bills), attempt.model, *attempt[2:-1]) for attempt in outcome.attempts],
+        "attempts": [(len(attempt.bills), attempt.model, *attempt[2:_BILLED]) for attempt in outcome.attempts],
+        "paths": [attempt.path for attempt in outcome.attempts],
     }
 
 
@@ -47,10 +57,18 @@ def from_stored(stored: Mapping[str, Any]) -> Outcome:
     if "error" in stored:
         fields = {**stored, "usage": Usage(**stored["usage"])}
         attempts = _attempts_from(fields.pop("bills", {"usages": []}), "")
+        loop = fields.pop("tool_calls", ()), fields.pop("messages", ())
         error = ClaudeInvocationError(fields.pop("error"), **fields)
-        return with_totals(error, attempts) if attempts else error
+        return _with_loop(with_totals(error, attempts) if attempts else error, *loop)
     message = message_of(stored["message"])
-    return response_of(message, stored["request_id"], _attempts_from(stored, message.model))
+    response = response_of(message, stored["request_id"], _attempts_from(stored, message.model))
+    return _with_loop(response, stored.get("tool_calls", ()), stored.get("messages", ()))
+
+
+def _with_loop(outcome: Outcome, tool_calls: Iterable[Any], messages: Iterable[Any]) -> Outcome:
+    if messages:
+        outcome.tool_calls, outcome.messages = tuple(ToolRecord(*call) for call in tool_calls), tuple(messages)
+    return outcome
 
 
 def _attempts_from(stored: Mapping[str, Any], model: str) -> list[AttemptRecord]:
@@ -63,7 +81,9 @@ def _attempts_from(stored: Mapping[str, Any], model: str) -> list[AttemptRecord]
         return [AttemptRecord(bill.model, bill.usage, billed=(bill,)) for bill in bills]
     left = iter(bills)
     attempts = []
-    for number, answered, *rest in stored["attempts"]:
+    paths = stored.get("paths") or [()] * len(stored["attempts"])
+    for path, (number, answered, *rest) in zip(paths, stored["attempts"], strict=True):
         billed = tuple(islice(left, number))
-        attempts.append(AttemptRecord(answered, total(bill.usage for bill in billed), *rest)._replace(billed=billed))
+        known = AttemptRecord(answered, total(bill.usage for bill in billed), *rest)
+        attempts.append(known._replace(billed=billed, path=tuple(path)))
     return attempts
