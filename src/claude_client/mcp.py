@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import Future
@@ -150,5 +151,5 @@ def _transport_of(server: Any) -> AbstractAsyncContextManager[Any]:
         command, *arguments = server
         server = StdioServerParameters(command=command, args=arguments)
     if isinstance(server, StdioServerParameters):
-        return stdio.stdio_client(server)
+        return stdio.stdio_client(server, errlog=sys.__stderr__ or sys.stderr)  # a notebook's is no file
     return server  # type: ignore[no-any-return]
