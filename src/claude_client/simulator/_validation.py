@@ -119,7 +119,7 @@ def _blocks(body: Body, api_version: str) -> list[Block]:
         check_thinking(body)
         check_output(body)
         check_model_limits(body)
-    check_messages(body["messages"], prefill=takes_prefill(body["model"]))
+    check_messages(body["messages"], prefill=takes_prefill(body["model"]), tools=bool(body.get("tools")))
     where, wanted = format_of(body)
     if wanted is not None:
         check_freedom(where, body["messages"])
