@@ -544,6 +544,21 @@ class TestModels:
             complaint,
         )
 
+    def test_the_window_may_be_made_small(self):
+        with (
+            Simulator(context_window=50) as sim,
+            anthropic.Anthropic(api_key="any", base_url=sim.base_url, max_retries=0) as client,
+        ):
+            with pytest.raises(anthropic.BadRequestError, match="prompt is too long: 52 tokens > 50 maximum"):
+                client.messages.create(**asking(system="word" * 50))
+            assert client.messages.create(**asking(system="word" * 48)).usage.input_tokens == 50
+            assert client.models.retrieve("claude-sonnet-4-6").to_dict()["max_input_tokens"] == 50
+
+    @pytest.mark.parametrize("window", [0, -1])
+    def test_a_window_without_room_is_refused(self, window):
+        with pytest.raises(ValueError, match="context_window must be above 0"):
+            Simulator(context_window=window)
+
     def test_data_of_images_and_documents_counts_for_less_than_its_bytes(self, post):
         source = {"type": "base64", "media_type": "application/pdf", "data": "a" * 10_000_000}
         result = {"type": "tool_result", "tool_use_id": "1", "content": [{"type": "document", "source": source}]}

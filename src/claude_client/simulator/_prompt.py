@@ -89,6 +89,14 @@ def last_user_text(body: Body) -> str:
     return " ".join(block["text"] for block in blocks if block.get("type") == "text")
 
 
+def tool_results(body: Body) -> tuple[Mapping[str, Any], ...]:
+    """The tool_result blocks of the last message, whether *body* is valid or not."""
+    match body:
+        case {"messages": [*_, {"content": [*blocks]}]}:
+            return tuple(block for block in blocks if isinstance(block, dict) and block.get("type") == "tool_result")
+    return ()
+
+
 def server_calls_left(messages: Sequence[Any]) -> list[tuple[int, Mapping[str, Any]]]:
     """The calls of server tools that have no result yet, each with the number of its message."""
     blocks = [(i, block) for i, message in enumerate(messages) for block in _described_blocks(message["content"])]
