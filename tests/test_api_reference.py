@@ -92,7 +92,8 @@ def value(default: object) -> str:
 
 
 def plain(annotation: str) -> str:
-    return annotation.replace("collections.abc.", "").replace("typing.", "")
+    plainer = annotation.replace("collections.abc.", "").replace("typing.", "")
+    return re.sub(r"\bclaude_client\._values\.\w+\.", "", plainer)
 
 
 def has_constructor(cls: type) -> bool:

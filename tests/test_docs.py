@@ -178,7 +178,8 @@ def of_the_installed_sdk(sim, monkeypatch) -> dict[str, str]:
     both_sent = {"x-api-key", "authorization"} <= sim.requests[-1].headers.keys()
     monkeypatch.delenv("ANTHROPIC_API_KEY")
     monkeypatch.setenv("ANTHROPIC_PROFILE", "nobody")
-    ours = {"output_retries", "grow_max_tokens"}
+    ours = {"output_retries", "grow_max_tokens", "before_tool", "max_parallel_tools", "max_iterations"}
+    ours |= {"max_context_tokens", "on_full"}
     not_taken = {"temperature", *ApiParams.__annotations__} - ours - create_parameters()
     return {
         "`anthropic-version`": headers["anthropic-version"],

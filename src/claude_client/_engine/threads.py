@@ -494,7 +494,13 @@ class Run:
             work.do(stopped, job.flow.ends_at)
         finally:
             del self._at_work[stopped]
-        return self._go_on(job, lambda: self._scheduler.worked(job, work, time.monotonic()))
+
+        def worked() -> Step:
+            if self._interrupted:
+                self._scheduler.stop(aborted("interrupted"))
+            return self._scheduler.worked(job, work, time.monotonic())
+
+        return self._go_on(job, worked)
 
     def _finish(self, job: Job, attempt: Attempt) -> Step:
         def finished() -> Step:
@@ -505,8 +511,6 @@ class Run:
 
     def _go_on(self, job: Job, next_step: Callable[[], Step]) -> Step:
         with self._lock:
-            if self._interrupted:
-                self._scheduler.stop(aborted("interrupted"))
             step = next_step()
             ended = self._scheduler.take_ended()
             if isinstance(step, Send) and step.failed and step.costs_retry and self._on_retry:

@@ -38,7 +38,7 @@ class Respond(NamedTuple):
 
 #: Asked with the name of a tool and its arguments before it is run. None or True: run it. A dict: run it with these
 #: arguments. False or a `Refuse`: do not. A `Respond`: here is its result.
-BeforeTool = Callable[[str, dict[str, Any]], "bool | Mapping[str, Any] | Refuse | Respond | None"]
+BeforeTool = Callable[[str, dict[str, Any]], bool | Mapping[str, Any] | Refuse | Respond | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

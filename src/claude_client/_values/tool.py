@@ -133,11 +133,11 @@ class _SdkTool(Tool):
 
     @property
     def _reader(self) -> Callable[[Any], Mapping[str, Any]]:
-        return lambda arguments: {"arguments": _object(arguments)}
+        return _object
 
-    def call(self, context: Context, arguments: Any) -> Any:
+    def call(self, context: Context, arguments: Any) -> Any:  # noqa: ARG002 - the SDK's know none
         try:
-            return super().call(context, arguments)
+            return self.run({**self._reader(arguments)})
         except ValueError as wrong:
             if type(wrong.__cause__).__name__ == "ValidationError" and isinstance(wrong.__cause__, Exception):
                 raise BadArgumentsError(f"The arguments do not fit: {problem_of(wrong.__cause__)}") from wrong
