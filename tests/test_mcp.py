@@ -2,13 +2,16 @@
 
 import asyncio
 import builtins
+import os
+import signal
 import sys
 import threading
+from types import SimpleNamespace
 
 import pytest
 
-from claude_client import ClaudeInvocationError, InterruptToken, aio, invoke_parallel, invoke_with_tools
-from claude_client.mcp import mcp_tools
+from claude_client import ClaudeInvocationError, Context, InterruptToken, aio, invoke_parallel, invoke_with_tools
+from claude_client.mcp import _all_tools, mcp_tools
 from claude_client.simulator import Reply
 from helpers import until
 from test_tool_loop import asks, told, use
@@ -142,6 +145,36 @@ def test_a_url_is_reached_by_http(sim):
         pass
     assert sessions() == []
     assert caught.value is not None
+
+
+def test_ctrl_c_ends_a_server_that_says_nothing(tmp_path):
+    started = tmp_path / "started"
+    silent = [sys.executable, "-c", f"import sys; open({str(started)!r}, 'w').close(); sys.stdin.read()"]
+    stopper = threading.Thread(target=lambda: (until(started.exists), os.kill(os.getpid(), signal.SIGINT)))
+    stopper.start()
+    with pytest.raises(KeyboardInterrupt), mcp_tools(silent):
+        pass
+    stopper.join()
+    assert sessions() == []
+
+
+def test_a_tool_may_be_called_by_hand(command):
+    with mcp_tools(command, only=["plus"]) as (plus,):
+        context = Context(tool="plus", tool_use_id="toolu_1")
+        assert plus.call(context, {"a": 1, "b": 2})[0]["text"] == "3"
+
+
+class Pages:
+    """A session with a server that tells its tools page by page."""
+
+    async def list_tools(self, params):
+        page = int(params.cursor or 0)
+        following = str(page + 1) if page < 2 else None
+        return SimpleNamespace(tools=[f"tool {page}"], nextCursor=following)
+
+
+def test_all_pages_of_tools_are_taken():
+    assert asyncio.run(_all_tools(Pages())) == ["tool 0", "tool 1", "tool 2"]
 
 
 def test_what_ends_the_block_ends_the_session(command):

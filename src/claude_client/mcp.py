@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import sys
 import threading
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
-from concurrent.futures import Future
-from contextlib import AbstractAsyncContextManager, contextmanager
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from concurrent.futures import Future, InvalidStateError
+from contextlib import AbstractAsyncContextManager, contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -46,7 +46,7 @@ def mcp_tools(server: str | Sequence[str] | Any, *, only: Sequence[str] | None =
         raise ImportError("mcp_tools needs the mcp package: pip install 'orchestrating-agents[mcp]'") from missing
     session = _Session(_transport_of(server))
     try:
-        session.start()
+        session.wait()
         tools = {one.name: one for one in session.tools}
         if unknown := sorted({*(only or ())} - tools.keys()):
             raise ValueError(f"the server has no tool {unknown[0]!r}; it has {', '.join(tools)}")
@@ -62,44 +62,39 @@ class _Session:
         self.tools: list[Tool] = []
         self._transport = transport
         self._ready: Future[None] = Future()
+        self._loop = asyncio.new_event_loop()
+        self._serving = self._loop.create_task(self._serve())
         self._thread = threading.Thread(target=self._run, name="claude_client mcp", daemon=True)
-
-    def start(self) -> None:
-        """Wait until the server has told its tools."""
         self._thread.start()
+
+    def wait(self) -> None:
+        """Wait until the server has told its tools."""
         self._ready.result()
 
     def close(self) -> None:
         """End the session, and wait until its server has ended."""
-        if self._ready.done() and not self._ready.exception():
-            self._call_soon(self._over.set)
-        elif not self._ready.done():  # a signal came while it was started
-            self._call_soon(self._task.cancel)
+        with suppress(RuntimeError):  # it has ended by itself
+            self._loop.call_soon_threadsafe(self._serving.cancel)
         self._thread.join()
-
-    def _call_soon(self, action: Callable[[], object]) -> None:
-        try:
-            self._loop.call_soon_threadsafe(action)
-        except RuntimeError:  # the loop has ended
-            return
 
     def _run(self) -> None:
         try:
-            asyncio.run(self._serve())
+            self._loop.run_until_complete(self._serving)
         except BaseException as failed:  # noqa: BLE001 - for the thread that waits, if any does still
-            if not self._ready.done():
+            with suppress(InvalidStateError):
                 self._ready.set_exception(failed)
+        finally:
+            self._loop.run_until_complete(self._loop.shutdown_asyncgens())
+            self._loop.close()
 
     async def _serve(self) -> None:
         from mcp import ClientSession
 
-        self._loop, self._over = asyncio.get_running_loop(), asyncio.Event()
-        self._task = asyncio.ensure_future(self._over.wait())
         async with self._transport as (read, write, *_), ClientSession(read, write) as session:
             await session.initialize()
             self.tools = [self._tool(one, session) for one in await _all_tools(session)]
             self._ready.set_result(None)
-            await self._task
+            await asyncio.Event().wait()
 
     def _tool(self, described: Any, session: Any) -> Tool:
         made = tool_of(mcp_tool(described, session))
@@ -134,7 +129,7 @@ async def _all_tools(session: Any) -> list[Any]:
         page = await session.list_tools(params=PaginatedRequestParams(cursor=cursor))
         tools += page.tools
         cursor = getattr(page, "next_cursor", None) or getattr(page, "nextCursor", None)
-        if cursor is None:
+        if not cursor:
             return tools
 
 
