@@ -30,7 +30,7 @@ from claude_client._values.tool_result import content_of, tool_result
 
 _log = Log("claude_client")
 
-_IDLE_FOR = 5.0  # seconds for which a thread waits for another tool
+_MOST_IDLE = 32  # threads that wait for another tool
 _LONGEST_MESSAGE = 2_000  # characters of an exception, for the model
 
 
@@ -93,8 +93,10 @@ class ToolTurn:
         try:
             with stopped.watched_by(lambda: self._news.put(None)):
                 for call in self.calls:
-                    if not (stopped.is_interrupted() or self._is_stopped):
-                        waiting += self._asked_for(call, ends_at)
+                    if stopped.is_interrupted() or self._is_stopped:
+                        break
+                    waiting += self._asked_for(call, ends_at)
+                    if not stopped.is_interrupted():
                         self._go_on(waiting, running, ends_at, wait=False)
                 while (waiting or running) and not (
                     stopped.is_interrupted() or self._is_stopped or time.monotonic() >= ends_at
@@ -303,16 +305,12 @@ def _on_a_thread(work: Callable[[], object]) -> None:
 
 def _serve(todo: SimpleQueue[Callable[[], object]]) -> None:
     while True:
-        try:
-            work = todo.get(timeout=_IDLE_FOR)
-        except Empty:
-            with suppress(ValueError):  # it has just been given something
-                _idle.remove(todo)
-                return
-        else:
-            work()
-            del work  # it holds what the tool has returned
-            _idle.append(todo)
+        work = todo.get()
+        work()
+        del work  # it holds what the tool has returned
+        if len(_idle) >= _MOST_IDLE:
+            return
+        _idle.append(todo)
 
 
 def stopped(by: BaseException, name: str) -> ClaudeInvocationError:
