@@ -104,8 +104,8 @@ def bills_of(message: Any, model: str, params: Mapping[str, Any]) -> tuple[Bill,
 
 def cost_of(bills: Iterable[Bill], book: PriceBook | None = None) -> float | None:
     """
-    The list price of *bills* in dollars, summed exactly and rounded once; None if one is not known. By *book*, which looks
-    each price up once, for those that ask often.
+    The list price of *bills* in dollars, summed exactly and rounded once; None if one is not known. By *book*, which
+    looks each price up once, for those that ask often.
 
     Raises:
         ImportError: Without the `cost` extra.
