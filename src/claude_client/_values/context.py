@@ -81,7 +81,7 @@ class Context:
         with self._lock:
             return tuple(self._tool_calls)
 
-    def record(self, name: str, attempts: Iterable[AttemptRecord], tool_calls: Iterable[ToolRecord]) -> None:
+    def record(self, name: str, attempts: Iterable[AttemptRecord], tool_calls: Iterable[ToolRecord] = ()) -> None:
         """Note *attempts* and *tool_calls* as made for the tool, by a task of that *name*."""
         with self._lock:
             self._attempts += [self._below(name, attempt) for attempt in attempts]
