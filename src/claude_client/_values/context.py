@@ -41,6 +41,7 @@ class Context:
         budgets: Sequence[Budget] = (),
         ends_at: float = math.inf,
         depth: int = 1,
+        root: object = None,
     ) -> None:
         #: The name of the tool.
         self.tool = tool
@@ -50,6 +51,8 @@ class Context:
         self.task_id = task_id
         #: How many calls are above what the tool asks: 1 in a tool of a call that nothing else has made.
         self.depth = depth
+        #: The same object for every tool of the outermost call and of all that is asked below it: to count by.
+        self.root = self if root is None else root
         #: Interrupted when the tool is to stop: the call was, or the deadline or the tool's own timeout has passed.
         self.token = InterruptToken()
         self.budgets = tuple(budgets)
