@@ -55,6 +55,7 @@ class Context:
         self.ends_at = ends_at
         self._lock = threading.Lock()
         self._attempts: list[AttemptRecord] = []
+        self._handed_on = 0  # of those
 
     @property
     def deadline(self) -> float | None:
@@ -71,6 +72,13 @@ class Context:
         """The requests that were made for the tool so far."""
         with self._lock:
             return tuple(self._attempts)
+
+    def new_attempts(self) -> tuple[AttemptRecord, ...]:
+        """The requests that were made for the tool since this was asked last."""
+        with self._lock:
+            new = tuple(self._attempts[self._handed_on :])
+            self._handed_on += len(new)
+            return new
 
     def record(self, name: str, attempts: Iterable[AttemptRecord]) -> None:
         """Note *attempts* as made for the tool, by a task of that *name*."""
