@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from claude_client._engine.awaiting import called
 from claude_client._engine.flow import CallFlow, Done, Send, Step, Work
 from claude_client._engine.tools import ToolCall, ToolTurn, stopped
 from claude_client._values.attempt import Attempt
@@ -40,11 +41,12 @@ class Compaction:
     shortened: list[Block] = field(default_factory=list)
     failure: Exception | None = None
 
-    def do(self, stopped: InterruptToken, ends_at: float) -> None:  # noqa: ARG002 - it is the caller's own code
+    def do(self, stopped: InterruptToken, ends_at: float) -> None:
         """Call it, on the driver's thread."""
         try:
             make_room: Any = self.loop.on_full
-            self.shortened = [*history_of([*make_room(to_json_value(self.messages))]).messages]
+            messages = called("on_full", make_room, [to_json_value(self.messages)], stopped, ends_at)
+            self.shortened = [*history_of([*messages]).messages]
         except Exception as failed:  # noqa: BLE001 - the caller's function
             self.failure = failed
         else:

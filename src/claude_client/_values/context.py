@@ -6,8 +6,9 @@ import math
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from contextvars import ContextVar
+from contextlib import contextmanager, nullcontext, suppress
+from contextvars import Context as Variables
+from contextvars import ContextVar, copy_context
 from typing import TYPE_CHECKING
 
 from claude_client._values.interrupt import InterruptToken
@@ -80,6 +81,25 @@ class Context:
 
 #: The loop of the coroutine that a verb is called for, on which its asynchronous tools run; None: each on its own.
 callers_loop: ContextVar[asyncio.AbstractEventLoop | None] = ContextVar("claude_client callers_loop", default=None)
+
+
+def free_loop() -> asyncio.AbstractEventLoop | None:
+    """The caller's loop; None also where it is closed, or runs this code and so would wait for itself."""
+    if (loop := callers_loop.get()) is None:
+        return None
+    from asyncio import get_running_loop  # takes long, and is there where there is a loop
+
+    with suppress(RuntimeError):
+        if get_running_loop() is loop:
+            return None
+    return None if loop.is_closed() else loop
+
+
+def variables() -> Variables:
+    """This thread's context variables, for another to go on with what this one waits for."""
+    copied = copy_context()
+    copied.run(callers_loop.set, free_loop())
+    return copied
 
 
 def running() -> Context | None:
