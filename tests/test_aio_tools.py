@@ -50,7 +50,7 @@ def test_a_tool_may_await_calls_of_its_own(sim):
         sim.script(asks(use("ask")), Reply(text="out"), matching="top")
         answer = await aio.invoke_with_tools("top", [ask])
         assert told(sim.requests[-1]) == ["s 1"]
-        assert [attempt.path for attempt in answer.attempts] == [(), ("prompts[0]",), ("prompts[1]",), ()]
+        assert sorted(attempt.path for attempt in answer.attempts) == [(), (), ("prompts[0]",), ("prompts[1]",)]
 
     run(main)
 

@@ -105,6 +105,10 @@ class LoopFlow(CallFlow):
         self.cached = cached
 
     @property
+    def tool_calls(self) -> tuple[ToolRecord, ...]:
+        return self._tool_calls
+
+    @property
     def messages(self) -> list[Block]:
         """The conversation so far, up to the user; tools that have not ended have results that say so."""
         messages: list[Block] = unmarked(loaded((self._summing or self._asked).messages))
@@ -165,7 +169,9 @@ class LoopFlow(CallFlow):
         return [ToolCall(block.id, block.name, to_json_value(block.input)) for block in asked]
 
     def _after_tools(self, turn: ToolTurn) -> Step:
-        self._tool_calls += tuple(outcome.record for outcome in turn.outcomes)
+        asked = self._attempts[-1].ended
+        for outcome in turn.outcomes:
+            self._tool_calls += (outcome.record._replace(asked=asked), *outcome.tool_calls)
         made = [attempt for outcome in turn.outcomes for attempt in outcome.attempts]
         results = {"role": "user", "content": [outcome.block for outcome in turn.outcomes]}
         self._go_on_with([*self._asked.messages[:-1], results])

@@ -48,6 +48,7 @@ class ToolOutcome(NamedTuple):
     block: Block
     record: ToolRecord
     attempts: tuple[AttemptRecord, ...] = ()
+    tool_calls: tuple[ToolRecord, ...] = ()
     #: What ends the whole call; None: it goes on.
     stopped_by: BaseException | None = None
 
@@ -234,8 +235,12 @@ class ToolTurn:
     ) -> ToolOutcome:
         times = (at(one.began), at(time.monotonic())) if one and one.began else (None, None)
         record = ToolRecord(call.name, call.id, *times, outcome)
-        attempts = one.context.attempts if one else ()
-        return ToolOutcome(tool_result(call.id, content, is_error=is_error), record, attempts)
+        block = tool_result(call.id, content, is_error=is_error)
+        return (
+            ToolOutcome(block, record, one.context.attempts, one.context.tool_calls)
+            if one
+            else ToolOutcome(block, record)
+        )
 
 
 def _ended(one: _Running) -> _Ended:

@@ -75,7 +75,8 @@ async def _transport(server: Server, stack: AsyncExitStack) -> Any:
         client = makers.create_mcp_http_client(headers=server.headers and dict(server.headers))
         return makers.streamable_http_client(server.given, http_client=await stack.enter_async_context(client))
     if isinstance(server.given, StdioServerParameters):
-        return stdio.stdio_client(server.given, server.errlog or sys.stderr)
+        errlog = server.errlog or sys.__stderr__ or sys.stderr  # a notebook's is no file
+        return stdio.stdio_client(server.given, errlog)
     return server.given
 
 

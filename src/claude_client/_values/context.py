@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from contextvars import Context as Variables
 from contextvars import ContextVar, copy_context
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from claude_client._values.interrupt import InterruptToken
 
@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     import asyncio
 
     from claude_client._values.budget import Budget
-    from claude_client._values.record import AttemptRecord
+    from claude_client._values.record import AttemptRecord, ToolRecord
+
+    Record = TypeVar("Record", AttemptRecord, ToolRecord)
 
 _current: ContextVar[Context | None] = ContextVar("claude_client tool", default=None)
 
@@ -56,6 +58,7 @@ class Context:
         self.ends_at = ends_at
         self._lock = threading.Lock()
         self._attempts: list[AttemptRecord] = []
+        self._tool_calls: list[ToolRecord] = []
 
     @property
     def deadline(self) -> float | None:
@@ -73,10 +76,20 @@ class Context:
         with self._lock:
             return tuple(self._attempts)
 
-    def record(self, name: str, attempts: Iterable[AttemptRecord]) -> None:
-        """Note *attempts* as made for the tool, by a task of that *name*."""
+    @property
+    def tool_calls(self) -> tuple[ToolRecord, ...]:
+        """The uses of other tools by what was asked for the tool so far."""
         with self._lock:
-            self._attempts += [attempt._replace(path=(name, *attempt.path)) for attempt in attempts]
+            return tuple(self._tool_calls)
+
+    def record(self, name: str, attempts: Iterable[AttemptRecord], tool_calls: Iterable[ToolRecord]) -> None:
+        """Note *attempts* and *tool_calls* as made for the tool, by a task of that *name*."""
+        with self._lock:
+            self._attempts += [self._below(name, attempt) for attempt in attempts]
+            self._tool_calls += [self._below(name, call) for call in tool_calls]
+
+    def _below(self, name: str, record: Record) -> Record:
+        return record._replace(path=(name, *record.path), tool_use_ids=(self.tool_use_id, *record.tool_use_ids))
 
 
 #: The loop of the coroutine that a verb is called for, on which its asynchronous tools run; None: each on its own.
