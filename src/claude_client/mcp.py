@@ -6,7 +6,7 @@ import asyncio
 import re
 import threading
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import CancelledError, Future, InvalidStateError
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -105,7 +105,7 @@ class McpTools:
 
     def __exit__(self, *_: object) -> None:
         self._session.end()
-        self._session.ended.result()
+        self._session.wait()
 
     async def __aenter__(self) -> list[Tool]:
         self._session.begin(may_wait=True)
@@ -139,11 +139,14 @@ class _Session:
     """A session with a server, on an event loop: that of a thread of its own, or of the caller's open session."""
 
     server: Server
+    #: Where an open session is; None: where this is begun.
     loop: asyncio.AbstractEventLoop | None
     #: The SDK's tools; or why there are none.
     ready: Future[list[Any]] = field(default_factory=Future)
     ended: Future[None] = field(default_factory=Future)
     _over: asyncio.Event = field(default_factory=asyncio.Event)
+    _its_loop: asyncio.AbstractEventLoop = field(init=False)
+    _thread: threading.Thread | None = None
     _serving: asyncio.Task[None] | None = None
     _has_begun: bool = False
     _is_over: bool = False
@@ -152,36 +155,43 @@ class _Session:
     def begin(self, *, may_wait: bool) -> None:
         """
         Raises:
-            RuntimeError: If it has begun before; or if the thread of its loop, which *may_wait* for it or not, does.
+            RuntimeError: If it has begun before, or has the loop of this thread, which *may_wait* for it or not.
         """
         if self._has_begun:
             raise RuntimeError("mcp_tools(...) is for one block: call it again for another")
         if not self.server.is_open:
-            self.loop = asyncio.new_event_loop()
-            threading.Thread(target=self._run, args=[self.loop], name="claude_client mcp", daemon=True).start()
+            self._its_loop = asyncio.new_event_loop()
+            self._thread = threading.Thread(target=self._run, name="claude_client mcp", daemon=True)
+            self._thread.start()
         else:
             here = _running_loop()
-            self.loop = self.loop or here
-            if self.loop is None or (self.loop is here and not may_wait):
+            loop = self.loop or here
+            if loop is None or (loop is here and not may_wait):
                 raise RuntimeError("a session that is open takes `async with`, or its loop= on another thread")
-            asyncio.run_coroutine_threadsafe(self._serve(), self.loop)
+            self._its_loop = loop
+            asyncio.run_coroutine_threadsafe(self._serve(), loop)
         self._has_begun = True
 
     def end(self) -> None:
         """Have it end; `ended` tells when it has. From any thread."""
         self._is_over = True
-        if self.loop:
-            with suppress(RuntimeError):  # the loop is closed
-                self.loop.call_soon_threadsafe(self._stop)
+        with suppress(RuntimeError):  # the loop is closed
+            self._its_loop.call_soon_threadsafe(self._stop)
+
+    def wait(self) -> None:
+        """Wait until it has ended."""
+        self.ended.result()
+        if self._thread:
+            self._thread.join()
 
     def _stop(self) -> None:
         self._over.set()
         if self._serving and not self.ready.done():
             self._serving.cancel()
 
-    def _run(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _run(self) -> None:
         """The main function of the thread."""
-        with asyncio.Runner(loop_factory=lambda: loop) as runner:
+        with asyncio.Runner(loop_factory=lambda: self._its_loop) as runner:
             runner.run(self._serve())
         self._has_ended()
 
@@ -194,7 +204,7 @@ class _Session:
                     self.ready.set_result(await tools_of(session))
                     await self._over.wait()
         except (Exception, asyncio.CancelledError) as failed:  # noqa: BLE001 - of other people's servers
-            if not self.ready.done():
+            with suppress(InvalidStateError):  # it had started
                 self.ready.set_exception(_not_started(failed))
         finally:
             self._is_over = True
@@ -208,12 +218,10 @@ class _Session:
 
     def call(self, call: Callable[[Any], Coroutine[Any, Any, Any]], arguments: Mapping[str, Any]) -> Any:
         """What *call* gives for *arguments*, on the loop; it is cancelled with the tool that runs on this thread."""
-        if self._is_over or self.loop is None:
-            raise _gone()
         work, above = _called(call, arguments), running()
         try:
-            future = asyncio.run_coroutine_threadsafe(work, self.loop)
-        except RuntimeError:  # the loop was closed meanwhile
+            future = asyncio.run_coroutine_threadsafe(work, self._its_loop)
+        except RuntimeError:  # the loop is closed
             work.close()
             raise _gone() from None
         self._calls.add(future)

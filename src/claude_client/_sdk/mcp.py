@@ -36,7 +36,7 @@ def server_of(given: Any, headers: Mapping[str, str] | None, errlog: TextIO | No
     try:
         from mcp import ClientSession, StdioServerParameters
     except ImportError as missing:
-        raise ImportError("mcp_tools needs the MCP package: pip install 'mcp>=1.24'") from missing
+        raise ImportError("mcp_tools needs the package of MCP: pip install mcp") from missing
     is_url = isinstance(given, str) and given.startswith(("http://", "https://"))
     if headers is not None and not is_url:
         raise ValueError("headers are for a server that is reached by a URL")
