@@ -102,8 +102,7 @@ class ToolTurn:
                     if stopped.is_interrupted() or self._is_stopped:
                         break
                     waiting += self._asked_for(call, ends_at)
-                    if not stopped.is_interrupted():
-                        self._go_on(waiting, under_way, stopped, ends_at, wait=False)
+                    self._go_on(waiting, under_way, stopped, ends_at, wait=False)
                 while (waiting or under_way) and not (
                     stopped.is_interrupted() or self._is_stopped or time.monotonic() >= ends_at
                 ):
