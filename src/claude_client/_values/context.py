@@ -61,6 +61,7 @@ class Context:
         self._lock = threading.Lock()
         self._attempts: list[AttemptRecord] = []
         self._tool_calls: list[ToolRecord] = []
+        self._taken = 0, 0  # of those two
 
     @property
     def deadline(self) -> float | None:
@@ -83,6 +84,13 @@ class Context:
         """The uses of other tools by what was asked for the tool so far."""
         with self._lock:
             return tuple(self._tool_calls)
+
+    def take_new(self) -> tuple[tuple[AttemptRecord, ...], tuple[ToolRecord, ...]]:
+        """The requests that were made for the tool, and the uses of other tools, since this was asked last."""
+        with self._lock:
+            attempts, tool_calls = self._taken
+            self._taken = len(self._attempts), len(self._tool_calls)
+            return tuple(self._attempts[attempts:]), tuple(self._tool_calls[tool_calls:])
 
     def record(self, name: str, attempts: Iterable[AttemptRecord], tool_calls: Iterable[ToolRecord] = ()) -> None:
         """Note *attempts* and *tool_calls* as made for the tool, by a task of that *name*."""
