@@ -30,6 +30,7 @@ from claude_client._values.tool_result import content_of, tool_result
 
 _log = Log("claude_client")
 
+_LOOK_UP = 0.5  # seconds until a signal is noticed that came in the very moment in which its thread blocked
 _MOST_IDLE = 32  # threads that wait for another tool
 _LONGEST_MESSAGE = 2_000  # characters of an exception, for the model
 
@@ -184,7 +185,7 @@ class ToolTurn:
                 return
             self._start(one)
         until = min([ends_at, *(one.until for one in under_way.values())])
-        timeout = min(max(0.0, until - time.monotonic()), threading.TIMEOUT_MAX) if wait else 0.0
+        timeout = min(max(0.0, until - time.monotonic()), _LOOK_UP) if wait else 0.0
         try:
             news = self._news.get(timeout=timeout) if wait else self._news.get_nowait()
         except Empty:

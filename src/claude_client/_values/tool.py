@@ -228,12 +228,14 @@ def tool_of(given: Any) -> Tool | None:
     """
     if isinstance(given, Tool):
         return given
+    if isinstance(given, type):
+        raise ValueError(f"a tool must be a function, a Tool or a dict, got the class {given.__name__}")
     has_definition = callable(getattr(given, "to_dict", None))
     if has_definition and callable(getattr(given, "call", None)):
         return _of_sdk(given)
     if isinstance(given, Mapping) or has_definition or callable(getattr(given, "model_dump", None)):
         return None
-    if callable(given) and not isinstance(given, type):
+    if callable(given):
         return tool(given)
     raise ValueError(f"a tool must be a function, a Tool or a dict, got {given!r:.100}")
 
