@@ -171,7 +171,7 @@ class Page(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         assert tag in OUR_TAGS
         for name, value in attrs:
-            assert name in {"class", "dir", "style"}, name
+            assert name in {"class", "dir", "open", "style"}, name
             assert "url" not in (value or "")
             assert "#" not in (value or "")
         self._open.append((tag, []))

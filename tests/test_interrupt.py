@@ -74,7 +74,8 @@ class InThread:
     def interrupted(self):
         self.token.interrupt()
         outcome = self.outcome()
-        assert [t.name for t in threading.enumerate() if t.name.startswith("claude_client")] == []
+        kept = {"claude_client tool"}  # for the next tool, by other tests of this process
+        assert {t.name for t in threading.enumerate() if t.name.startswith("claude_client")} <= kept
         return outcome
 
     def outcome(self):

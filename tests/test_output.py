@@ -375,7 +375,8 @@ def test_an_answer_that_asks_for_a_tool_has_no_output_yet(sim):
     thread = ConversationThread(output=Even, tools=TOOLS, output_retries=1)
     asked = thread.send("hi")
     assert (asked.stop_reason, asked.output) == ("tool_use", None)
-    assert thread.send([{"type": "tool_result", "tool_use_id": "toolu_sim", "content": "fine"}]).output.number == 2
+    call = asked.message.content[-1].id
+    assert thread.send([{"type": "tool_result", "tool_use_id": call, "content": "fine"}]).output.number == 2
 
 
 @pytest.mark.parametrize("second", [Reply(fault="overloaded"), Reply(fault="refusal")])

@@ -11,7 +11,8 @@ import pytest
 import claude_client
 from claude_client import ClaudeInvocationError, ConversationThread, Results, Usage, invoke_claude, invoke_parallel
 from claude_client._values.record import Asked, AttemptRecord, RunRecord, now
-from claude_client._values.table import Spread, span
+from claude_client._values.table import Spread
+from claude_client._values.text import span
 from claude_client.simulator import Reply, Simulator
 from helpers import error, reply, streamed
 from orchestration import ConcurrencyLimiter, invoke_parallel_managed
@@ -134,6 +135,8 @@ def test_a_table_has_a_row_of_plain_values_for_each_prompt(api):
         "output_tokens": 5,
         "time_to_first_text": None,
         "attempts": 1,
+        "retries": 0,
+        "tool_calls": 0,
         "request_id": "req_1",
     }
     assert (first["cost_usd"], type(first["took"]), type(first["text"])) == (results[0].cost_usd, float, str)

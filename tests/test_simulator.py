@@ -109,6 +109,10 @@ class TestStream:
             Reply(redacted_thinking="b3BhcXVl", text="Yes."),
             Reply(tool_use=("look_up", {"word": "naïve", "deep": {"list": [1, 2.5, None]}})),
             Reply(text="I will look.", tool_use=("look_up", {})),
+            Reply(text="I will look.", tool_uses=[("look_up", {"word": "a b"}), ("look_up", {}), ("list", {"n": 1})]),
+            Reply(tool_uses=[("look_up", {}), ("look_up", {"word": "a", "n": 12, "deep": "b"})], fault="max_tokens"),
+            Reply(tool_use=("look_up", {"word": "a"}), fault="context_window"),
+            Reply(tool_use=("look_up", {"word": "a"}), stop_reason="max_tokens"),
             Reply(text="one two", stop_sequence="three"),
             Reply(content=[{"type": "text", "text": "a b"}, {"type": "text", "text": "c", "citations": [CITATION]}]),
             Reply(content=[SEARCH, RESULT, {"type": "text", "text": "Green."}]),
@@ -261,6 +265,10 @@ class TestScript:
             ({"content": [], "text": "both"}, "content replaces text"),
             ({"content": [{"text": "bare"}]}, "a block of content has no type"),
             ({"tool_use": ("look_up",)}, "tool_use is a name and an input"),
+            ({"tool_uses": [("list", {}), ("look_up",)]}, "tool_use is a name and an input"),
+            ({"tool_uses": [("list", {})], "tool_use": ("look_up", {})}, "tool_uses replaces tool_use"),
+            ({"tool_uses": [("list", {})], "content": []}, "content replaces text"),
+            ({"tool_uses": [("list", {})], "output": "valid"}, "output replaces content"),
         ],
     )
     def test_nonsense_is_refused(self, fields, complaint):

@@ -371,9 +371,16 @@ class TestCommandLine:
             connection.close()
             process.terminate()
 
-    def test_refuses_nonsense(self):
-        _, error = run("-m", "claude_client.simulator", "--latency", "-1").communicate(timeout=60)
-        assert "latency must be at least 0" in error
+    @pytest.mark.parametrize(
+        ("option", "complaint"),
+        [
+            (("--latency", "-1"), "latency must be at least 0"),
+            (("--context-window", "0"), "context_window must be above 0"),
+        ],
+    )
+    def test_refuses_nonsense(self, option, complaint):
+        _, error = run("-m", "claude_client.simulator", *option).communicate(timeout=60)
+        assert complaint in error
 
 
 def test_logs_nothing_of_its_own(sim, connect, caplog):

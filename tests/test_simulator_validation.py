@@ -16,6 +16,8 @@ HOUR = {"cache_control": {"type": "ephemeral", "ttl": "1h"}}
 HELLO = {"role": "user", "content": "Hello"}
 THINKING = {"type": "enabled", "budget_tokens": 1024}
 CALL = {"type": "tool_use", "id": "1", "name": "t", "input": {}}
+SEARCH = {"type": "server_tool_use", "id": "9", "name": "web_search", "input": {}}
+FOUND = {"type": "web_search_tool_result", "tool_use_id": "9", "content": []}
 TOOL = {"name": "t", "input_schema": {"type": "object"}}
 STRICT = {"name": "s", "strict": True, "input_schema": {"type": "object", "additionalProperties": False}}
 OLD_MODEL = "claude-3-5-haiku-20241022"
@@ -61,8 +63,13 @@ def assistant(*blocks):
     return {"role": "assistant", "content": list(blocks)}
 
 
-def result(call):
-    return {"type": "tool_result", "tool_use_id": call, "content": "done"}
+def result(call, content="done", **fields):
+    return {"type": "tool_result", "tool_use_id": call, "content": content, **fields}
+
+
+def answered(*results):
+    """A conversation in which one call of a tool is answered with *results*."""
+    return [HELLO, assistant(CALL), *user(*results)]
 
 
 @pytest.mark.parametrize(
@@ -191,9 +198,131 @@ def test_refuses_blocks_that_do_not_belong(post, messages, complaint):
     assert message.startswith(complaint)
 
 
+@pytest.mark.parametrize(
+    ("messages", "complaint"),
+    [
+        (
+            answered(text("Here it is:"), result("1")),
+            "messages.1: `tool_use` ids were found without `tool_result` blocks immediately after: 1. Each",
+        ),
+        (
+            [HELLO, assistant(CALL), *user(text("Here it is:")), *user(result("1"))],
+            "messages.1: `tool_use` ids were found without `tool_result` blocks immediately after: 1. Each",
+        ),
+        (
+            answered(result("1"), result("1")),
+            "messages.2.content.1: each tool_use must have a single result. Found multiple `tool_result` blocks",
+        ),
+        ([HELLO, assistant(CALL, CALL), *user(result("1"))], "messages.1.content.1: `tool_use` ids must be unique"),
+        (
+            [*answered(result("1")), assistant(CALL), *user(result("1"))],
+            "messages.3.content.0: `tool_use` ids must be unique",
+        ),
+        (answered(result("1", 5)), "messages.2.content.0.tool_result.content: Input should be a valid string"),
+        (
+            answered(result("1", ["x"])),
+            "messages.2.content.0.tool_result.content.0: Input should be a valid dictionary",
+        ),
+        (
+            answered(result("1", [CALL])),
+            f"messages.2.content.0.tool_result.content.0: Input tag 'tool_use' {TAGS}'document', 'image', ",
+        ),
+        (
+            answered(result("1", [text("")])),
+            "messages.2.content.0.tool_result.content.0: text content blocks must be non-empty",
+        ),
+        (
+            answered(result("1", [{"type": "image"}])),
+            "messages.2.content.0.tool_result.content.0.image.source: Field required",
+        ),
+        (
+            answered(result("1", is_error="yes")),
+            "messages.2.content.0.tool_result.is_error: Input should be a valid boolean",
+        ),
+        (
+            [HELLO, assistant({"type": "server_tool_use", "id": "9"}), HELLO],
+            "messages.1.content.0.server_tool_use.name: Field required",
+        ),
+        (
+            [HELLO, assistant(FOUND, SEARCH), HELLO],
+            "messages.1.content.0: unexpected `tool_use_id` found in `web_search_tool_result` blocks: 9. Each",
+        ),
+    ],
+)
+def test_refuses_results_that_are_not_as_they_should_be(post, messages, complaint):
+    status, message = post(asking(messages=messages, tools=[TOOL]))
+    assert status == 400
+    assert message.startswith(complaint)
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        answered(result("1", None, is_error=None)),
+        answered(result("1", "", is_error=True), text("Go on.")),
+        answered(result("1", [])),
+        answered(
+            result(
+                "1",
+                [
+                    text(),
+                    {"type": "image", "source": {"type": "url", "url": "https://example.com/x.png"}},
+                    {"type": "document", "source": {"type": "text", "media_type": "text/plain", "data": "x"}},
+                    {"type": "search_result", "source": "x", "title": "x", "content": [text()]},
+                    {"type": "tool_reference", "tool_name": "t"},
+                ],
+            )
+        ),
+    ],
+)
+def test_takes_good_results(post, messages):
+    assert post(asking(messages=messages, tools=[TOOL])) == (200, None)
+
+
+@pytest.mark.parametrize("path", ["/v1/messages", "/v1/messages/count_tokens"])
+@pytest.mark.parametrize("tools", [..., None, []])
+def test_calls_and_results_need_tools_to_be_defined(post, tools, path):
+    body = asking(messages=answered(result("1")), tools=tools, max_tokens=... if "count" in path else 10)
+    complaint = "Requests which include `tool_use` or `tool_result` blocks must define tools."
+    assert post(body, path=path) == (400, complaint)
+
+
+@pytest.mark.parametrize(
+    "later",
+    [
+        [HELLO],
+        [assistant(text()), HELLO],
+        user(result("1"), text("Go on.")),
+        [*user(result("1")), assistant(text()), HELLO],
+        [*user(result("1")), {"role": "system", "content": "Be brief."}],
+    ],
+)
+def test_a_call_of_a_server_tool_needs_its_result_once_the_conversation_goes_on(post, later):
+    call = [CALL] if later[0]["content"][0] == result("1") else []
+    status, message = post(asking(messages=[HELLO, assistant(SEARCH, *call), *later], tools=[TOOL]))
+    assert status == 400
+    assert message.startswith("messages.1: `web_search` tool use with id `9` was found without a corresponding")
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [HELLO, assistant(text(), SEARCH)],
+        [HELLO, assistant(SEARCH), assistant(text(), {**SEARCH, "id": "10"})],
+        [HELLO, assistant(SEARCH, CALL), *user(result("1"))],
+        [HELLO, assistant(SEARCH, CALL), *user(result("1")), assistant(FOUND, text()), HELLO],
+    ],
+)
+def test_a_call_of_a_server_tool_may_wait_where_the_answer_goes_on(post, messages):
+    assert post(asking(messages=messages, tools=[TOOL])) == (200, None)
+
+
 def test_results_may_be_spread_over_messages_of_one_turn(post):
     calls = assistant(CALL, {**CALL, "id": "2"})
-    assert post(asking(messages=[HELLO, calls, *user(result("2")), *user(result("1"), text())])) == (200, None)
+    assert post(asking(messages=[HELLO, calls, *user(result("2")), *user(result("1"), text())], tools=[TOOL])) == (
+        200,
+        None,
+    )
 
 
 def test_refuses_a_prefill_that_ends_in_a_blank_or_calls_a_tool(post):
@@ -315,7 +444,7 @@ def test_refuses_a_bad_cache_mark(post, fields, complaint):
         {"system": None, "tools": [], "stream": None},
         {"messages": user({"type": "image", "source": {"type": "url", "url": "https://example.com/x.png"}})},
         {"messages": user({"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "x"}})},
-        {"messages": [HELLO, assistant({"type": "web_search_tool_result", "tool_use_id": "9", "content": []}), HELLO]},
+        {"messages": [HELLO, assistant(SEARCH, FOUND), HELLO]},
         {"messages": [HELLO, {"role": "system", "content": "Be brief."}, HELLO]},
         {"model": "claude-haiku-4-5", "messages": [HELLO, {"role": "assistant", "content": "Well"}]},
         {"max_tokens": 0, "tools": [{**TOOL, **MARK}], "thinking": {"type": "adaptive"}},
@@ -415,12 +544,27 @@ class TestModels:
             complaint,
         )
 
+    def test_the_window_may_be_made_small(self):
+        with (
+            Simulator(context_window=50) as sim,
+            anthropic.Anthropic(api_key="any", base_url=sim.base_url, max_retries=0) as client,
+        ):
+            with pytest.raises(anthropic.BadRequestError, match="prompt is too long: 52 tokens > 50 maximum"):
+                client.messages.create(**asking(system="word" * 50))
+            assert client.messages.create(**asking(system="word" * 48)).usage.input_tokens == 50
+            assert client.models.retrieve("claude-sonnet-4-6").to_dict()["max_input_tokens"] == 50
+
+    @pytest.mark.parametrize("window", [0, -1])
+    def test_a_window_without_room_is_refused(self, window):
+        with pytest.raises(ValueError, match="context_window must be above 0"):
+            Simulator(context_window=window)
+
     def test_data_of_images_and_documents_counts_for_less_than_its_bytes(self, post):
         source = {"type": "base64", "media_type": "application/pdf", "data": "a" * 10_000_000}
         result = {"type": "tool_result", "tool_use_id": "1", "content": [{"type": "document", "source": source}]}
         called = [HELLO, {"role": "assistant", "content": [CALL]}, *user(result)]
         for messages in (user({"type": "document", "source": source}), called):
-            assert post(asking(messages=messages)) == (200, None)
+            assert post(asking(messages=messages, tools=[TOOL])) == (200, None)
 
     @pytest.mark.parametrize(
         ("fields", "complaint"),

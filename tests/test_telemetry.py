@@ -16,9 +16,11 @@ from claude_client import (
     ClaudeInvocationError,
     ConversationThread,
     InterruptToken,
+    StopTools,
     invoke_claude,
     invoke_claude_streaming,
     invoke_parallel,
+    invoke_with_tools,
 )
 from claude_client.simulator import Reply
 from helpers import SDK_MAJOR, until
@@ -234,6 +236,96 @@ def test_the_turns_of_a_paused_answer_are_no_retries(sim, spans):
     sim.script(Reply(fault="pause_turn"), Reply(text="done"))
     answer = invoke_claude("hi")
     assert (len(answer.attempts), spans.calls[0].events) == (2, ())
+
+
+def asking(name, arguments):
+    """An answer that asks for a tool."""
+    use = {"type": "tool_use", "id": f"toolu_{name}", "name": name, "input": arguments}
+    return Reply(content=[use], stop_reason="tool_use")
+
+
+def survey(word: str) -> str:
+    """Ask two at once."""
+    return " ".join(invoke_parallel([{"prompt": f"{word} {n}", "task_id": f"below-{n}"} for n in range(2)]))
+
+
+def ask(word: str) -> str:
+    """Ask one."""
+    return invoke_claude(word, task_id="deepest")
+
+
+def delegate(word: str) -> str:
+    """Have it asked."""
+    return invoke_with_tools(word, [ask], task_id="below")
+
+
+def single(prompt, tools):
+    return invoke_with_tools(prompt, tools, task_id="above")
+
+
+def of_a_run(prompt, tools):
+    return invoke_parallel([{"prompt": prompt, "tools": tools, "task_id": "above"}])[0]
+
+
+@pytest.mark.parametrize("call", [single, of_a_run])
+def test_a_tool_has_a_span_in_that_of_its_call_and_what_it_asks_is_in_that(sim, spans, call):
+    sim.script(asking("survey", {"word": "a"}))
+    answer = call("go", [survey])
+    (above,) = (span for span in spans.calls if ours(span)["task_id"] == "above")
+    (tool,) = spans.named("execute_tool survey")
+    (run,) = (span for span in spans.named("invoke_workflow") if ours(span)["calls"] == 2)
+    below = [span for span in spans.calls if ours(span)["task_id"].startswith("below")]
+    assert tool.parent.span_id == above.context.span_id
+    assert run.parent.span_id == tool.context.span_id
+    assert [span.parent.span_id for span in below] == [run.context.span_id] * 2
+    assert tool.attributes["gen_ai.operation.name"] == "execute_tool"
+    assert tool.attributes["gen_ai.tool.call.id"] == answer.tool_calls[0].tool_use_id
+    assert above.start_time <= tool.start_time <= run.start_time <= run.end_time <= tool.end_time <= above.end_time
+
+
+def test_spans_of_calls_in_tools_of_calls_in_tools_stand_below_one_another(sim, spans):
+    sim.script(asking("delegate", {"word": "a"}), asking("ask", {"word": "b"}))
+    invoke_with_tools("go", [delegate], task_id="above")
+    by_id = {span.context.span_id: span for span in (*spans.calls, *spans.named("execute_tool ask"))}
+    by_id |= {span.context.span_id: span for span in spans.named("execute_tool delegate")}
+    (span,) = (one for one in spans.calls if ours(one)["task_id"] == "deepest")
+    names = []
+    while span:
+        names.append(ours(span).get("task_id", span.name))
+        span = by_id[span.parent.span_id] if span.parent else None
+    assert names == ["deepest", "execute_tool ask", "below", "execute_tool delegate", "above"]
+
+
+def test_turns_of_a_loop_are_no_retries_and_what_its_tools_asked_is_counted_once(sim, spans, metrics):
+    overloaded = Reply(fault="overloaded", retry_after=0.001)
+    sim.script(asking("ask", {"word": "a"}), overloaded, Reply(text="inner"), Reply(text="done"))
+    answer = invoke_with_tools("go", [ask], task_id="above")
+    by_name = {ours(span)["task_id"]: span for span in spans.calls}
+    assert (by_name["above"].events, [event.name for event in by_name["deepest"].events]) == ((), ["retry"])
+    assert [ours(by_name[name])["attempts"] for name in ("above", "deepest")] == [2, 2]
+    told = [ours(span) for span in spans.calls]
+    assert sum(one["tokens.output"] for one in told) == answer.usage.output_tokens
+    assert sum(one["cost_usd"] for one in told) == pytest.approx(answer.cost_usd)
+    read = metrics()
+    tokens = {point.attributes["type"]: point.value for point in read["tokens"]}
+    assert (tokens["input"], tokens["output"]) == (answer.usage.input_tokens, answer.usage.output_tokens)
+    assert sum(point.value for point in read["cost"]) == pytest.approx(answer.cost_usd)
+    assert sum(point.value for point in read["calls"]) == 2
+    assert {point.attributes["cause"]: point.count for point in read["waited"]}["retry"] == 1
+
+
+def test_a_tool_that_raises_says_so_in_its_span(sim, spans):
+    def give_up() -> None:
+        """Give up."""
+        raise StopTools("there is no way")
+
+    sim.script(asking("give_up", {}))
+    with pytest.raises(ClaudeInvocationError):
+        invoke_with_tools("go", [give_up])
+    (tool,) = spans.named("execute_tool give_up")
+    (call,) = spans.calls
+    assert (tool.attributes["error.type"], call.attributes["error.type"], call.events) == ("StopTools", "tool", ())
+    assert tool.end_time <= call.end_time
 
 
 def test_where_nobody_has_imported_opentelemetry_nothing_is_asked_of_it(sim, monkeypatch):

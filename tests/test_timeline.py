@@ -7,9 +7,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from claude_client import ClaudeInvocationError, ConversationThread, Results, Timeline, Usage, invoke_parallel
-from claude_client._values.phases import Lane, accepted, bands_of, spans_of, under_way
-from claude_client._values.record import AttemptRecord
+from claude_client import (
+    ClaudeInvocationError,
+    ConversationThread,
+    Results,
+    StopTools,
+    Timeline,
+    Usage,
+    invoke_parallel,
+)
+from claude_client._values.phases import Lane, accepted, bands_of, lanes_of, spans_of, under_way
+from claude_client._values.record import AttemptRecord, ToolRecord
+from claude_client._values.tasks import task_of
 from claude_client.simulator import Reply
 from orchestration import invoke_parallel_managed
 
@@ -180,6 +189,123 @@ def test_a_conversation_has_a_picture_of_its_turns(sim):
     assert [said.split("\n")[0] for said in titles(timeline)] == ["turn 1: ok", "turn 2: refusal", "turn 3: ok"]
     assert "2 turns, the time between them left out" in timeline._repr_html_()
     assert "wrote the cache" in legend(timeline)
+
+
+def below(name, tool_use_id, queued, ended, **more):
+    path = (name,) if isinstance(name, str) else name
+    ids = (tool_use_id,) if isinstance(tool_use_id, str) else tool_use_id
+    return record(queued, queued, queued + 0.25, None, ended, path=path, tool_use_ids=ids, **more)
+
+
+# A call that asks for two tools at once, each of which asks, one of them through a tool of its own.
+TREE = [
+    record(0.0, 0.0, 0.5, None, 1.0),
+    below("late", "a", 2.0, 3.0),
+    below(("late", "deep"), ("a", "c"), 3.0, 4.0),
+    below("early", "b", 1.5, 2.5, outcome="overloaded"),
+    record(5.0, 5.0, 5.5, None, 6.0),
+]
+TOOLS = [
+    ToolRecord("first", "a", 1.0, 4.5, "ok", 1.0),
+    ToolRecord("look", "c", 3.0, 4.25, "ok", 3.0, ("late",), ("a",)),
+    ToolRecord("second", "b", 1.25, 3.0, "error", 1.0),
+    ToolRecord("third", "d", None, None, "refused", 1.0),
+]
+
+
+def test_what_a_tool_has_asked_has_rows_of_its_own_below_its_call_in_the_order_of_their_start():
+    lanes = [*lanes_of(task_of("task", "ok", TREE, TOOLS)), lane(record(), name="other")]
+    assert [(one.above, one.name, one.outcome) for one in lanes] == [
+        ((), "task", "ok"),
+        (("task",), "early", "overloaded"),
+        (("task",), "late", "ok"),
+        (("task", "late"), "deep", "ok"),
+        ((), "other", "ok"),
+    ]
+    assert [span.phase for span in lanes[0].spans(0.0)] == ["tool", *["first byte", "answer"] * 2]
+    assert next((span.start, span.end) for span in lanes[0].spans(1.0)) == (0.0, 3.5)
+    assert sum(len(one.attempts) for one in lanes[:4]) == len(TREE)
+    assert max(count for _, count in under_way(lanes, 0.0)) == 3
+    assert accepted(lanes, 0.0, 6.0, 1) == [pytest.approx(1.0)]
+    timeline = Timeline("The run", lanes, [])
+    assert [said.split("\n")[0] for said in titles(timeline)] == [
+        "task: ok",
+        "task / early: overloaded",
+        "task / late: ok",
+        "task / late / deep: ok",
+        "other: ok",
+    ]
+    assert titles(timeline)[0].splitlines()[3:6] == [
+        "tool first: took 3.5 s, ok",
+        "tool second: took 1.75 s, error",
+        "tool third: not run, refused",
+    ]
+    assert "a tool runs" in legend(timeline)
+    names = [text for text in picture(timeline).iter(f"{SVG}text") if text.text in {"task", "early", "late", "deep"}]
+    assert [float(text.get("x")) for text in names] == [4.0, 15.0, 15.0, 26.0]
+
+
+def test_tools_that_do_not_overlap_are_bars_of_their_own_and_a_row_lasts_until_its_last_tool():
+    calls = (ToolRecord("a", "1", 1.0, 2.0), ToolRecord("b", "2", 4.0, 9.0), ToolRecord("c", "3", 1.5, 1.75))
+    one = lane(record(0.0, 0.0, 0.5, None, 1.0))._replace(tool_calls=calls)
+    tools = [(span.start, span.end) for span in one.spans(0.0) if span.phase == "tool"]
+    assert (tools, one.ended) == ([(1.0, 2.0), (4.0, 9.0)], 9.0)
+    (band,) = bands_of([one], 1, 0.0, 9.0)
+    assert [span.phase for span in band.spans if span.phase == "tool"] == ["tool", "tool"]
+    assert "a tool runs" in legend(Timeline("The run", [one] * 201, []))
+    assert "a tool runs" not in legend(Timeline("The run", [lane(record())], []))
+
+
+def asking(name, arguments):
+    use = {"type": "tool_use", "id": f"toolu_{name}", "name": name, "input": arguments}
+    return Reply(content=[use], stop_reason="tool_use")
+
+
+def ask(word: str) -> str:
+    """Ask two at once."""
+    return " ".join(invoke_parallel([{"prompt": word, "task_id": f"below-{n}"} for n in range(2)]))
+
+
+def test_a_run_with_tools_and_a_conversation_with_them_show_what_those_asked(sim):
+    sim.script(asking("ask", {"word": "a"}))
+    run = invoke_parallel([{"prompt": "go", "tools": [ask], "task_id": "above"}]).timeline()
+    sim.script(asking("ask", {"word": "a"}), Reply(text="1"), Reply(text="2"), Reply(fault="refusal"))
+    thread = ConversationThread(tools=[ask])
+    with pytest.raises(ClaudeInvocationError):
+        thread.send("go")
+    thread.send("and on")
+    first_lines = [said.split("\n")[0] for said in titles(run)]
+    assert first_lines[0] == "above: ok"
+    assert sorted(first_lines[1:]) == ["above / below-0: ok", "above / below-1: ok"]
+    assert titles(run)[0].count("request ") == 2
+    first_lines = [said.split("\n")[0] for said in titles(thread.timeline())]
+    assert (first_lines[0], first_lines[3]) == ("turn 1: refusal", "turn 2: ok")
+    assert sorted(first_lines[1:3]) == ["turn 1 / below-0: ok", "turn 1 / below-1: ok"]
+    assert "a tool runs" in legend(thread.timeline())
+
+
+def test_a_turn_that_a_tool_ended_is_no_good_one_though_its_requests_were(sim):
+    def give_up() -> None:
+        """Give up."""
+        raise StopTools("there is no way")
+
+    sim.script(asking("give_up", {}), Reply())
+    thread = ConversationThread(tools=[give_up])
+    with pytest.raises(ClaudeInvocationError):
+        thread.send("go")
+    with pytest.raises(ZeroDivisionError):
+        thread.send("again", callback=lambda _: 1 / 0)
+    first, second = titles(thread.timeline())
+    assert first.startswith("turn 1: tool\n")
+    assert second.startswith("turn 2: ")
+
+
+def test_a_conversation_that_an_older_version_has_pickled_has_its_picture(sim):
+    thread = ConversationThread()
+    answer = thread.send("hi")
+    rebuild, (settings, history, _) = thread.__reduce__()
+    old = rebuild(settings, history, (answer.attempts,))
+    assert (old.usage, titles(old.timeline())) == (thread.usage, titles(thread.timeline()))
 
 
 TIMES = st.lists(st.floats(0, 1e6), min_size=5, max_size=5).map(sorted)

@@ -8,7 +8,7 @@ Claude calls, one or many at once, over the official `anthropic` SDK.
 - `InterruptToken`: ends calls from another thread.
 - `StallDetector`: notices tasks that show no activity.
 - `ClaudeResponse`, `Results`, `Usage`, `AttemptRecord`: what they return, and what is known of each request;
-  `Timeline`: a picture of it.
+  `Timeline`, `Tree`: pictures of it.
 - `estimate_cost`: what a fan-out will cost, as an `Estimate`, which compares ways to ask.
 - `Budget`: what calls may cost in all, and `BudgetState`, what stands in it.
 - `extract_json`: the one JSON value in a free text.
@@ -49,6 +49,7 @@ from claude_client._values.response import ClaudeResponse
 from claude_client._values.results import ParallelInterrupt, ParallelInvocationError, Results
 from claude_client._values.timeline import Timeline
 from claude_client._values.tool import StopTools, Tool, tool
+from claude_client._values.tree import Tree
 from claude_client._values.usage import Usage
 from claude_client._verbs.as_completed import AsCompleted, as_completed
 from claude_client._verbs.conversation import ConversationThread
@@ -99,6 +100,7 @@ __all__ = [
     "Tool",
     "ToolOptions",
     "ToolRecord",
+    "Tree",
     "Usage",
     "as_completed",
     "estimate_cost",

@@ -37,6 +37,7 @@ from claude_client._values.request import DEFAULT_MODEL
 from claude_client._values.response import ClaudeResponse, Data
 from claude_client._values.results import Results
 from claude_client._verbs.as_completed import Feed
+from claude_client._verbs.conversation import called_by
 from claude_client._verbs.fan_out import MOST_ASKED_FOR
 from claude_client._verbs.in_thread import Handover, Link, in_thread
 from claude_client._verbs.parallel import fan_out
@@ -46,14 +47,15 @@ if TYPE_CHECKING:
     from typing_extensions import TypeForm
 
 __all__ = ["AsCompleted", "ConversationThread", "Stream", "as_completed", "invoke_claude", "invoke_claude_streaming"]
-__all__ += ["invoke_parallel"]
+__all__ += ["invoke_parallel", "invoke_with_tools"]
 
 T = TypeVar("T")
 R = TypeVar("R")
 S = TypeVar("S")
 Pair = tuple[int, ClaudeResponse | ClaudeInvocationError]
 
-_OF_TURNS = ("callback", "on_output")
+_OF_LOOPS = ("before_tool", "on_full")
+_OF_TURNS = ("callback", "on_output", *_OF_LOOPS)
 
 
 @overload
@@ -64,7 +66,23 @@ async def invoke_claude(
 async def invoke_claude(prompt: Content | None, *args: Any, **options: Any) -> ClaudeResponse: ...
 async def invoke_claude(prompt: Content | None, *args: Any, **options: Any) -> ClaudeResponse:
     """`claude_client.invoke_claude`, with the same arguments, results and errors."""
-    return await in_thread(claude_client.invoke_claude, (prompt, *args), options)
+    return await in_thread(claude_client.invoke_claude, (prompt, *args), options, on_loop=_OF_LOOPS)
+
+
+@overload
+async def invoke_with_tools(
+    prompt: Content | None, tools: Sequence[Any], *args: Any, output: TypeForm[Data], **options: Any
+) -> ClaudeResponse[Data]: ...
+@overload
+async def invoke_with_tools(
+    prompt: Content | None, tools: Sequence[Any], *args: Any, **options: Any
+) -> ClaudeResponse: ...
+async def invoke_with_tools(prompt: Content | None, tools: Sequence[Any], *args: Any, **options: Any) -> ClaudeResponse:
+    """
+    `claude_client.invoke_with_tools`, with the same arguments, results and errors. Coroutine functions among *tools*
+    run on the loop, as do *before_tool* and *on_full*, which may be some too, and *callback* and *on_output*.
+    """
+    return await in_thread(claude_client.invoke_with_tools, (prompt, tools, *args), options, on_loop=_OF_TURNS)
 
 
 async def invoke_parallel(
@@ -84,7 +102,9 @@ async def invoke_parallel(
     """
     said = for_all(model, max_tokens, shared_system, cache_shared_system, options)
     verb = partial(fan_out, prompts, max_workers, most_workers=MOST_ASKED_FOR)
-    return await in_thread(_with_token(verb), (), {"interrupt_token": interrupt_token, **said}, on_loop=["on_result"])
+    return await in_thread(
+        _with_token(verb), (), {"interrupt_token": interrupt_token, **said}, on_loop=["on_result", *_OF_LOOPS]
+    )
 
 
 def _with_token(verb: Callable[..., Results]) -> Callable[..., Results]:
@@ -102,7 +122,7 @@ def invoke_claude_streaming(prompt: Content | None, **options: Any) -> Stream:
     async def ask(chunks: Handover[str]) -> ClaudeResponse:
         said = {**options, "callback": chunks.put}
         return await in_thread(
-            claude_client.invoke_claude_streaming, [prompt], said, on_loop=["on_output"], link=chunks.link
+            claude_client.invoke_claude_streaming, [prompt], said, on_loop=["on_output", *_OF_LOOPS], link=chunks.link
         )
 
     return Stream(ask)
@@ -131,7 +151,7 @@ def as_completed(
         how = {"window": window, "interrupt_token": interrupt_token, **options}
         async with _drawn(prompts) as drawn:
             verb = partial(_hand_over, outcomes, drawn, *said)
-            await in_thread(verb, (), how, on_loop=["on_result"], link=outcomes.link)
+            await in_thread(verb, (), how, on_loop=["on_result", *_OF_LOOPS], link=outcomes.link)
 
     return AsCompleted(ask)
 
@@ -313,12 +333,19 @@ class ConversationThread:
         self.thread = claude_client.ConversationThread(*args, **options)
 
     async def send(self, message: Content, *args: Any, **options: Any) -> ClaudeResponse:
-        """`claude_client.ConversationThread.send`; `callback` and `on_output` may be coroutine functions."""
-        return await in_thread(self.thread.send, (message, *args), options, on_loop=_OF_TURNS)
+        """
+        `claude_client.ConversationThread.send`; `callback`, `on_output`, `before_tool` and `on_full` may be coroutine
+        functions, the last two also where they were said for all turns.
+        """
+        return await in_thread(self.thread.send, (message, *args), self._said(options), on_loop=_OF_TURNS)
 
     async def send_continuation(self, *args: Any, **options: Any) -> ClaudeResponse:
         """`claude_client.ConversationThread.send_continuation`, likewise."""
-        return await in_thread(self.thread.send_continuation, args, options, on_loop=_OF_TURNS)
+        return await in_thread(self.thread.send_continuation, args, self._said(options), on_loop=_OF_TURNS)
+
+    def _said(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """*options* of a turn, with what is to be called on its loop among those of all turns."""
+        return {**called_by(self.thread), **options}
 
     async def clear(self) -> None:
         """`claude_client.ConversationThread.clear`, once a turn that is under way is over."""

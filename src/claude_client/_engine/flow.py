@@ -21,7 +21,7 @@ from claude_client._values.kinds import FROM_OUTSIDE, Kind
 from claude_client._values.log import Log, told
 from claude_client._values.options import TextCallback
 from claude_client._values.output import OutputType, output_in, problem_of
-from claude_client._values.record import AttemptRecord, Cause
+from claude_client._values.record import AttemptRecord, Cause, ToolRecord, own
 from claude_client._values.request import Request
 from claude_client._values.response import TRUNCATING, ClaudeResponse, response_of, text_of
 from claude_client._values.retry import next_delay
@@ -143,6 +143,11 @@ class CallFlow:
     def attempts(self) -> tuple[AttemptRecord, ...]:
         """The attempts that are over, in their order."""
         return self._earlier + self._attempts if self._earlier else self._attempts
+
+    @property
+    def tool_calls(self) -> tuple[ToolRecord, ...]:
+        """The uses of tools that are over."""
+        return ()
 
     def waited(self, cause: Cause) -> float:
         """Seconds that its attempts so far have waited for *cause*."""
@@ -339,28 +344,34 @@ def log_step(step: Step, flow: CallFlow, name: str, level: int = logging.WARNING
             _log.info(
                 _PASSED_ON,
                 name,
-                len(flow.attempts),
+                _number(flow),
                 step.request.model,
                 step.failed,
                 extra=_extra(flow, name, delay=0.0),
             )
         elif step.failed:
             delay = round(step.after, 3)
-            _log.info(_FAILED, name, len(flow.attempts), delay, step.failed, extra=_extra(flow, name, delay=delay))
+            _log.info(_FAILED, name, _number(flow), delay, step.failed, extra=_extra(flow, name, delay=delay))
     elif not isinstance(step, Done):
         return
     elif isinstance(step.outcome, ClaudeInvocationError):
         if step.outcome.kind not in FROM_OUTSIDE:
-            _log.log(level, _FAILED_FOR_GOOD, name, len(flow.attempts), step.outcome, extra=_extra(flow, name))
+            extra = _extra(flow, name, kind=step.outcome.kind)
+            _log.log(level, _FAILED_FOR_GOOD, name, _number(flow), step.outcome, extra=extra)
     elif (reason := step.outcome.message.stop_reason) in TRUNCATING:
         _log.warning(_TRUNCATED, name, reason, step.outcome.usage.output_tokens, extra=_extra(flow, name))
     elif reason == "tool_use":
         _log.info("%s: the model asks for a tool, see .message.content", name, extra=_extra(flow, name))
 
 
+def _number(flow: CallFlow) -> int:
+    """How many requests *flow* has made itself: what its tools have asked is told of by itself."""
+    return len(own(flow.attempts))
+
+
 def _extra(flow: CallFlow, name: str, **more: object) -> dict[str, object]:
     """The fields of a record of the log about the last attempt of *flow*."""
-    last = flow.attempts[-1]
+    last = own(flow.attempts)[-1]
     kind = None if last.outcome == "ok" else last.outcome
-    about = {"task_id": name, "attempt": len(flow.attempts), "kind": kind, "request_id": last.request_id}
+    about = {"task_id": name, "attempt": _number(flow), "kind": kind, "request_id": last.request_id}
     return {**about, "model": last.model, **more}

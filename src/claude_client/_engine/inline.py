@@ -44,7 +44,7 @@ def run(flow: CallFlow, token: InterruptToken | None = None, began: float | None
             raise
         finally:
             if above := running():
-                above.record(flow.name or above.tool, flow.attempts)
+                above.record(flow.name or above.tool, flow.attempts, flow.tool_calls)
         tell(answer)
         return answer
 

@@ -108,6 +108,10 @@ class LoopFlow(CallFlow):
         self.cached = cached
 
     @property
+    def tool_calls(self) -> tuple[ToolRecord, ...]:
+        return self._tool_calls
+
+    @property
     def messages(self) -> list[Block]:
         """The conversation so far, up to the user; tools that have not ended have results that say so."""
         messages: list[Block] = unmarked(loaded((self._summing or self._asked).messages))
@@ -122,7 +126,8 @@ class LoopFlow(CallFlow):
         return step if self._context_tokens is None else self._with_room()
 
     def step_after(self, attempt: Attempt) -> Step:
-        self._earlier += tuple(late for context in self._left_behind for late in context.new_attempts())
+        for context in self._left_behind:
+            self._earlier += self._made_by(context)
         step = self.advance(attempt)
         if not isinstance(step, Done) or isinstance(step.outcome, ClaudeInvocationError):
             return step
@@ -176,17 +181,26 @@ class LoopFlow(CallFlow):
         return [ToolCall(block.id, block.name, to_json_value(block.input)) for block in asked]
 
     def _after_tools(self, turn: ToolTurn) -> Step:
-        self._tool_calls += tuple(outcome.record for outcome in turn.outcomes)
-        contexts = [outcome.context for outcome in turn.outcomes if outcome.context]
-        self._left_behind += tuple(contexts)
-        made = [attempt for context in contexts for attempt in context.new_attempts()]
+        asked = self._attempts[-1].ended
+        made: list[AttemptRecord] = []
+        for outcome in turn.outcomes:
+            self._tool_calls += (outcome.record._replace(asked=asked),)
+            if outcome.context:
+                self._left_behind += (outcome.context,)
+                made += self._made_by(outcome.context)
         results = {"role": "user", "content": [outcome.block for outcome in turn.outcomes]}
         self._go_on_with([*self._asked.messages[:-1], results])
         self._done_with_turn(*made)
         for outcome in turn.outcomes:
             if outcome.stopped_by is not None:
-                return Done(self.end(stopped(outcome.stopped_by, outcome.record.name)))
+                return Done(self.end(stopped(outcome.stopped_by, outcome.record.name, self._asked)))
         return self._with_room()
+
+    def _made_by(self, context: Context) -> tuple[AttemptRecord, ...]:
+        """What a tool has asked since it was looked at last, the uses of other tools for that noted."""
+        attempts, tool_calls = context.take_new()
+        self._tool_calls += tool_calls
+        return attempts
 
     def _go_on_with(self, messages: list[Block]) -> None:
         self._asked = _unforced(replace(self._asked, messages=messages, refused=0))

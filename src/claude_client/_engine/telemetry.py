@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from contextvars import Context
 from functools import partial
@@ -20,9 +20,10 @@ from typing import Any, TypeVar
 from claude_client._values.errors import ClaudeInvocationError
 from claude_client._values.kinds import FROM_OUTSIDE
 from claude_client._values.log import Log
-from claude_client._values.record import at
+from claude_client._values.record import AttemptRecord, at, cost_of_attempts, end_of, own
 from claude_client._values.request import Request
 from claude_client._values.response import ClaudeResponse
+from claude_client._values.usage import total
 
 T = TypeVar("T")
 
@@ -57,14 +58,14 @@ class CallSpan:
         self._span.end()
 
     def end(self, outcome: Outcome) -> None:
-        """End it, with what became of the call."""
-        for number, attempt in enumerate(outcome.attempts[:-1], 1):
+        """End it, with what became of the call. What its tools have asked has spans of its own."""
+        for number, attempt in enumerate(own(outcome.attempts)[:-1], 1):
             if attempt.outcome != "ok":
                 told = {"attempt": number, "error.type": attempt.outcome, "request_id": attempt.request_id}
                 known = {name: value for name, value in told.items() if value is not None}
                 self._span.add_event("retry", known, timestamp=_nanoseconds(attempt.ended))
         self._span.set_attributes(_attributes(outcome))
-        ended = _nanoseconds(outcome.attempts[-1].ended) if outcome.attempts else None
+        ended = _nanoseconds(end_of(outcome.attempts, outcome.tool_calls))
         if isinstance(outcome, ClaudeInvocationError):
             if outcome.kind in FROM_OUTSIDE:
                 self._span.add_event(outcome.kind, timestamp=ended)
@@ -175,7 +176,7 @@ def quietly(action: Callable[..., T], *args: Any) -> T | None:
 
 
 def count(outcomes: Iterable[Outcome]) -> None:
-    """Add calls to the metrics, if anybody reads them."""
+    """Add calls to the metrics, if anybody reads them. What their tools have asked is counted by itself."""
     if _has_provider("metrics"):
         for outcome in outcomes:
             quietly(_count, outcome)
@@ -183,42 +184,43 @@ def count(outcomes: Iterable[Outcome]) -> None:
 
 def _count(outcome: Outcome) -> None:
     meter = _module("metrics").get_meter(_NAME)
-    model = outcome.attempts[-1].model if outcome.attempts else ""
+    attempts = own(outcome.attempts)
+    model = attempts[-1].model if attempts else ""
     kind = outcome.kind if isinstance(outcome, ClaudeInvocationError) else "ok"
     meter.create_counter(f"{_NAME}.calls", "{call}", "Calls that have ended").add(1, {"outcome": kind, "model": model})
     tokens = meter.create_counter(f"{_NAME}.tokens", "{token}", "Tokens used")
-    for type_, number in _tokens(outcome).items():
+    for type_, number in _tokens(attempts).items():
         tokens.add(number, {"type": type_, "model": model})
     with suppress(ImportError):  # without the `cost` extra
-        if cost := outcome.cost_usd:
+        if cost := cost_of_attempts(attempts):
             meter.create_counter(f"{_NAME}.cost", "USD", "What calls have cost").add(cost, {"model": model})
     waited = meter.create_histogram(f"{_NAME}.waited", "s", "What requests waited before they were sent")
-    for attempt in outcome.attempts:
+    for attempt in attempts:
         for cause, seconds in attempt.waited.items():
             waited.record(seconds, {"cause": cause, "model": model})
 
 
 def _attributes(outcome: Outcome) -> dict[str, Any]:
-    attempts = outcome.attempts
+    attempts = own(outcome.attempts)
     cache = {"wrote": any(one.wrote_cache for one in attempts), "read": any(one.read_cache for one in attempts)}
     told: dict[str, Any] = {
         "attempts": len(attempts),
         "outcome": outcome.kind if isinstance(outcome, ClaudeInvocationError) else "ok",
         "cache": [role for role, has in cache.items() if has],
-        **{f"tokens.{type_}": number for type_, number in _tokens(outcome).items()},
+        **{f"tokens.{type_}": number for type_, number in _tokens(attempts).items()},
     }
     waited: Counter[str] = Counter()
     for attempt in attempts:
         waited.update(attempt.waited)  # it adds up what there is, seconds too
     told |= {f"waited.{cause.replace(' ', '_')}": seconds for cause, seconds in waited.items()}
     with suppress(ImportError):
-        cost = outcome.cost_usd
+        cost = cost_of_attempts(attempts)
         told |= {} if cost is None else {"cost_usd": cost}
     return {f"{_NAME}.{name}": value for name, value in told.items()}
 
 
-def _tokens(outcome: Outcome) -> dict[str, int]:
-    used = outcome.usage
+def _tokens(attempts: Sequence[AttemptRecord]) -> dict[str, int]:
+    used = total(attempt.usage for attempt in attempts)
     return {
         "input": used.input_tokens,
         "cache_read": used.cache_read_input_tokens,

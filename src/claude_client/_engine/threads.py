@@ -537,7 +537,7 @@ class Run:
         count(ended.values())
         if self._above:
             for index, outcome in ended.items():
-                self._above.record(self._names.pop(index), outcome.attempts)
+                self._above.record(self._names.pop(index), outcome.attempts, outcome.tool_calls)
         if self._span:
             quietly(self._span.ended, ended)
         if self._keep:

@@ -17,7 +17,7 @@ from claude_client._engine.telemetry import tool_span
 from claude_client._sdk.client import shared_client
 from claude_client._sdk.exchange import secrets_of
 from claude_client._values.content import Block
-from claude_client._values.context import Context, as_running, callers_loop
+from claude_client._values.context import Context, as_running, callers_loop, running
 from claude_client._values.errors import ClaudeInvocationError
 from claude_client._values.interrupt import InterruptToken
 from claude_client._values.log import Log, told
@@ -31,7 +31,7 @@ from claude_client._values.tool_result import content_of, tool_result
 _log = Log("claude_client")
 
 _LOOK_UP = 0.5  # seconds until a signal is noticed that came in the very moment in which its thread blocked
-_IDLE_FOR = 5.0  # seconds for which a thread waits for another tool
+_MOST_IDLE = 32  # threads that wait for another tool
 _LONGEST_MESSAGE = 2_000  # characters of an exception, for the model
 
 
@@ -94,25 +94,30 @@ class ToolTurn:
     def do(self, stopped: InterruptToken, ends_at: float) -> None:
         """Run them all. Those that have not ended when it is stopped are told by their tokens, and left behind."""
         waiting: list[_Running] = []
-        running: dict[str, _Running] = {}
+        under_way: dict[str, _Running] = {}
+
+        def tell() -> None:  # at once, so that when an interrupt returns, all that is below knows
+            for one in [*under_way.values()]:
+                one.context.token.interrupt()
+            self._news.put(None)
 
         def goes_on() -> bool:
             return not (stopped.is_interrupted() or self._is_stopped or time.monotonic() >= ends_at)
 
         try:
-            with stopped.watched_by(lambda: self._news.put(None)):
+            with stopped.watched_by(tell):
                 for call in self.calls:
                     if goes_on():
                         waiting += self._asked_for(call, ends_at)
                     if goes_on():
-                        self._go_on(waiting, running, ends_at, wait=False)
-                while (waiting or running) and goes_on():
-                    self._go_on(waiting, running, ends_at, wait=True)
+                        self._go_on(waiting, under_way, stopped, ends_at, wait=False)
+                while (waiting or under_way) and goes_on():
+                    self._go_on(waiting, under_way, stopped, ends_at, wait=True)
         finally:
-            for one in running.values():
+            for one in under_way.values():
                 one.context.token.interrupt()
             for call in self.calls:
-                self._over.setdefault(call.id, self._broken_off(call, running.get(call.id)))
+                self._over.setdefault(call.id, self._broken_off(call, under_way.get(call.id)))
             self.outcomes = [self._over[call.id] for call in self.calls]
 
     @property
@@ -152,6 +157,7 @@ class ToolTurn:
         raise TypeError(f"before_tool must return None, a bool, a dict, a Refuse or a Respond, got {decided!r:.100}")
 
     def _context(self, call: ToolCall, ends_at: float) -> Context:
+        above = running()
         return Context(
             tool=call.name,
             tool_use_id=call.id,
@@ -159,27 +165,39 @@ class ToolTurn:
             budgets=self.request.budgets,
             ends_at=ends_at,
             depth=self.loop.depth + 1,
+            root=above.root if above else self.loop,
         )
 
-    def _go_on(self, waiting: list[_Running], running: dict[str, _Running], ends_at: float, *, wait: bool) -> None:
+    def _go_on(
+        self,
+        waiting: list[_Running],
+        under_way: dict[str, _Running],
+        stopped: InterruptToken,
+        ends_at: float,
+        *,
+        wait: bool,
+    ) -> None:
         """Start what there is room for, and take what has ended; with *wait*, once something has happened."""
-        while waiting and len(running) < self.loop.max_parallel_tools:
+        while waiting and len(under_way) < self.loop.max_parallel_tools:
             one = waiting.pop(0)
-            running[one.call.id] = one
+            under_way[one.call.id] = one
+            if stopped.is_interrupted():  # perhaps before this was found there
+                del under_way[one.call.id]
+                return
             self._start(one)
-        until = min([ends_at, *(one.until for one in running.values())])
+        until = min([ends_at, *(one.until for one in under_way.values())])
         timeout = min(max(0.0, until - time.monotonic()), _LOOK_UP) if wait else 0.0
         try:
             news = self._news.get(timeout=timeout) if wait else self._news.get_nowait()
         except Empty:
             news = None
-        if news and news[0].call.id in running:
+        if news and news[0].call.id in under_way:
             one, ended = news
-            del running[one.call.id]
+            del under_way[one.call.id]
             self._take(one, ended)
-        for one in [*running.values()]:
+        for one in [*under_way.values()]:
             if time.monotonic() >= one.until:
-                del running[one.call.id]
+                del under_way[one.call.id]
                 one.context.token.interrupt()
                 self._end(one.call, f"The tool had not ended after {one.tool.timeout:g} seconds.", "timeout", one)
 
@@ -210,12 +228,6 @@ class ToolTurn:
         except _UnsendableError as unsendable:
             self._end(call, told(unsendable), "error")
 
-    def _without_secrets(self, message: Any) -> Any:
-        headers = (self.request.extra_headers, *(other.extra_headers for other in self.request.fallbacks))
-        with suppress(ValueError), shared_client() as client:  # where others send, there may be none here
-            message = scrubbed(message, secrets_of(client, *headers))
-        return message[:_LONGEST_MESSAGE] if isinstance(message, str) else message
-
     def _end(
         self,
         call: ToolCall,
@@ -224,7 +236,7 @@ class ToolTurn:
         one: _Running | None = None,
         stopped_by: BaseException | None = None,
     ) -> None:
-        ended = self._outcome(call, self._without_secrets(message), outcome, one, is_error=True)
+        ended = self._outcome(call, _without_secrets(message, self.request), outcome, one, is_error=True)
         self._over[call.id] = ended._replace(stopped_by=stopped_by)
 
     def _broken_off(self, call: ToolCall, one: _Running | None) -> ToolOutcome:
@@ -322,20 +334,25 @@ def _on_a_thread(work: Callable[[], object]) -> None:
 
 def _serve(todo: SimpleQueue[Callable[[], object]]) -> None:
     while True:
-        try:
-            work = todo.get(timeout=_IDLE_FOR)
-        except Empty:
-            with suppress(ValueError):  # it has just been given something
-                _idle.remove(todo)
-                return
-        else:
-            work()
-            del work  # it holds what the tool has returned
-            _idle.append(todo)
+        work = todo.get()
+        work()
+        del work  # it holds what the tool has returned
+        if len(_idle) >= _MOST_IDLE:
+            return
+        _idle.append(todo)
 
 
-def stopped(by: BaseException, name: str) -> ClaudeInvocationError:
-    """The error of a call that a tool of that *name* has ended."""
-    error = ClaudeInvocationError(f"The tool {name!r} ended the call: {told(by) or type(by).__name__}", kind="tool")
+def stopped(by: BaseException, name: str, request: Request) -> ClaudeInvocationError:
+    """The error of a call, for *request*, that a tool of that *name* has ended."""
+    message = f"The tool {name!r} ended the call: {told(by) or type(by).__name__}"
+    error = ClaudeInvocationError(_without_secrets(message, request), kind="tool")
     error.__cause__ = by
     return error
+
+
+def _without_secrets(message: Any, request: Request) -> Any:
+    """*message*, a text or content, without what *request* is sent with and nobody may see; a text not endless."""
+    headers = (request.extra_headers, *(other.extra_headers for other in request.fallbacks))
+    with suppress(ValueError), shared_client() as client:  # where others send, there may be none here
+        message = scrubbed(message, secrets_of(client, *headers))
+    return message[:_LONGEST_MESSAGE] if isinstance(message, str) else message

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from claude_client._values.interrupt import InterruptToken
 
@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     import asyncio
 
     from claude_client._values.budget import Budget
-    from claude_client._values.record import AttemptRecord
+    from claude_client._values.record import AttemptRecord, ToolRecord
+
+    Record = TypeVar("Record", AttemptRecord, ToolRecord)
 
 _current: ContextVar[Context | None] = ContextVar("claude_client tool", default=None)
 
@@ -39,6 +41,7 @@ class Context:
         budgets: Sequence[Budget] = (),
         ends_at: float = math.inf,
         depth: int = 1,
+        root: object = None,
     ) -> None:
         #: The name of the tool.
         self.tool = tool
@@ -48,6 +51,8 @@ class Context:
         self.task_id = task_id
         #: How many calls are above what the tool asks: 1 in a tool of a call that nothing else has made.
         self.depth = depth
+        #: The same object for every tool of the outermost call and of all that is asked below it: to count by.
+        self.root = self if root is None else root
         #: Interrupted when the tool is to stop: the call was, or the deadline or the tool's own timeout has passed.
         self.token = InterruptToken()
         self.budgets = tuple(budgets)
@@ -55,7 +60,8 @@ class Context:
         self.ends_at = ends_at
         self._lock = threading.Lock()
         self._attempts: list[AttemptRecord] = []
-        self._handed_on = 0  # of those
+        self._tool_calls: list[ToolRecord] = []
+        self._taken = 0, 0  # of those two
 
     @property
     def deadline(self) -> float | None:
@@ -73,17 +79,27 @@ class Context:
         with self._lock:
             return tuple(self._attempts)
 
-    def new_attempts(self) -> tuple[AttemptRecord, ...]:
-        """The requests that were made for the tool since this was asked last."""
+    @property
+    def tool_calls(self) -> tuple[ToolRecord, ...]:
+        """The uses of other tools by what was asked for the tool so far."""
         with self._lock:
-            new = tuple(self._attempts[self._handed_on :])
-            self._handed_on += len(new)
-            return new
+            return tuple(self._tool_calls)
 
-    def record(self, name: str, attempts: Iterable[AttemptRecord]) -> None:
-        """Note *attempts* as made for the tool, by a task of that *name*."""
+    def take_new(self) -> tuple[tuple[AttemptRecord, ...], tuple[ToolRecord, ...]]:
+        """The requests that were made for the tool, and the uses of other tools, since this was asked last."""
         with self._lock:
-            self._attempts += [attempt._replace(path=(name, *attempt.path)) for attempt in attempts]
+            attempts, tool_calls = self._taken
+            self._taken = len(self._attempts), len(self._tool_calls)
+            return tuple(self._attempts[attempts:]), tuple(self._tool_calls[tool_calls:])
+
+    def record(self, name: str, attempts: Iterable[AttemptRecord], tool_calls: Iterable[ToolRecord] = ()) -> None:
+        """Note *attempts* and *tool_calls* as made for the tool, by a task of that *name*."""
+        with self._lock:
+            self._attempts += [self._below(name, attempt) for attempt in attempts]
+            self._tool_calls += [self._below(name, call) for call in tool_calls]
+
+    def _below(self, name: str, record: Record) -> Record:
+        return record._replace(path=(name, *record.path), tool_use_ids=(self.tool_use_id, *record.tool_use_ids))
 
 
 #: The loop of the coroutine that a verb is called for, on which its asynchronous tools run; None: each on its own.

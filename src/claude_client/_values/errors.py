@@ -18,7 +18,9 @@ from typing import Any, Literal
 from claude_client._values.kinds import FINAL, TRANSIENT, Kind, chain, class_names, field, kind_of, kind_without_status
 from claude_client._values.record import AttemptRecord, ToolRecord, cost_of_attempts
 from claude_client._values.redaction import scrubbed, without, without_secrets
+from claude_client._values.tasks import task_of
 from claude_client._values.text import printable
+from claude_client._values.tree import Tree, tree_of
 from claude_client._values.usage import Usage, total
 
 # The API's longest limits are by the month.
@@ -85,6 +87,10 @@ class ClaudeInvocationError(Exception):
             ImportError: Without the `cost` extra.
         """
         return cost_of_attempts(self.attempts)
+
+    def tree(self) -> Tree:
+        """What was done until it failed, as a tree: as that of an answer."""
+        return tree_of(task_of("The call", self.kind, self.attempts, self.tool_calls))
 
     def _repr_html_(self) -> str:
         """What went wrong, and what had arrived, as a table."""

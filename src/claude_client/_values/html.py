@@ -12,9 +12,12 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 from html import escape, unescape
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from claude_client._values.text import dollars
+
+if TYPE_CHECKING:
+    from claude_client._values.tree import Node
 
 _IN_A_LINE = 80  # characters of a text that needs no fold
 _FIRST_LINE = 300  # characters of the line above a fold; what the page has no room for is cut by the page
@@ -39,6 +42,10 @@ _SPECIAL = re.compile(
 _LINK = re.compile(r"\](?:\(|:)\s*+<?(?=(?P<to>\S{1,200}))")
 _SUSPICIOUS = re.compile(r"[:&]")
 _RUNS = re.compile(r"(javascript|vbscript|data):.", re.IGNORECASE)
+
+
+_MOST_BRANCHES = 100  # below the root of a tree, in a notebook, which keeps them all in its file
+_UNFOLDED = 60  # lines of a tree that is shown as a whole
 
 
 class _Priced(Protocol):
@@ -147,6 +154,31 @@ def grid(head: Sequence[str], rows: Iterable[Sequence[str]], *, texts: int) -> s
 
     body = "".join(f"<tr>{row('td', cells)}</tr>" for cells in rows)
     return _output(f"<table><thead><tr>{row('th', head)}</tr></thead><tbody>{body}</tbody></table>")
+
+
+def tree(root: Node) -> str:
+    """A tree, of which each line folds those below it; what did not end well is bold."""
+    left = len(root.below) - _MOST_BRANCHES
+    note = f"<div><em>{left:,} more: print() shows them</em></div>" if left > 0 else ""
+    is_small = root.size <= _UNFOLDED
+    inner = "".join(_branch(node, unfolded=is_small) for node in root.below[:_MOST_BRANCHES])
+    return _output(_fold(_node(root), _indented(inner + note), unfolded=True) if root.below else _node(root))
+
+
+def _branch(node: Node, *, unfolded: bool) -> str:
+    inner = "".join(_branch(one, unfolded=unfolded) for one in node.below)
+    return _fold(_node(node), _indented(inner), unfolded=unfolded) if inner else f"<div>{_node(node)}</div>"
+
+
+def _node(node: Node) -> str:
+    ended = f": {_text(node.outcome)}" if node.outcome else ""
+    if ended and node.outcome != "ok":
+        ended = f": <strong>{_text(node.outcome)}</strong>"
+    return " \u00b7 ".join([f"<bdi>{_text(node.name)}</bdi>{ended}", *map(_text, node.facts)])
+
+
+def _indented(inner: str) -> str:
+    return f'<div style="margin-left:.4em;padding-left:1em;border-left:1px solid {_GREY}">{inner}</div>'
 
 
 def _row(tag: str, widths: Sequence[float], numbers: Sequence[str], shown: str, *, noticed: bool) -> str:
@@ -295,8 +327,9 @@ def _first_line(text: str) -> str:
     return " ".join(text[:_FIRST_LINE].split())
 
 
-def _fold(line: str, body: str) -> str:
-    return f'<details style="margin:0"><summary style="{_LINE}">{line}</summary>{body}</details>'
+def _fold(line: str, body: str, *, unfolded: bool = False) -> str:
+    opened = " open" if unfolded else ""
+    return f'<details style="margin:0"{opened}><summary style="{_LINE}">{line}</summary>{body}</details>'
 
 
 def _body(text: object, tag: str = "div") -> str:

@@ -6,11 +6,13 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple
 
-from claude_client._values.record import AttemptRecord, Cause
-from claude_client._values.usage import Usage
+from claude_client._values.record import AttemptRecord, Cause, ToolRecord, end_of
+from claude_client._values.tasks import Task
+from claude_client._values.usage import Usage, total
 
-#: What a prompt does at a moment: it waits for something, for the head of its answer, for its first text, or reads.
-Phase = Cause | Literal["first byte", "first text", "answer"]
+#: What a prompt does at a moment: it waits for something, for the head of its answer, for its first text, it reads, or
+#: tools of it run.
+Phase = Cause | Literal["first byte", "first text", "answer", "tool"]
 
 # In the order in which they mostly come; the record has only their sums.
 _WAITS: tuple[Cause, ...] = (
@@ -35,15 +37,20 @@ class Span(NamedTuple):
 
 
 class Lane(NamedTuple):
-    """A prompt, or a turn of a conversation."""
+    """A prompt, a turn of a conversation, or a task that a tool of one of them asked for."""
 
     name: str
     #: "ok", or the kind of the error it ended with.
     outcome: str
+    #: Its own requests, and what they used.
     attempts: tuple[AttemptRecord, ...]
     usage: Usage
     #: By how much its times are moved, so that it stands after the lane before; 0 where all are of one run.
     moved: float = 0.0
+    #: The uses of tools that its answers asked for.
+    tool_calls: tuple[ToolRecord, ...] = ()
+    #: The names of what it is a task of, the outermost first.
+    above: tuple[str, ...] = ()
 
     @property
     def started(self) -> float | None:
@@ -52,8 +59,37 @@ class Lane(NamedTuple):
 
     @property
     def ended(self) -> float | None:
-        """When its last request was over."""
-        return self.attempts[-1].ended if self.attempts else None
+        """When its last request, or its last tool, was over."""
+        return end_of(self.attempts, self.tool_calls)
+
+    def spans(self, origin: float) -> Iterator[Span]:
+        """Its phases in seconds from *origin*: those of its tools, of which several may be one, then its requests'."""
+        runs = [(call.started, call.ended) for call in self.tool_calls if call.started and call.ended]
+        for start, end in _joined(sorted(runs)):
+            yield Span("tool", start - origin, end - origin)
+        for attempt in self.attempts:
+            yield from spans_of(attempt, origin)
+
+
+def lanes_of(task: Task, moved: float = 0.0, above: tuple[str, ...] = ()) -> Iterator[Lane]:
+    """The lane of *task*, and then those of the tasks that its tools asked for, in the order in which they began."""
+    used = total(attempt.usage for attempt in task.own)
+    calls = tuple([use.record for use in task.uses])
+    yield Lane(task.name, task.outcome, task.own, used, moved, calls, above)
+    below = (one for use in task.uses for one in use.tasks)
+    for one in sorted(below, key=lambda one: one.started):
+        yield from lanes_of(one, moved, (*above, task.name))
+
+
+def _joined(runs: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
+    """*runs*, which are in the order in which they began, with those that overlap as one."""
+    joined: list[tuple[float, float]] = []
+    for start, end in runs:
+        if joined and start <= joined[-1][1]:
+            joined[-1] = (joined[-1][0], max(joined[-1][1], end))
+        else:
+            joined.append((start, end))
+    return joined
 
 
 def spans_of(attempt: AttemptRecord, origin: float) -> Iterator[Span]:
@@ -93,11 +129,11 @@ def bands_of(lanes: Sequence[Lane], bands: int, origin: float, length: float) ->
         cells: Mapping[int, Counter[Phase]] = defaultdict(Counter)
         failures = set()
         for lane in lanes[first:last]:
+            for span in lane.spans(origin):
+                for index in range(int(span.start / cell), min(int(span.end / cell), _CELLS - 1) + 1):
+                    inside = min(span.end, (index + 1) * cell) - max(span.start, index * cell)
+                    cells[index][span.phase] += max(inside, 0.0)  # type: ignore[assignment]
             for attempt in lane.attempts:
-                for span in spans_of(attempt, origin):
-                    for index in range(int(span.start / cell), min(int(span.end / cell), _CELLS - 1) + 1):
-                        inside = min(span.end, (index + 1) * cell) - max(span.start, index * cell)
-                        cells[index][span.phase] += max(inside, 0.0)  # type: ignore[assignment]
                 if attempt.outcome != "ok" and attempt.ended is not None:
                     failures.add(min(int((attempt.ended - origin) / cell), _CELLS - 1))
         failed = sum(lane.outcome != "ok" for lane in lanes[first:last])

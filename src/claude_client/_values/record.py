@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from claude_client._values.kinds import Kind
 from claude_client._values.usage import Bill, Usage, cost_of
 
 if TYPE_CHECKING:
     from claude_client._values.budget import BudgetState
+    from claude_client._values.prices import PriceBook
 
 #: A thing that a request may wait for before it is sent.
 Cause = Literal["worker", "limiter", "cache writer", "first answer", "rate limit", "outage", "retry", "budget"]
@@ -61,6 +62,8 @@ class AttemptRecord(NamedTuple):
     billed: tuple[Bill, ...] = ()
     #: The names of the tasks that a tool of the call had for it, the outermost first; empty: it is the call's own.
     path: tuple[str, ...] = ()
+    #: The API's ids of those uses of tools, one for each name in `path`.
+    tool_use_ids: tuple[str, ...] = ()
 
     @property
     def wrote_cache(self) -> bool:
@@ -95,6 +98,16 @@ class ToolRecord(NamedTuple):
     #: How it ended: with a result that is none of an error, with an error, refused by `before_tool`, answered by that
     #: in its place, after its timeout, or by an end of the call meanwhile.
     outcome: Literal["ok", "error", "refused", "answered", "timeout", "interrupted"] = "ok"
+    #: When the model had asked for it.
+    asked: float | None = None
+    #: Where a task of another tool has used it, as in `AttemptRecord`.
+    path: tuple[str, ...] = ()
+    tool_use_ids: tuple[str, ...] = ()
+
+    @property
+    def took(self) -> float | None:
+        """Seconds from when it was started to when it was over; None if it was not run."""
+        return None if self.started is None or self.ended is None else self.ended - self.started
 
 
 class Asked(NamedTuple):
@@ -103,6 +116,15 @@ class Asked(NamedTuple):
     task_id: str | None = None
     category: str | None = None
     model: str | None = None
+
+
+class Taken(NamedTuple):
+    """What is known of a turn of a conversation that is over."""
+
+    attempts: tuple[AttemptRecord, ...]
+    tool_calls: tuple[ToolRecord, ...] = ()
+    #: "ok", or the kind of its error; None: that of its last request.
+    ended_with: str | None = None
 
 
 class RunRecord(NamedTuple):
@@ -121,11 +143,35 @@ def at(monotonic: float | None) -> float | None:
     return None if monotonic is None else monotonic + _EPOCH
 
 
-def cost_of_attempts(attempts: Iterable[AttemptRecord]) -> float | None:
+def own(attempts: Iterable[AttemptRecord]) -> tuple[AttemptRecord, ...]:
+    """Those of *attempts* that a call has made itself, rather than a tool of it."""
+    return tuple([attempt for attempt in attempts if not attempt.path])
+
+
+def end_of(attempts: Iterable[AttemptRecord], tool_calls: Iterable[ToolRecord]) -> float | None:
+    """When the last of these was over; None if that is not known of any."""
+    ends = [record.ended for records in (attempts, tool_calls) for record in records if record.ended is not None]
+    return max(ends, default=None)
+
+
+def by_task(attempts: Iterable[AttemptRecord]) -> list[list[AttemptRecord]]:
+    """The *attempts* of a call: its own, and those of each task of its tools, where there are any."""
+    tasks: dict[Any, list[AttemptRecord]] = {}
+    for attempt in attempts:
+        tasks.setdefault((attempt.path, attempt.tool_use_ids), []).append(attempt)
+    return [*tasks.values()]
+
+
+def made_again(attempts: Iterable[AttemptRecord]) -> Iterator[AttemptRecord]:
+    """Those of the *attempts* of a call that failed, and after which another was made for the same."""
+    return (attempt for task in by_task(attempts) for attempt in task[:-1] if attempt.outcome != "ok")
+
+
+def cost_of_attempts(attempts: Iterable[AttemptRecord], book: PriceBook | None = None) -> float | None:
     """
-    The price of *attempts* in dollars; None if one is not known.
+    The price of *attempts* in dollars; None if one is not known. *book* as in `cost_of`.
 
     Raises:
         ImportError: Without the `cost` extra.
     """
-    return cost_of(bill for attempt in attempts for bill in attempt.bills)
+    return cost_of((bill for attempt in attempts for bill in attempt.bills), book)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from claude_client._values.record import AttemptRecord, ToolRecord, cost_of_attempts
+from claude_client._values.tasks import task_of
+from claude_client._values.tree import Tree, tree_of
 from claude_client._values.usage import Usage, total
 
 if TYPE_CHECKING:
@@ -85,6 +87,13 @@ class ClaudeResponse(str, Generic[Data_co]):  # noqa: SLOT000 - people may hang 
             ImportError: Without the `cost` extra.
         """
         return cost_of_attempts(self.attempts)
+
+    def tree(self) -> Tree:
+        """
+        What was done for it, as a tree: the model's turns, the tools that they asked for, and what those asked. It
+        prints as text, and shows itself in a notebook.
+        """
+        return tree_of(task_of("The call", "ok", self.attempts, self.tool_calls))
 
     @property
     def model(self) -> str:

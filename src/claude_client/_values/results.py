@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING, Any, Self
 from claude_client._values.costs import Costs, costs_of
 from claude_client._values.errors import ClaudeInvocationError, fields_of
 from claude_client._values.kinds import FROM_OUTSIDE
-from claude_client._values.phases import Lane
+from claude_client._values.phases import lanes_of
 from claude_client._values.record import Asked, RunRecord, cost_of_attempts
 from claude_client._values.response import TRUNCATING, ClaudeResponse
 from claude_client._values.table import foot_of, row_of
+from claude_client._values.tasks import Task, task_of
 from claude_client._values.text import printable
 from claude_client._values.timeline import Timeline
+from claude_client._values.tree import Tree, tree_of_run
 from claude_client._values.usage import Usage, total
 
 if TYPE_CHECKING:
@@ -106,9 +108,11 @@ class Results(list["Item"]):
         `index`, `task_id`, `category`, `model` (that answered last, or was asked for), `text` (of an error what had
         arrived), `error` (its kind) and `message`, `stop_reason`, the tokens by their names in `Usage`, `cost_usd`,
         `saved_by_cache_usd` and `wasted_usd` as those of the results (None without the `cost` extra, or for a model
-        that is not known), `request_id` and `attempts`, their number.
-        In seconds: `waited`, before requests, for whatever cause; `time_to_first_text`, from when the last request was
-        sent, None where all came in one piece; `took`, of all from the start of the run, None where nothing was sent.
+        that is not known), `request_id`, and how many there were of `attempts`, those of tools included, of `retries`,
+        which are made after a failure, and of `tool_calls`.
+        In seconds: `waited`, before its own requests, for whatever cause; `time_to_first_text`, from when the last of
+        those was sent, None where all came in one piece; `took`, of all from the start of the run, None where nothing
+        was sent.
         """
         asked = self._run.asked if self._run else [Asked()] * len(self)
         return [row_of(index, self._item(index), asked[index]) for index in range(len(self))]
@@ -139,20 +143,30 @@ class Results(list["Item"]):
             table.writeheader()
             table.writerows(rows[: len(self)])
 
+    def tree(self) -> Tree:
+        """
+        What was done for each prompt, as a tree: the model's turns, the tools that they asked for between them, below
+        those what they asked by this library, and so on, each with the sums of requests, tokens and dollars. It prints
+        as text, and shows itself in a notebook.
+        """
+        return tree_of_run([self._task(index) for index in range(len(self))])
+
     def timeline(self) -> Timeline:
         """
         A picture of what each prompt did when. It shows itself in a notebook; `.save(path)` writes an HTML file.
 
         What a managed run recalled from its journal is not in it.
         """
-        lanes = [self._lane(index) for index in self._of_this_run]
+        lanes = [lane for index in self._of_this_run for lane in lanes_of(self._task(index))]
         return Timeline("The run", lanes, self._foot(), note=self._counts())
 
-    def _lane(self, index: int) -> Lane:
+    def _task(self, index: int) -> Task:
         item = self._item(index)
-        name = self._run.asked[index].task_id if self._run else None
-        kind = item.kind if isinstance(item, ClaudeInvocationError) else "ok" if item is not None else "no answer"
-        return Lane(name or f"prompts[{index}]", kind, item.attempts if item is not None else (), _usage(item))
+        name = (self._run.asked[index].task_id if self._run else None) or f"prompts[{index}]"
+        if item is None:
+            return task_of(name, "no answer", ())
+        kind = item.kind if isinstance(item, ClaudeInvocationError) else "ok"
+        return task_of(name, kind, item.attempts, item.tool_calls)
 
     @property
     def outputs(self) -> list[Any]:
@@ -212,9 +226,10 @@ class Results(list["Item"]):
         """
         A table for a terminal: a line for *each* prompt, the sums, and below them what is known of the times.
 
-        How long the run took, and answers by the second; the latency (of each prompt's last request, from when it was
-        sent to its end), the time to the first text where answers were streamed, and what prompts waited for: half took
-        at most the first figure, p95 is that of 95 in 100. And how many requests were made again, after which failures.
+        How long the run took, and answers by the second; the latency (of the last request of each prompt, and of each
+        task of its tools, from when it was sent to its end), the time to the first text where answers were streamed,
+        and what prompts waited for: half took at most the first figure, p95 is that of 95 in 100. And how many requests
+        were made again, after which failures.
         """
         return "\n".join([self._table(each=each), *self._foot()])
 
@@ -313,7 +328,7 @@ class ParallelInvocationError(ClaudeInvocationError):
             results=results,
             **fields_of(first),
         )
-        error.attempts = first.attempts
+        error.attempts, error.tool_calls, error.messages = first.attempts, first.tool_calls, first.messages
         return error
 
 

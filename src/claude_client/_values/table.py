@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 
 from claude_client._values.costs import costs_of
 from claude_client._values.errors import ClaudeInvocationError
-from claude_client._values.record import Asked, AttemptRecord, Cause
+from claude_client._values.record import Asked, AttemptRecord, Cause, ToolRecord, by_task, end_of, made_again, own
 from claude_client._values.response import ClaudeResponse
-from claude_client._values.text import dollars
+from claude_client._values.text import dollars, span
 
 Outcome = ClaudeResponse | ClaudeInvocationError
 
@@ -34,7 +34,9 @@ def _facts_of(index: int, outcome: Outcome | None, asked: Asked) -> dict[str, An
     usage = outcome.usage if outcome is not None else None
     error = outcome if isinstance(outcome, ClaudeInvocationError) else None
     answer = outcome if isinstance(outcome, ClaudeResponse) else None
-    last = attempts[-1] if attempts else None
+    calls = outcome.tool_calls if outcome is not None else ()
+    own_ones = own(attempts)
+    last = own_ones[-1] if own_ones else None
     return {
         "index": index,
         "task_id": asked.task_id,
@@ -49,10 +51,12 @@ def _facts_of(index: int, outcome: Outcome | None, asked: Asked) -> dict[str, An
         "cache_read_input_tokens": usage.cache_read_input_tokens if usage else 0,
         "output_tokens": usage.output_tokens if usage else 0,
         **_costs(outcome),
-        "waited": sum(seconds for attempt in attempts for seconds in attempt.waited.values()),
+        "waited": sum(seconds for attempt in own_ones for seconds in attempt.waited.values()),
         "time_to_first_text": first_text_after(last),
-        "took": whole_time(attempts),
+        "took": whole_time(attempts, calls),
         "attempts": len(attempts),
+        "retries": sum(1 for _ in made_again(attempts)),
+        "tool_calls": len(calls),
         "request_id": last.request_id if last else None,
     }
 
@@ -89,11 +93,11 @@ def first_text_after(attempt: AttemptRecord | None) -> float | None:
     return attempt.first_text - attempt.sent
 
 
-def whole_time(attempts: Sequence[AttemptRecord]) -> float | None:
+def whole_time(attempts: Sequence[AttemptRecord], tool_calls: Sequence[ToolRecord]) -> float | None:
     """Seconds from when a prompt was first queued to when it was over; None if nothing was sent."""
-    if not attempts or attempts[0].queued is None or attempts[-1].ended is None:
+    if not attempts or attempts[0].queued is None or (ended := end_of(attempts, tool_calls)) is None:
         return None
-    return attempts[-1].ended - attempts[0].queued
+    return ended - attempts[0].queued
 
 
 def _costs(outcome: Outcome | None) -> dict[str, float | None]:
@@ -127,13 +131,6 @@ class Spread(NamedTuple):
         return f"{span(self.middle)} (p95 {span(self.most)}, longest {span(self.longest)})"
 
 
-def span(seconds: float) -> str:
-    """Seconds for people: to three digits, and in minutes above two."""
-    if seconds >= 120:
-        return f"{seconds / 60:.1f} min"
-    return f"{seconds:.3g} s" if seconds >= 1 else f"{seconds * 1e3:.3g} ms"
-
-
 def foot_of(outcomes: Sequence[Outcome | None], took: float | None) -> Iterator[str]:
     """Lines about all *outcomes*: throughput and cost, how long requests and prompts took, what was made again."""
     done = [outcome for outcome in outcomes if outcome is not None and outcome.attempts]
@@ -149,28 +146,30 @@ def foot_of(outcomes: Sequence[Outcome | None], took: float | None) -> Iterator[
             yield f"cost {costs}"
         if costs and len(costs.by_model) > 1:
             yield f"by model: {', '.join(f'{model} {dollars(cost)}' for model, cost in costs.by_model.items())}"
+    last = [task[-1] for outcome in done for task in by_task(outcome.attempts)]
     spreads = {
-        "latency": Spread.of(_known(outcome.attempts[-1].took for outcome in done)),
-        "first text after": Spread.of(_known(first_text_after(outcome.attempts[-1]) for outcome in done)),
+        "latency": Spread.of(_known(attempt.took for attempt in last)),
+        "first text after": Spread.of(_known(map(first_text_after, last))),
         **{f"waited for {cause}": Spread.of(waits) for cause, waits in waits_of(done).items()},
     }
     yield from (f"{what} {spread}" for what, spread in spreads.items() if spread and spread.longest >= 0.001)
-    failed = Counter(attempt.outcome for outcome in done for attempt in outcome.attempts[:-1])
-    again = [f"{count} after {kind}" for kind, count in failed.most_common() if kind != "ok"]
+    failed = Counter(attempt.outcome for outcome in done for attempt in made_again(outcome.attempts))
+    again = [f"{count} after {kind}" for kind, count in failed.most_common()]
     if again:
         yield f"made again: {', '.join(again)}"
 
 
 def waits_of(outcomes: Iterable[Outcome]) -> Mapping[Cause, list[float]]:
-    """The seconds that each prompt has waited, by cause, where it has."""
+    """The seconds that each prompt, or task of a tool, has waited, by cause, where it has."""
     waits: dict[Cause, list[float]] = defaultdict(list)
-    for outcome in outcomes:
+    for attempts in (task for outcome in outcomes for task in by_task(outcome.attempts)):
         waited: dict[Cause, float] = {}
-        for attempt in outcome.attempts:
+        for attempt in attempts:
             for cause, seconds in attempt.waited.items():
                 waited[cause] = waited.get(cause, 0.0) + seconds
         for cause, seconds in waited.items():
-            waits[cause].append(seconds)
+            if seconds:  # the next turn of a call has waited 0 s to be made again
+                waits[cause].append(seconds)
     return waits
 
 

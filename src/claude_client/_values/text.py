@@ -25,6 +25,13 @@ def dollars(amount: float) -> str:
     return f"{'-' if amount < 0 else ''}${size:,.{digits}f}"
 
 
+def span(seconds: float) -> str:
+    """Seconds for people: to three digits, and in minutes above two."""
+    if seconds >= 120:
+        return f"{seconds / 60:.1f} min"
+    return f"{seconds:.3g} s" if seconds >= 1 else f"{seconds * 1e3:.3g} ms"
+
+
 def is_whole(text: str) -> bool:
     """Return whether *text* can be encoded."""
     try:

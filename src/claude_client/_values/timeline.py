@@ -9,9 +9,9 @@ from html import escape
 from pathlib import Path
 
 from claude_client._values.kinds import FROM_OUTSIDE
-from claude_client._values.phases import Lane, Phase, Span, accepted, bands_of, spans_of, under_way
-from claude_client._values.table import span as told
+from claude_client._values.phases import Lane, Phase, Span, accepted, bands_of, under_way
 from claude_client._values.text import printable, whole
+from claude_client._values.text import span as told
 
 _MOST_ROWS = 200  # above which tasks share a band
 _LEFT, _CHART, _RIGHT = 150, 720, 170  # widths of names, of the picture and of the tokens
@@ -66,7 +66,8 @@ class Timeline:
     A picture of what a run or a conversation did when. It shows itself in a notebook; `save` writes it to a file.
 
     A row for each prompt, or turn: thin bars are waits, thick ones requests, and their colours say for what, or how
-    far. Of more than 200 prompts several share a row, in the order in which they began: it shows what most of them did.
+    far; hollow ones are tools that run. What a tool has asked has rows of its own, indented below that of the call the
+    tool is of. Of more than 200 rows several are one, in the order in which they began: it shows what most of them did.
     It has no text of prompts or answers in it.
     """
 
@@ -126,6 +127,7 @@ class _Drawing:
         self._row = 16.0 if self._rows <= 40 else 7.0 if self._rows <= 100 else 4.0
         self._has_graphs = not any(lane.moved for lane in lanes)
         self._top = (_GRAPHS if self._has_graphs else 0) + 20
+        self._is_nested = any(lane.above for lane in lanes)
         self._phases: dict[Phase, None] = {}
         self._marks: dict[str, None] = {}
 
@@ -181,17 +183,24 @@ class _Drawing:
             yield f"<g><title>{_text(_told(lane))}</title>"
             yield f'<rect x="0" y="{y}" width="{_LEFT + _CHART + _RIGHT}" height="{self._row}" fill-opacity="0"/>'
             if self._row >= 10:
-                name = lane.name if len(lane.name) <= 22 else lane.name[:21] + "\u2026"
-                yield f'<text x="{_LEFT - 8}" y="{y + self._row - 5}" text-anchor="end">{_text(name)}</text>'
+                yield self._name(lane, y + self._row - 5)
+            for span in lane.spans(self._origin + lane.moved):
+                yield self._bar(span, y)
             for attempt in lane.attempts:
-                for span in spans_of(attempt, self._origin + lane.moved):
-                    yield self._bar(span, y)
                 if attempt.sent is not None and attempt.wrote_cache:
                     yield self._mark("wrote the cache", self._x(attempt.sent - self._origin - lane.moved), y)
                 if attempt.outcome != "ok" and attempt.ended is not None:
                     yield self._mark(_mark_of(attempt.outcome), self._x(attempt.ended - self._origin - lane.moved), y)
             yield from self._tokens(lane, y, most)
             yield "</g>"
+
+    def _name(self, lane: Lane, y: float) -> str:
+        """Its name beside its row; where some are tasks of others, those begin further to the right."""
+        depth = min(len(lane.above), 6)
+        most = 22 - 2 * depth
+        name = lane.name if len(lane.name) <= most else lane.name[: most - 1] + "\u2026"
+        x, anchor = (4 + 11 * depth, "start") if self._is_nested else (_LEFT - 8, "end")
+        return f'<text x="{x}" y="{y}" text-anchor="{anchor}">{_text(name)}</text>'
 
     def _bands(self) -> Iterator[str]:
         for index, band in enumerate(bands_of(self._in_order, self._rows, self._origin, self._length)):
@@ -208,6 +217,8 @@ class _Drawing:
         self._phases[span.phase] = None
         thick = self._row * (0.8 if span.phase in _SENT else 0.35)
         x = self._x(span.start)
+        if span.phase == "tool":
+            return _hollow(x, y + self._row * 0.2, max(self._x(span.end) - x, 0.3), self._row * 0.6)
         return _rect(x, y + (self._row - thick) / 2, max(self._x(span.end) - x, 0.3), thick, _LOOKS[span.phase][0])
 
     def _mark(self, what: str, x: float, y: float) -> str:
@@ -230,6 +241,8 @@ class _Drawing:
         entries = [
             (_rect(0, -8, 14, 9 if phase in _SENT else 4, _LOOKS[phase][0]), _LOOKS[phase][1]) for phase in phases
         ]
+        if "tool" in self._phases:
+            entries.append((_hollow(0, -8, 14, 8), "a tool runs"))
         entries += [(_drawn(what, 7, -4, 5), what) for what in self._marks]
         yield from _in_columns(entries, 0, y, 4, (_LEFT + _CHART) / 4)
         if not self._is_condensed:
@@ -247,6 +260,13 @@ def _in_columns(entries: Sequence[tuple[str, str]], x: float, y: float, columns:
 
 def _rect(x: float, y: float, width: float, height: float, colour: str) -> str:
     return f'<rect x="{x:.2f}" y="{y:.2f}" width="{width:.2f}" height="{height:.2f}" fill="{colour}"/>'
+
+
+def _hollow(x: float, y: float, width: float, height: float) -> str:
+    return (
+        f'<rect x="{x:.2f}" y="{y:.2f}" width="{width:.2f}" height="{height:.2f}" fill-opacity=".12" '
+        'stroke="currentColor" stroke-opacity=".7" stroke-width=".8"/>'
+    )
 
 
 def _drawn(what: str, x: float, y: float, r: float) -> str:
@@ -270,12 +290,15 @@ def _mark_of(outcome: str) -> str:
 def _told(lane: Lane) -> str:
     """What is said of *lane* where the pointer rests on it, and to who cannot see it."""
     used = lane.usage
-    lines = [f"{lane.name}: {lane.outcome}"]
+    lines = [f"{' / '.join([*lane.above, lane.name])}: {lane.outcome}"]
     for number, attempt in enumerate(lane.attempts, 1):
         waits = [f"{told(seconds)} for {cause}" for cause, seconds in attempt.waited.items() if seconds >= 0.001]
         waited = f"waited {', '.join(waits)}; " if waits else ""
         took = "not sent" if attempt.took is None else f"took {told(attempt.took)}"
         lines.append(f"request {number}, {attempt.model}: {waited}{took}, {attempt.outcome}")
+    for call in lane.tool_calls:
+        took = "not run" if call.took is None else f"took {told(call.took)}"
+        lines += [f"tool {call.name}: {took}, {call.outcome}"]
     read, written = used.cache_read_input_tokens, used.cache_creation_input_tokens
     lines.append(
         f"tokens: {used.total_input_tokens:,} in ({read:,} read, {written:,} written), {used.output_tokens:,} out"

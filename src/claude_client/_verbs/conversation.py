@@ -19,7 +19,7 @@ from claude_client._values.breakpoints import unmarked
 from claude_client._values.budget import BudgetState, budget_of
 from claude_client._values.checks import check_callback, whole_number
 from claude_client._values.content import Block, as_blocks, json_values, loaded, to_json_value, user_turn
-from claude_client._values.errors import aborted
+from claude_client._values.errors import ClaudeInvocationError, aborted
 from claude_client._values.history import Breakpoints, History, Place, answer_turns, history_of, with_message
 from claude_client._values.interrupt import InterruptToken
 from claude_client._values.log import Log
@@ -28,11 +28,12 @@ from claude_client._values.models import context_window
 from claude_client._values.options import ApiParams, CallOptions, Content, PromptSpec, TextCallback
 from claude_client._values.output import output_of
 from claude_client._values.partial import with_partial_output
-from claude_client._values.phases import Lane
-from claude_client._values.record import AttemptRecord, cost_of_attempts
+from claude_client._values.phases import Lane, lanes_of
+from claude_client._values.record import AttemptRecord, Taken, cost_of_attempts, end_of
 from claude_client._values.redaction import hide_headers
 from claude_client._values.request import DEFAULT_MODEL
 from claude_client._values.response import ClaudeResponse, Data
+from claude_client._values.tasks import task_of
 from claude_client._values.timeline import Timeline
 from claude_client._values.usage import Usage, total
 from claude_client._verbs.requests import build_request
@@ -161,7 +162,7 @@ class ConversationThread:
         self._max_turns = max_turns if max_turns is None else whole_number("max_turns", max_turns, 1)
         self._continuation_prompt = loaded(user_turn(continuation_prompt, "continuation_prompt"))["content"]
         self._history = history_of(messages)
-        self._taken: tuple[tuple[AttemptRecord, ...], ...] = ()  # the requests of each turn, failed ones too
+        self._taken: tuple[Taken, ...] = ()  # each turn, failed ones too
         self._turn_lock = threading.Lock()  # held for the length of a turn; guards changes of the two above
         self._turn_now: object = None  # that is under way
         self._process = os.getpid()
@@ -348,7 +349,7 @@ class ConversationThread:
     @property
     def usage(self) -> Usage:
         """Tokens used by all turns, failed and forgotten ones included. Not by forks, nor before `messages`."""
-        return total(attempt.usage for attempts in self._taken for attempt in attempts)
+        return total(attempt.usage for turn in self._taken for attempt in turn.attempts)
 
     @property
     def cost_usd(self) -> float | None:
@@ -358,7 +359,7 @@ class ConversationThread:
         Raises:
             ImportError: Without the `cost` extra.
         """
-        return cost_of_attempts(attempt for attempts in self._taken for attempt in attempts)
+        return cost_of_attempts(attempt for turn in self._taken for attempt in turn.attempts)
 
     @property
     def budget(self) -> BudgetState | None:
@@ -374,12 +375,12 @@ class ConversationThread:
         """
         lanes: list[Lane] = []
         end = 0.0
-        for number, attempts in enumerate(filter(None, self._taken), 1):
-            used = total(attempt.usage for attempt in attempts)
-            lane = Lane(f"turn {number}", attempts[-1].outcome, attempts, used)
-            start = lane.started or 0.0
-            lanes.append(lane._replace(moved=start - end))
-            end += (lane.ended or start) - start
+        asked = (turn for turn in self._taken if turn.attempts)
+        for number, (attempts, tool_calls, ended_with) in enumerate(asked, 1):
+            task = task_of(f"turn {number}", ended_with, attempts, tool_calls)
+            start = task.started
+            lanes += lanes_of(task, start - end)
+            end += (end_of(attempts, tool_calls) or start) - start
         note = f"{self.turn_count} turns, the time between them left out"
         return Timeline("The conversation", lanes, (), note=note)
 
@@ -430,10 +431,14 @@ class ConversationThread:
             if self._cache_system:
                 marks.put_on_system()
             flow, cached = self._flow(marks, with_partial_output(callback, on_output), caches=cache_history)
+            ended_with: str | None = "ok"
             try:
                 response = run(flow, token, began)
+            except BaseException as raised:
+                ended_with = raised.kind if isinstance(raised, ClaudeInvocationError) else None
+                raise
             finally:
-                self._taken += (flow.attempts,)
+                self._taken += (Taken(flow.attempts, flow.tool_calls, ended_with),)
             if isinstance(flow, LoopFlow):
                 answered, cached = response.messages, flow.cached
             else:
@@ -479,12 +484,19 @@ class ConversationThread:
                 self._turn_now = None
 
 
+def called_by(thread: ConversationThread) -> dict[str, Any]:
+    """What *thread* calls in each of its turns, by the names of its options."""
+    options = {name: thread._options.get(name) for name in ("before_tool", "on_full")}  # noqa: SLF001
+    return {name: value for name, value in options.items() if callable(value)}
+
+
 def _restored(
-    settings: dict[str, Any], history: History, taken: tuple[tuple[AttemptRecord, ...], ...] = ()
+    settings: dict[str, Any], history: History, taken: tuple[Taken | tuple[AttemptRecord, ...], ...] = ()
 ) -> ConversationThread:
     thread = ConversationThread(**settings)
     thread._history = history  # noqa: SLF001 - it is a part of the class
-    thread._taken = taken  # noqa: SLF001
+    # An older version kept the requests alone.
+    thread._taken = tuple(turn if isinstance(turn, Taken) else Taken(turn) for turn in taken)  # noqa: SLF001
     return thread
 
 

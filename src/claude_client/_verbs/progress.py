@@ -13,7 +13,7 @@ from typing import Any, Self
 from claude_client._engine.flow import Outcome
 from claude_client._values.errors import ClaudeInvocationError
 from claude_client._values.kinds import FROM_OUTSIDE
-from claude_client._values.table import span
+from claude_client._values.text import span
 from claude_client._values.usage import Usage
 from claude_client._verbs.fan_out import call_back
 from claude_client._verbs.limits import rate_limits

@@ -48,7 +48,12 @@ def _bills_of(outcome: Outcome) -> dict[str, Any]:
         "fast, batch, in_us": [bill[2:] for bill in bills],
         # Each with the number of its bills among those.
         "attempts": [(len(attempt.bills), attempt.model, *attempt[2:_BILLED]) for attempt in outcome.attempts],
-        "paths": [attempt.path for attempt in outcome.attempts],
+        # Of each that was made for a tool, by its place among them.
+        "of tools": {
+            str(place): (attempt.path, attempt.tool_use_ids)
+            for place, attempt in enumerate(outcome.attempts)
+            if attempt.path
+        },
     }
 
 
@@ -67,8 +72,13 @@ def from_stored(stored: Mapping[str, Any]) -> Outcome:
 
 def _with_loop(outcome: Outcome, tool_calls: Iterable[Any], messages: Iterable[Any]) -> Outcome:
     if messages:
-        outcome.tool_calls, outcome.messages = tuple(ToolRecord(*call) for call in tool_calls), tuple(messages)
+        outcome.tool_calls, outcome.messages = tuple(map(_tool_call, tool_calls)), tuple(messages)
     return outcome
+
+
+def _tool_call(stored: Iterable[Any]) -> ToolRecord:
+    call = ToolRecord(*stored)
+    return call._replace(path=tuple(call.path), tool_use_ids=tuple(call.tool_use_ids))
 
 
 def _attempts_from(stored: Mapping[str, Any], model: str) -> list[AttemptRecord]:
@@ -81,9 +91,10 @@ def _attempts_from(stored: Mapping[str, Any], model: str) -> list[AttemptRecord]
         return [AttemptRecord(bill.model, bill.usage, billed=(bill,)) for bill in bills]
     left = iter(bills)
     attempts = []
-    paths = stored.get("paths") or [()] * len(stored["attempts"])
-    for path, (number, answered, *rest) in zip(paths, stored["attempts"], strict=True):
+    of_tools = stored.get("of tools", {})
+    for place, (number, answered, *rest) in enumerate(stored["attempts"]):
         billed = tuple(islice(left, number))
+        path, ids = of_tools.get(str(place), ((), ()))
         known = AttemptRecord(answered, total(bill.usage for bill in billed), *rest)
-        attempts.append(known._replace(billed=billed, path=tuple(path)))
+        attempts.append(known._replace(billed=billed, path=tuple(path), tool_use_ids=tuple(ids)))
     return attempts

@@ -41,6 +41,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     add("--tokens-per-second", type=float, metavar="N", help="pace of the answers (default: as fast as can be)")
     add("--ping-interval", type=float, metavar="SECONDS", help="time between pings in a stream with nothing to say")
     add("--model", action="append", default=[], metavar="NAME", help="serve this model too; may be repeated")
+    add("--context-window", type=int, metavar="TOKENS", help="room for a prompt and its answer (default: the model's)")
     add("--requests-per-second", type=float, metavar="N", help="allow so many requests (default: any number)")
     add("--burst", type=int, metavar="N", help="allow so many at once (default: one second's worth)")
     add("--input-tokens-per-second", type=float, metavar="N", help="allow so many input tokens")
@@ -71,6 +72,7 @@ def _simulator(options: argparse.Namespace) -> Simulator:
         ping_interval=options.ping_interval,
         limits=limits,
         models=options.model,
+        context_window=options.context_window,
     )
 
 

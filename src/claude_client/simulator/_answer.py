@@ -6,13 +6,13 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 from typing import Any
 
 from ._cache import CacheUse
 from ._instances import drawn_instance_of, instance_of, something_else
-from ._prompt import LIFETIMES, Body, count_tokens, last_user_text, prompt_text
+from ._prompt import LIFETIMES, Body, count_tokens, last_user_text, prompt_text, server_calls_left
 from ._schemas import format_of
 from ._script import Reply
 
@@ -26,12 +26,7 @@ _STOP_REASONS = {
     "cut": "max_tokens",
     "refused": "refusal",
 }
-_PAUSED_CALL = {
-    "type": "server_tool_use",
-    "id": "srvtoolu_sim",
-    "name": "web_search",
-    "input": {"query": "simulated"},
-}
+_CUTTING = frozenset({"max_tokens", "context_window"})  # the faults that end a tool call in the middle
 _CHUNK = re.compile(r"\S+\s*|\s+")
 
 
@@ -42,12 +37,15 @@ class Answer:
 
     Args:
         content: Its blocks, as the API sends them.
+
+        cut_call: Whether the last of them is a tool call that ends in the middle of its input.
     """
 
     content: tuple[Mapping[str, Any], ...]
     stop_reason: str
     stop_sequence: str | None = None
     stop_details: Mapping[str, Any] | None = None
+    cut_call: bool = False
 
     @property
     def text(self) -> str:
@@ -60,16 +58,46 @@ class Answer:
         return sum(count_tokens(said(block)) for block in self.content)
 
 
-def answer_to(body: Body, reply: Reply) -> Answer:
-    """The answer of *reply* to a valid request."""
-    if reply.says_nothing and reply.fault is None and reply.stop_reason is None:
-        return _default_answer(body)
-    return Answer(
+def answer_to(body: Body, reply: Reply, room: int) -> Answer:
+    """The answer of *reply* to a valid request, of at most *room* tokens unless the reply says its very blocks."""
+    answer = Answer(
         content=_content(body, reply),
         stop_reason=_stop_reason(reply),
         stop_sequence=reply.stop_sequence,
         stop_details=_stop_details(reply),
     )
+    if reply.content is not None:
+        return answer
+    if reply.says_nothing and reply.fault is None and reply.stop_reason is None:
+        answer = _cut_at(answer, body["max_tokens"], "max_tokens")  # facts 2: 0 only warms the cache
+    elif reply.calls and reply.fault in _CUTTING:
+        answer = replace(answer, content=(*answer.content[:-1], _cut_call(answer.content[-1])), cut_call=True)
+    return _cut_at(answer, room, "model_context_window_exceeded")
+
+
+def _cut_at(answer: Answer, most: int, stop_reason: str) -> Answer:
+    """*answer* as far as *most* tokens go, for which it ends with *stop_reason* unless they are enough."""
+    content, left = [], most
+    for block in answer.content:
+        if (size := count_tokens(said(block))) > left:
+            content += _cut_block(block, left)
+            cut_call = bool(content) and content[-1]["type"] == "tool_use"
+            return Answer(tuple(content), stop_reason, cut_call=cut_call)
+        content.append(block)
+        left -= size
+    return answer
+
+
+def _cut_block(block: Mapping[str, Any], tokens: int) -> list[Mapping[str, Any]]:
+    """What *tokens*, which are too few, hold of a block: none of one that is of no use in part."""
+    if tokens and block["type"] == "text":
+        return [_text_block(block["text"].encode()[: 4 * tokens].decode(errors="ignore"))]
+    return [_cut_call(block)] if tokens and block["type"] == "tool_use" else []
+
+
+def _cut_call(call: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A tool call without the last value of its input, in which it ended."""
+    return {**call, "input": dict([*call["input"].items()][:-1])}
 
 
 def _drawn_output(body: Body, reply: Reply) -> str:
@@ -105,13 +133,17 @@ def usage_of(answer: Answer, use: CacheUse, overrides: Mapping[str, Any] | None)
 
 def default_text(body: Body) -> str:
     """The simulated answer: the same for the same prompt, recognisable, in the form that is asked for."""
-    digest = hashlib.sha256(f"{body['model']}\n{prompt_text(body)}".encode()).hexdigest()[:8]
-    mark = f"[simulated {digest}]"
+    mark = f"[simulated {_digest(body)}]"
     _, wanted = format_of(body)
     if wanted is not None:
         return json.dumps(instance_of(wanted["schema"], mark), ensure_ascii=False)
     echo = " ".join(last_user_text(body).split()[:ECHOED_WORDS])
     return f"{mark} {body['model']} was asked: {echo}"
+
+
+def _digest(body: Body) -> str:
+    """The same for the same prompt."""
+    return hashlib.sha256(f"{body['model']}\n{prompt_text(body)}".encode()).hexdigest()[:8]
 
 
 def chunks_of(text: str) -> list[str]:
@@ -127,21 +159,18 @@ def said(block: Mapping[str, Any]) -> str:
     return json.dumps(block.get("input", {}), ensure_ascii=False)
 
 
-def _default_answer(body: Body) -> Answer:
-    if body["max_tokens"] == 0:  # facts 2: a request that only warms the cache
-        return Answer((), "max_tokens")
-    text = default_text(body)
-    if count_tokens(text) <= body["max_tokens"]:
-        return Answer((_text_block(text),), "end_turn")
-    cut = text.encode()[: 4 * body["max_tokens"]].decode(errors="ignore")
-    return Answer((_text_block(cut),), "max_tokens")
-
-
 def _content(body: Body, reply: Reply) -> tuple[Mapping[str, Any], ...]:
     if reply.content is not None:
         return tuple(reply.content)
-    thoughts = _thoughts(reply)
-    return (*thoughts, *_texts(body, reply), *_calls(body, reply))
+    return (*_server_results(body), *_thoughts(reply), *_texts(body, reply), *_calls(body, reply))
+
+
+def _server_results(body: Body) -> list[Mapping[str, Any]]:
+    """The results of the server tools from which the answer goes on: they found nothing."""
+    return [
+        {"type": f"{call['name']}_tool_result", "tool_use_id": call["id"], "content": []}
+        for _, call in server_calls_left(body["messages"])
+    ]
 
 
 def _thoughts(reply: Reply) -> list[Mapping[str, Any]]:
@@ -158,25 +187,28 @@ def _texts(body: Body, reply: Reply) -> list[Mapping[str, Any]]:
         return [_text_block(reply.text)]
     if reply.output not in {None, "refused"}:
         return [_text_block(_drawn_output(body, reply))]
-    silent = reply.tool_use is not None or reply.output or reply.fault in ("refusal", "tool_use")
+    silent = reply.calls or reply.output or reply.fault in ("refusal", "tool_use")
     return [] if silent else [_text_block(default_text(body))]
 
 
 def _calls(body: Body, reply: Reply) -> list[Mapping[str, Any]]:
-    if reply.tool_use is not None:
-        name, arguments = reply.tool_use
-        return [_tool_call(name, arguments)]
+    if reply.calls:
+        return [_call("tool_use", body, number, *call) for number, call in enumerate(reply.calls, 1)]
     if reply.fault == "tool_use":
-        return [_tool_call(_first_tool(body), {})]
-    return [_PAUSED_CALL] if reply.fault == "pause_turn" else []
+        return [_call("tool_use", body, 1, _first_tool(body), {})]
+    if reply.fault == "pause_turn":
+        return [_call("server_tool_use", body, 1, "web_search", {"query": "simulated"})]
+    return []
 
 
 def _first_tool(body: Body) -> str:
     return str(next((tool["name"] for tool in body.get("tools") or () if "name" in tool), "simulated_tool"))
 
 
-def _tool_call(name: str, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
-    return {"type": "tool_use", "id": "toolu_sim", "name": name, "input": dict(arguments)}
+def _call(kind: str, body: Body, number: int, name: str, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A call whose id no other of the conversation has: every turn makes the prompt another."""
+    prefix = "toolu" if kind == "tool_use" else "srvtoolu"
+    return {"type": kind, "id": f"{prefix}_sim_{_digest(body)}_{number}", "name": name, "input": dict(arguments)}
 
 
 def _text_block(text: str) -> Mapping[str, Any]:
@@ -192,7 +224,7 @@ def _stop_reason(reply: Reply) -> str:
         return _STOP_REASONS[reply.fault]
     if reply.stop_sequence is not None:
         return "stop_sequence"
-    return "tool_use" if reply.tool_use is not None else "end_turn"
+    return "tool_use" if reply.calls else "end_turn"
 
 
 def _stop_details(reply: Reply) -> Mapping[str, Any] | None:

@@ -92,7 +92,7 @@ class _Streaming:
         self._exchange = exchange
         self._turn = turn
         self._reply = turn.reply
-        self._events = event_stream(turn.message)
+        self._events = event_stream(turn.message, cut_call=turn.answer.cut_call)
         self._ping_interval = turn.pace.ping_interval
         self._due = asyncio.get_running_loop().time()
 

@@ -15,7 +15,6 @@ from ._answering import answer
 from ._batches import LARGEST_BATCH
 from ._errors import RejectedError, Rejection
 from ._exchange import Exchange
-from ._models import check_model, model_info
 from ._pace import for_ever
 from ._script import Reply
 from ._validation import LARGEST_BODY, check_caller, check_count, check_create, check_size, parsed_body
@@ -84,8 +83,8 @@ class MessagesApi:
             return
         if request.method == "GET" and path.startswith(MODELS):
             model = path.removeprefix(MODELS)
-            check_model(model, self._state.models)
-            await exchange.give(model_info(model))
+            self._state.models.check(model)
+            await exchange.give(self._state.models.info(model))
         elif request.method != "POST" or path not in ("/v1/messages", "/v1/messages/count_tokens"):
             raise RejectedError(Rejection(type="not_found_error", message=f"Not found: {path}"))
         elif path == "/v1/messages":

@@ -27,10 +27,12 @@ BLOCK_TYPES = (
     "tool_result",
     "tool_use",
 )
+_RESULT_TYPES = ("document", "image", "search_result", "text", "tool_reference")  # what a tool's result is made of
 _ONLY_IN = {"tool_use": "assistant", "tool_result": "user"}
 _TEXT_FIELDS = frozenset({"type", "text", "cache_control", "citations"})
 _REQUIRED: Mapping[str, Mapping[str, type]] = {
     "image": {"source": dict},
+    "server_tool_use": {"id": str, "name": str, "input": dict},
     "tool_use": {"id": str, "name": str, "input": dict},
     "tool_result": {"tool_use_id": str},
 }
@@ -54,6 +56,8 @@ def check_block(where: str, block: Any, role: str) -> None:
     _check_required(f"{where}.{kind}", block)
     if kind == "image":
         _check_image(f"{where}.image.source", block["source"])
+    elif kind == "tool_result":
+        _check_result(f"{where}.tool_result", block)
 
 
 def check_text(where: str, text: str) -> None:
@@ -67,6 +71,20 @@ def _check_required(where: str, block: Mapping[str, Any]) -> None:
         if key not in block:
             raise invalid(f"{where}.{key}: Field required")
         check_type(f"{where}.{key}", block[key], needed)
+
+
+def _check_result(where: str, block: Mapping[str, Any]) -> None:
+    if block.get("is_error") is not None:
+        check_type(f"{where}.is_error", block["is_error"], bool)
+    content = block.get("content")
+    if content is None:
+        return
+    check_type(f"{where}.content", content, (str, list))
+    for number, part in enumerate(content if isinstance(content, list) else ()):
+        check_type(f"{where}.content.{number}", part, dict)
+        check_tag(f"{where}.content.{number}", part, _RESULT_TYPES)
+        if part["type"] != "tool_reference":
+            check_block(f"{where}.content.{number}", part, "user")
 
 
 def _check_image(where: str, source: Mapping[str, Any]) -> None:

@@ -2,22 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import groupby
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import dropwhile, groupby, takewhile
 from typing import Any
 
 from ._blocks import check_block, check_text
 from ._checks import check_choice, check_fields
 from ._errors import RejectedError, invalid
-from ._prompt import LIFETIMES, Block, Body, breakpoints, content_blocks, prompt_blocks, ttl_of
+from ._prompt import (
+    LIFETIMES,
+    Block,
+    Body,
+    breakpoints,
+    content_blocks,
+    is_server_result,
+    prompt_blocks,
+    server_calls_left,
+    ttl_of,
+)
 
 MOST_BREAKPOINTS = 4  # facts 2
 MOST_MESSAGES = 100_000  # facts 3
+_OF_TOOLS = frozenset({"tool_use", "tool_result"})
 _MESSAGE_FIELDS = frozenset({"role", "content"})
 
 
-def check_messages(messages: Sequence[Any], *, prefill: bool) -> None:
-    """There is a message, each has content, and first and last are the user's (or *prefill* allows another)."""
+def check_messages(messages: Sequence[Any], *, prefill: bool, tools: bool) -> None:
+    """
+    There is a message, each has content, and first and last are the user's (or *prefill* allows another).
+
+    Args:
+        tools: Whether the request defines some; calls and results need it.
+    """
     if not messages:
         raise invalid("messages: at least one message is required")
     if len(messages) > MOST_MESSAGES:
@@ -27,7 +43,11 @@ def check_messages(messages: Sequence[Any], *, prefill: bool) -> None:
     if messages[0]["role"] != "user":
         raise invalid('messages: first message must use the "user" role')
     if any(not isinstance(message["content"], str) for message in messages):
+        _check_calls_differ(messages)
         _check_tool_results(messages)
+        _check_server_calls(messages)
+        if not tools and any(block["type"] in _OF_TOOLS for _, block in _blocks_by_role(messages)):
+            raise invalid("Requests which include `tool_use` or `tool_result` blocks must define tools.")
     if _is_prefill(messages[-1]):
         _check_prefill(messages[-1], allowed=prefill)
 
@@ -46,30 +66,85 @@ def _check_prefill(message: Mapping[str, Any], *, allowed: bool) -> None:
         raise invalid("messages: final assistant content cannot end with trailing whitespace")
 
 
+def _numbered_blocks(messages: Iterable[tuple[int, Any]]) -> list[tuple[int, int, Mapping[str, Any]]]:
+    """Every block with the number of its message and its own."""
+    return [(i, j, block) for i, message in messages for j, block in enumerate(content_blocks(message["content"]))]
+
+
+def _check_calls_differ(messages: Sequence[Any]) -> None:
+    seen: set[str] = set()
+    for i, j, block in _numbered_blocks(enumerate(messages)):
+        if block["type"] == "tool_use":
+            if block["id"] in seen:
+                raise invalid(f"messages.{i}.content.{j}: `tool_use` ids must be unique")
+            seen.add(block["id"])
+
+
 def _check_tool_results(messages: Sequence[Any]) -> None:
-    """The results of all calls of a turn stand in the next, and no others. Messages of one role in a row are a turn."""
+    """The results of all calls of a turn begin the next, and no others. Messages of one role in a row are a turn."""
     called: dict[str, int] = {}  # the calls of the turn before, each with the number of its message
     for _, turn in groupby(enumerate(messages), lambda numbered: numbered[1]["role"]):
-        blocks = [(i, j, block) for i, message in turn for j, block in enumerate(content_blocks(message["content"]))]
-        results = {block["tool_use_id"]: (i, j) for i, j, block in blocks if block["type"] == "tool_result"}
-        _check_matching(called, results)
+        blocks = _numbered_blocks(turn)
+        _check_are_called(called, [numbered for numbered in blocks if numbered[2]["type"] == "tool_result"])
+        first = takewhile(lambda numbered: numbered[2]["type"] == "tool_result", blocks)
+        _check_all_answered(called, {block["tool_use_id"] for _, _, block in first})
         called = {block["id"]: i for i, _, block in blocks if block["type"] == "tool_use"}
-    _check_matching(called, {})
+    _check_all_answered(called, set())
 
 
-def _check_matching(called: Mapping[str, int], results: Mapping[str, tuple[int, int]]) -> None:
-    for call, (i, j) in results.items():
+def _check_are_called(called: Mapping[str, int], results: Sequence[tuple[int, int, Mapping[str, Any]]]) -> None:
+    given: set[str] = set()
+    for i, j, result in results:
+        call = result["tool_use_id"]
         if call not in called:
             raise invalid(
                 f"messages.{i}.content.{j}: unexpected `tool_use_id` found in `tool_result` blocks: {call}. "
                 "Each `tool_result` block must have a corresponding `tool_use` block in the previous message."
             )
+        if call in given:
+            raise invalid(
+                f"messages.{i}.content.{j}: each tool_use must have a single result. "
+                f"Found multiple `tool_result` blocks with id: {call}"
+            )
+        given.add(call)
+
+
+def _check_all_answered(called: Mapping[str, int], results: Collection[str]) -> None:
     if missing := [call for call in called if call not in results]:
         raise invalid(
             f"messages.{called[missing[0]]}: `tool_use` ids were found without `tool_result` blocks immediately after: "
             f"{', '.join(missing)}. Each `tool_use` block must have a corresponding `tool_result` block in the next "
             "message."
         )
+
+
+def _check_server_calls(messages: Sequence[Any]) -> None:
+    """Each result of a server tool has its call before it, and each call its result, or the answer goes on there."""
+    called: set[str] = set()
+    for i, j, block in _numbered_blocks(enumerate(messages)):
+        if block["type"] == "server_tool_use":
+            called.add(block["id"])
+        elif is_server_result(block) and block["tool_use_id"] not in called:
+            raise invalid(
+                f"messages.{i}.content.{j}: unexpected `tool_use_id` found in `{block['type']}` blocks: "
+                f"{block['tool_use_id']}. Each `{block['type']}` block must have a corresponding `server_tool_use` "
+                "block before it."
+            )
+    for i, call in server_calls_left(messages):
+        if not _goes_on_after(messages[i + 1 :]):
+            raise invalid(
+                f"messages.{i}: `{call['name']}` tool use with id `{call['id']}` was found without a corresponding "
+                f"`{call['name']}_tool_result` block"
+            )
+
+
+def _goes_on_after(later: Sequence[Any]) -> bool:
+    """Facts-2 3: a turn with nothing behind it goes on, and so does one that has only results of tools behind it."""
+    others = [*dropwhile(lambda message: message["role"] == "assistant", later)]
+    blocks = [block for message in others for block in content_blocks(message["content"])]
+    return all(message["role"] == "user" for message in others) and all(
+        block["type"] == "tool_result" for block in blocks
+    )
 
 
 def _check_message(where: str, message: Any) -> None:

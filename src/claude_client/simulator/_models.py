@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from dataclasses import dataclass
 from typing import Any
 
 from ._errors import RejectedError, Rejection
@@ -64,12 +64,6 @@ def undated(model: str) -> str:
     return _DATE.sub("", model)
 
 
-def check_model(model: str, told: Collection[str]) -> None:
-    """Check that *model* is served, or one of the names that the simulator was *told*."""
-    if model not in told and undated(model) not in KNOWN:
-        raise RejectedError(Rejection(type="not_found_error", message=f"model: {model}"))
-
-
 def minimum_prefix(model: str) -> int:
     """Fewest tokens that *model* caches."""
     return MINIMUM_PREFIX.get(undated(model), DEFAULT_MINIMUM)
@@ -93,24 +87,42 @@ def takes_prefill(model: str) -> bool:
     return version(model) < (4, 6)
 
 
-def context_window(model: str) -> int:
-    """Most tokens of a prompt that *model* takes (facts 8)."""
-    return 200_000 if version(model) <= (4, 5) else 1_000_000
-
-
 def most_output(model: str) -> int:
     """Most tokens that *model* answers with (facts 8)."""
     return 64_000 if version(model) <= (4, 5) else 128_000
 
 
-def model_info(model: str) -> dict[str, Any]:
-    """The answer of GET /v1/models/{id} for *model*."""
-    return {
-        "type": "model",
-        "id": model,
-        "display_name": model,
-        "created_at": "1970-01-01T00:00:00Z",
-        "lifecycle": "active",
-        "max_input_tokens": context_window(model),
-        "max_tokens": most_output(model),
-    }
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Served:
+    """
+    The models that a simulator serves.
+
+    Args:
+        told: Names besides the API's.
+
+        window: Tokens of every model's context window; None is the API's.
+    """
+
+    told: frozenset[str] = frozenset()
+    window: int | None = None
+
+    def check(self, model: str) -> None:
+        """Check that *model* is served."""
+        if model not in self.told and undated(model) not in KNOWN:
+            raise RejectedError(Rejection(type="not_found_error", message=f"model: {model}"))
+
+    def context_window(self, model: str) -> int:
+        """Most tokens that a prompt for *model* and its answer have together (facts 8)."""
+        return self.window or (200_000 if version(model) <= (4, 5) else 1_000_000)
+
+    def info(self, model: str) -> dict[str, Any]:
+        """The answer of GET /v1/models/{id} for *model*."""
+        return {
+            "type": "model",
+            "id": model,
+            "display_name": model,
+            "created_at": "1970-01-01T00:00:00Z",
+            "lifecycle": "active",
+            "max_input_tokens": self.context_window(model),
+            "max_tokens": most_output(model),
+        }

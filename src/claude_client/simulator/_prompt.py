@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -87,6 +87,30 @@ def last_user_text(body: Body) -> str:
     """The text blocks of the last message, which is the user's."""
     blocks = content_blocks(body["messages"][-1]["content"])
     return " ".join(block["text"] for block in blocks if block.get("type") == "text")
+
+
+def tool_results(body: Body) -> tuple[Mapping[str, Any], ...]:
+    """The tool_result blocks of the last message, whether *body* is valid or not."""
+    match body:
+        case {"messages": [*_, {"content": [*blocks]}]}:
+            return tuple(block for block in blocks if isinstance(block, dict) and block.get("type") == "tool_result")
+    return ()
+
+
+def server_calls_left(messages: Sequence[Any]) -> list[tuple[int, Mapping[str, Any]]]:
+    """The calls of server tools that have no result yet, each with the number of its message."""
+    blocks = [(i, block) for i, message in enumerate(messages) for block in _described_blocks(message["content"])]
+    done = {block["tool_use_id"] for _, block in blocks if is_server_result(block)}
+    return [(i, block) for i, block in blocks if block["type"] == "server_tool_use" and block["id"] not in done]
+
+
+def is_server_result(block: Mapping[str, Any]) -> bool:
+    """Whether *block* is the result of a tool that the API runs by itself."""
+    return str(block["type"]).endswith("_tool_result") and block["type"] != "mcp_tool_result"
+
+
+def _described_blocks(content: Any) -> Sequence[Mapping[str, Any]]:
+    return () if isinstance(content, str) else content
 
 
 def _block(level: Level, place: str, value: Mapping[str, Any]) -> Block:

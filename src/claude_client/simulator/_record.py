@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
-from ._prompt import prompt_text
+from ._prompt import prompt_text, tool_results
 
 Outcome = Literal["in_flight", "answered", "rejected", "faulted", "disconnected"]
 
@@ -75,6 +75,11 @@ class SeenRequest:
     def text(self) -> str:
         """The whole text of its prompt: system, messages and tools."""
         return prompt_text(self.body)
+
+    @property
+    def tool_results(self) -> tuple[Mapping[str, Any], ...]:
+        """The tool_result blocks of its last message, in their order."""
+        return tool_results(self.body)
 
     def as_json(self) -> dict[str, Any]:
         """The record as an object that JSON can hold."""

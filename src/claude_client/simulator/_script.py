@@ -101,7 +101,8 @@ class Reply:
     Times are in seconds. A reply without content gets the simulated default answer.
 
     Args:
-        text: The text of the answer. It is sent whole, whatever the request's max_tokens.
+        text: The text of the answer. It is sent whole, whatever the request's max_tokens, if the context window has
+            room for it.
 
         thinking: The text of a thinking block before it.
 
@@ -109,7 +110,9 @@ class Reply:
 
         tool_use: Name and input of a tool call after it; the stop reason becomes tool_use.
 
-        content: Content blocks to send as they are, in place of the four above. Blocks may be of
+        tool_uses: Several of them, in place of *tool_use*. Ids are generated, the same for the same prompt.
+
+        content: Content blocks to send as they are, in place of the five above. Blocks may be of
             types nobody knows.
 
         stop_reason: The stop reason. Any string.
@@ -145,7 +148,8 @@ class Reply:
             the closest thing when nothing is streamed: ``error_event`` answers with the error's
             status; ``early_end`` and ``malformed`` send half the JSON and end cleanly;
             ``silent_mid_stream`` and ``silent_with_pings`` send half and say no more. An ending is a
-            complete answer that ends for another reason than its being finished.
+            complete answer that ends for another reason than its being finished. ``max_tokens`` and
+            ``context_window`` cut the last of the tool calls off, before the last value of its input.
 
         error_type, error_code, message, status: The content of a rejection or error event. Each
             replaces that of the fault.
@@ -164,6 +168,7 @@ class Reply:
     thinking: str | None = None
     redacted_thinking: str | None = None
     tool_use: tuple[str, Mapping[str, Any]] | None = None
+    tool_uses: Sequence[tuple[str, Mapping[str, Any]]] = ()
     content: Sequence[Mapping[str, Any]] | None = None
     stop_reason: str | None = None
     stop_sequence: str | None = None
@@ -196,9 +201,11 @@ class Reply:
         if self.output is not None and (self.content is not None or self._described() or self.fault is not None):
             raise ValueError("output replaces content, its parts and a fault: give one or the other")
         if self.content is not None and self._described():
-            raise ValueError("content replaces text, thinking, redacted_thinking and tool_use: give one or the other")
-        if self.tool_use is not None and len(self.tool_use) != 2:
-            raise ValueError(f"tool_use is a name and an input, got {self.tool_use!r}")
+            raise ValueError("content replaces text, thinking, redacted_thinking and tools: give one or the other")
+        if self.tool_use is not None and self.tool_uses:
+            raise ValueError("tool_uses replaces tool_use: give one or the other")
+        if odd := [call for call in self.calls if len(call) != 2]:
+            raise ValueError(f"tool_use is a name and an input, got {odd[0]!r}")
         if any("type" not in block for block in self.content or ()):
             raise ValueError("a block of content has no type")
         check_at_least("latency", self.latency, 0)
@@ -208,8 +215,13 @@ class Reply:
         check_positive("ping_interval", self.ping_interval)
 
     def _described(self) -> bool:
-        described = (self.text, self.thinking, self.redacted_thinking, self.tool_use)
-        return any(part is not None for part in described)
+        described = (self.text, self.thinking, self.redacted_thinking)
+        return bool(self.calls) or any(part is not None for part in described)
+
+    @property
+    def calls(self) -> Sequence[tuple[str, Mapping[str, Any]]]:
+        """Name and input of each tool call."""
+        return self.tool_uses if self.tool_use is None else [self.tool_use]
 
     @property
     def says_nothing(self) -> bool:

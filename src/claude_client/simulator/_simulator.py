@@ -9,6 +9,8 @@ from typing import Any, Self
 
 from ._batches import BatchReply, SeenBatch
 from ._limits import Limits
+from ._models import Served
+from ._numbers import check_positive
 from ._pace import Pace
 from ._record import SeenRequest
 from ._script import Reply, ReplyFunction
@@ -40,6 +42,8 @@ class Simulator:
 
         models: Names of models to serve besides the API's, each as large as the newest. Others are not found.
 
+        context_window: Tokens that a prompt and its answer have together, whatever the model; None is each model's own.
+
         clock: The time in seconds for cache lifetimes, rate limits and records. Latency and pace are real.
 
     Raises:
@@ -60,12 +64,15 @@ class Simulator:
         ping_interval: float | None = None,
         limits: Limits | None = None,
         models: Iterable[str] = (),
+        context_window: int | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         if isinstance(models, str):
             raise TypeError(f"models are several names, got {models!r}")
+        check_positive("context_window", context_window)
+        served = Served(told=frozenset(models), window=context_window)
         pace = Pace(latency=latency, tokens_per_second=tokens_per_second, ping_interval=ping_interval)
-        self._state = State(limits or Limits(), pace, clock, frozenset(models))
+        self._state = State(limits or Limits(), pace, clock, served)
         self._port = port
         self._tls = tls
         self._running: Server | None = None

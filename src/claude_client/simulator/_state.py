@@ -7,7 +7,7 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,6 +16,7 @@ from ._batches import Batches
 from ._cache import CacheUse, PromptCache
 from ._errors import RejectedError, Rejection
 from ._limits import Limiter, Limits
+from ._models import Served
 from ._pace import Pace
 from ._prompt import Block, Body
 from ._record import Outcome, SeenRequest, redacted
@@ -63,12 +64,10 @@ class State:
     Args:
         clock: Seconds from any origin; cache lifetimes, buckets and records go by it.
 
-        models: Names of models besides the API's.
+        models: The models that are served.
     """
 
-    def __init__(
-        self, limits: Limits, pace: Pace, clock: Callable[[], float], models: Collection[str] = frozenset()
-    ) -> None:
+    def __init__(self, limits: Limits, pace: Pace, clock: Callable[[], float], models: Served) -> None:
         self.changed = threading.Condition()
         self.models = models
         self._pace = pace
@@ -139,7 +138,7 @@ class State:
             reply_function = self._reply_function
         if seen and not reply and reply_function:
             reply = _asked(reply_function, seen)
-        return self._turn(arrival, body, use, reply or Reply())
+        return self._turn(arrival, use, reply or Reply(), self._answer(body, blocks, reply or Reply()))
 
     def _batch_result(self, params: Body, headers: Mapping[str, str], now: float) -> Mapping[str, Any]:
         """What comes of a request of a batch (facts-2 1.4). Limits of messages do not count for it."""
@@ -163,19 +162,23 @@ class State:
         if reply.rejection:
             return _errored(reply.rejection, seen)
         use = self._cache.look_up(params, blocks, now)
-        answer = answer_to(params, reply)
+        answer = self._answer(params, blocks, reply)
         usage = {**usage_of(answer, use, None), "service_tier": "batch", **(reply.usage or {})}
         self._cache.commit(use, now)
         self._batched += 1
         message = message_dict(answer, f"msg_sim_batch_{self._batched:06d}", params["model"], usage)
         return {"type": "succeeded", "message": message}
 
-    def _turn(self, arrival: Arrival, body: Body, use: CacheUse, reply: Reply) -> Turn:
+    def _answer(self, body: Body, blocks: list[Block], reply: Reply) -> Answer:
+        """The answer of *reply*, as far as the context window has room for it."""
+        room = self.models.context_window(body["model"]) - sum(block.tokens for block in blocks)
+        return answer_to(body, reply, room)
+
+    def _turn(self, arrival: Arrival, use: CacheUse, reply: Reply, answer: Answer) -> Turn:
         if reply.fault:
             self._change(arrival.number, fault=reply.fault)
-        answer = answer_to(body, reply)
         usage = usage_of(answer, use, reply.usage)
-        message = message_dict(answer, arrival.message_id, body["model"], usage)
+        message = message_dict(answer, arrival.message_id, arrival.model, usage)
         return Turn(reply=reply, pace=self._pace.of(reply), use=use, answer=answer, message=message)
 
     def headers(self, arrival: Arrival) -> dict[str, str]:

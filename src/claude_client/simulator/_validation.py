@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any, NoReturn
 
 from ._contents import check_automatic_mark, check_freedom, check_marks, check_messages, check_new_shapes, check_system
 from ._errors import RejectedError, Rejection, invalid
-from ._models import check_model, context_window, takes_prefill
+from ._models import Served, takes_prefill
 from ._parameters import (
     COUNTED,
     CREATED,
@@ -74,10 +74,10 @@ def parsed_body(raw: bytes) -> dict[str, Any]:
 _USUAL = frozenset({"model", "messages", "max_tokens", "system", "stream"})
 
 
-def check_count(body: Body, api_version: str, told: Collection[str]) -> list[Block]:
-    """Check a request to count tokens, and return its blocks. *told* are the names of models besides the API's."""
+def check_count(body: Body, api_version: str, models: Served) -> list[Block]:
+    """Check a request to count tokens, and return its blocks."""
     check_keys(body, COUNTED, ("model", "messages"), sampling=api_version == OLD_VERSION)
-    check_model(body["model"], told)
+    models.check(body["model"])
     return _checked_blocks(body, api_version)
 
 
@@ -92,14 +92,14 @@ def check_batched(params: Body) -> None:
         raise invalid("max_tokens: must be at least 1 in a batch")
 
 
-def check_create(body: Body, api_version: str, told: Collection[str]) -> list[Block]:
-    """Check a request for a message, and return its blocks. *told* are the names of models besides the API's."""
+def check_create(body: Body, api_version: str, models: Served) -> list[Block]:
+    """Check a request for a message, and return its blocks."""
     check_keys(body, CREATED, ("model", "max_tokens", "messages"), sampling=api_version == OLD_VERSION)
-    check_model(body["model"], told)
+    models.check(body["model"])
     check_max_tokens(body)
     check_sampling(body)
     blocks = _checked_blocks(body, api_version)
-    tokens, most = sum(block.tokens for block in blocks), context_window(body["model"])
+    tokens, most = sum(block.tokens for block in blocks), models.context_window(body["model"])
     if tokens > most:
         raise invalid(f"prompt is too long: {tokens} tokens > {most} maximum")
     return blocks
@@ -119,7 +119,7 @@ def _blocks(body: Body, api_version: str) -> list[Block]:
         check_thinking(body)
         check_output(body)
         check_model_limits(body)
-    check_messages(body["messages"], prefill=takes_prefill(body["model"]))
+    check_messages(body["messages"], prefill=takes_prefill(body["model"]), tools=bool(body.get("tools")))
     where, wanted = format_of(body)
     if wanted is not None:
         check_freedom(where, body["messages"])

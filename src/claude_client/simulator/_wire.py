@@ -55,14 +55,20 @@ def message_dict(answer: Answer, message_id: str, model: str, usage: Mapping[str
     }
 
 
-def event_stream(message: Mapping[str, Any]) -> EventStream:
-    """*message* as events. The first block's start is followed by a ping."""
+def event_stream(message: Mapping[str, Any], *, cut_call: bool = False) -> EventStream:
+    """
+    *message* as events. The first block's start is followed by a ping.
+
+    Args:
+        cut_call: Whether the last block is a tool call whose JSON does not end.
+    """
     chunks = []
+    last = len(message["content"]) - 1
     pending = b""  # starts and stops of blocks that wait for a delta to travel with
     for index, block in enumerate(message["content"]):
         pending += _event("content_block_start", index=index, content_block=_opening(block))
         pending += PING if index == 0 else b""
-        for delta, text, spoken in _deltas(block):
+        for delta, text, spoken in _deltas(block, cut=cut_call and index == last):
             data = _event("content_block_delta", index=index, delta=delta)
             chunks.append(Chunk(pending + data, text, len(spoken.encode()) / 4))
             pending = b""
@@ -110,7 +116,7 @@ def _opening(block: Mapping[str, Any]) -> Mapping[str, Any]:
             return block
 
 
-def _deltas(block: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], str, str]]:
+def _deltas(block: Mapping[str, Any], *, cut: bool) -> Iterator[tuple[dict[str, Any], str, str]]:
     """The deltas of a block, each with its text for the answer and the output that its pace counts."""
     match block.get("type"):
         case "text":
@@ -123,5 +129,6 @@ def _deltas(block: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], str, str
                 yield {"type": "thinking_delta", "thinking": piece}, "", piece
             yield {"type": "signature_delta", "signature": block.get("signature", "")}, "", ""
         case "tool_use" | "server_tool_use":
-            for piece in chunks_of(json.dumps(block.get("input", {}), ensure_ascii=False)):
+            arguments = json.dumps(block.get("input", {}), ensure_ascii=False)
+            for piece in chunks_of(arguments[:-1] if cut else arguments):
                 yield {"type": "input_json_delta", "partial_json": piece}, "", piece
