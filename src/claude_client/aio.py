@@ -1,14 +1,15 @@
 """
 The verbs of `claude_client` for coroutines: the same calls, options, limits, cache, budgets and errors.
 
-- `invoke_claude`, `invoke_parallel`: to be awaited.
+- `invoke_claude`, `invoke_with_tools`, `invoke_parallel`: to be awaited.
 - `invoke_claude_streaming`: an asynchronous iterator of the chunks, and the answer.
 - `as_completed`: an asynchronous iterator of outcomes as they come, of any iterable, asynchronous ones too.
 - `ConversationThread`: turns to be awaited.
 
 A coroutine that is cancelled, by a timeout, a task group or Ctrl-C, ends its requests within 100 ms. Callbacks are
-called on the loop, and awaited where they are coroutine functions. Any number of loops may do so, at once or one after
-another; none is ever blocked: each call has a thread of its own.
+called on the loop, and awaited where they are coroutine functions; so are `before_tool`, `on_full` and tools, wherever
+they were said. Other tools run on threads. Any number of loops may do so, at once or one after another; none is ever
+blocked: each call has a thread of its own.
 """
 
 from __future__ import annotations
@@ -37,7 +38,6 @@ from claude_client._values.request import DEFAULT_MODEL
 from claude_client._values.response import ClaudeResponse, Data
 from claude_client._values.results import Results
 from claude_client._verbs.as_completed import Feed
-from claude_client._verbs.conversation import called_by
 from claude_client._verbs.fan_out import MOST_ASKED_FOR
 from claude_client._verbs.in_thread import Handover, Link, in_thread
 from claude_client._verbs.parallel import fan_out
@@ -54,8 +54,7 @@ R = TypeVar("R")
 S = TypeVar("S")
 Pair = tuple[int, ClaudeResponse | ClaudeInvocationError]
 
-_OF_LOOPS = ("before_tool", "on_full")
-_OF_TURNS = ("callback", "on_output", *_OF_LOOPS)
+_OF_TURNS = ("callback", "on_output")
 
 
 @overload
@@ -66,7 +65,7 @@ async def invoke_claude(
 async def invoke_claude(prompt: Content | None, *args: Any, **options: Any) -> ClaudeResponse: ...
 async def invoke_claude(prompt: Content | None, *args: Any, **options: Any) -> ClaudeResponse:
     """`claude_client.invoke_claude`, with the same arguments, results and errors."""
-    return await in_thread(claude_client.invoke_claude, (prompt, *args), options, on_loop=_OF_LOOPS)
+    return await in_thread(claude_client.invoke_claude, (prompt, *args), options)
 
 
 @overload
@@ -80,7 +79,7 @@ async def invoke_with_tools(
 async def invoke_with_tools(prompt: Content | None, tools: Sequence[Any], *args: Any, **options: Any) -> ClaudeResponse:
     """
     `claude_client.invoke_with_tools`, with the same arguments, results and errors. Coroutine functions among *tools*
-    run on the loop, as do *before_tool* and *on_full*, which may be some too, and *callback* and *on_output*.
+    run on the loop, and are cancelled where the call is; *callback* and *on_output* may be coroutine functions too.
     """
     return await in_thread(claude_client.invoke_with_tools, (prompt, tools, *args), options, on_loop=_OF_TURNS)
 
@@ -102,9 +101,7 @@ async def invoke_parallel(
     """
     said = for_all(model, max_tokens, shared_system, cache_shared_system, options)
     verb = partial(fan_out, prompts, max_workers, most_workers=MOST_ASKED_FOR)
-    return await in_thread(
-        _with_token(verb), (), {"interrupt_token": interrupt_token, **said}, on_loop=["on_result", *_OF_LOOPS]
-    )
+    return await in_thread(_with_token(verb), (), {"interrupt_token": interrupt_token, **said}, on_loop=["on_result"])
 
 
 def _with_token(verb: Callable[..., Results]) -> Callable[..., Results]:
@@ -122,7 +119,7 @@ def invoke_claude_streaming(prompt: Content | None, **options: Any) -> Stream:
     async def ask(chunks: Handover[str]) -> ClaudeResponse:
         said = {**options, "callback": chunks.put}
         return await in_thread(
-            claude_client.invoke_claude_streaming, [prompt], said, on_loop=["on_output", *_OF_LOOPS], link=chunks.link
+            claude_client.invoke_claude_streaming, [prompt], said, on_loop=["on_output"], link=chunks.link
         )
 
     return Stream(ask)
@@ -151,7 +148,7 @@ def as_completed(
         how = {"window": window, "interrupt_token": interrupt_token, **options}
         async with _drawn(prompts) as drawn:
             verb = partial(_hand_over, outcomes, drawn, *said)
-            await in_thread(verb, (), how, on_loop=["on_result", *_OF_LOOPS], link=outcomes.link)
+            await in_thread(verb, (), how, on_loop=["on_result"], link=outcomes.link)
 
     return AsCompleted(ask)
 
@@ -333,19 +330,12 @@ class ConversationThread:
         self.thread = claude_client.ConversationThread(*args, **options)
 
     async def send(self, message: Content, *args: Any, **options: Any) -> ClaudeResponse:
-        """
-        `claude_client.ConversationThread.send`; `callback`, `on_output`, `before_tool` and `on_full` may be coroutine
-        functions, the last two also where they were said for all turns.
-        """
-        return await in_thread(self.thread.send, (message, *args), self._said(options), on_loop=_OF_TURNS)
+        """`claude_client.ConversationThread.send`; `callback` and `on_output` may be coroutine functions."""
+        return await in_thread(self.thread.send, (message, *args), options, on_loop=_OF_TURNS)
 
     async def send_continuation(self, *args: Any, **options: Any) -> ClaudeResponse:
         """`claude_client.ConversationThread.send_continuation`, likewise."""
-        return await in_thread(self.thread.send_continuation, args, self._said(options), on_loop=_OF_TURNS)
-
-    def _said(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        """*options* of a turn, with what is to be called on its loop among those of all turns."""
-        return {**called_by(self.thread), **options}
+        return await in_thread(self.thread.send_continuation, args, options, on_loop=_OF_TURNS)
 
     async def clear(self) -> None:
         """`claude_client.ConversationThread.clear`, once a turn that is under way is over."""

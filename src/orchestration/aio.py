@@ -26,7 +26,7 @@ __all__ = [
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_ON_LOOP = ("reconcile", "on_result", "on_stall", "on_batch", "before_tool", "on_full")
+_ON_LOOP = ("reconcile", "on_result", "on_stall", "on_batch")
 
 
 def _awaited(verb: Callable[P, T]) -> Callable[P, Coroutine[Any, Any, T]]:

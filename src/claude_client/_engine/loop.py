@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from claude_client._engine.awaiting import called
 from claude_client._engine.flow import CallFlow, Done, Send, Step, Work
 from claude_client._engine.tools import ToolCall, ToolTurn, stopped
 from claude_client._values.attempt import Attempt
 from claude_client._values.breakpoints import unmarked
 from claude_client._values.content import Block, as_blocks, loaded, size, to_json_value
-from claude_client._values.context import Context
+from claude_client._values.context import Context, take_new
 from claude_client._values.errors import ClaudeInvocationError
 from claude_client._values.history import Breakpoints, Place, answer_turns, history_of
 from claude_client._values.interrupt import InterruptToken
@@ -41,11 +42,12 @@ class Compaction:
     shortened: list[Block] = field(default_factory=list)
     failure: Exception | None = None
 
-    def do(self, stopped: InterruptToken, ends_at: float) -> None:  # noqa: ARG002 - it is the caller's own code
+    def do(self, stopped: InterruptToken, ends_at: float) -> None:
         """Call it, on the driver's thread."""
         try:
             make_room: Any = self.loop.on_full
-            self.shortened = [*history_of([*make_room(to_json_value(self.messages))]).messages]
+            messages = called("on_full", make_room, [to_json_value(self.messages)], stopped, ends_at)
+            self.shortened = [*history_of([*messages]).messages]
         except Exception as failed:  # noqa: BLE001 - the caller's function
             self.failure = failed
         else:
@@ -198,7 +200,7 @@ class LoopFlow(CallFlow):
 
     def _made_by(self, context: Context) -> tuple[AttemptRecord, ...]:
         """What a tool has asked since it was looked at last, the uses of other tools for that noted."""
-        attempts, tool_calls = context.take_new()
+        attempts, tool_calls = take_new(context)
         self._tool_calls += tool_calls
         return attempts
 

@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from contextvars import Context, copy_context
+from contextvars import Context
 from functools import partial
 from itertools import islice
 from queue import Empty, SimpleQueue
@@ -27,7 +27,7 @@ from claude_client._engine.telemetry import RunSpan, count, quietly, run_span
 from claude_client._gates.gate import Gate
 from claude_client._sdk.exchange import send
 from claude_client._values.attempt import Attempt
-from claude_client._values.context import running
+from claude_client._values.context import running, variables
 from claude_client._values.errors import ClaudeInvocationError, aborted
 from claude_client._values.interrupt import InterruptToken, check_token
 from claude_client._values.log import told
@@ -113,7 +113,7 @@ class Run:
         self._process = os.getpid()
         self._keep = keep
         # The caller's context variables, so that traces and log bindings follow into the threads.
-        self._context = copy_context()
+        self._context = variables()
         self._span: RunSpan | None = None
         self._above = running()  # the tool that it is run by
         self._names = {job.index: job.name for job in jobs or ()} if self._above else {}

@@ -6,18 +6,18 @@ import inspect
 import os
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from contextvars import copy_context
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple
 
+from claude_client._engine.awaiting import EndedError, awaited, called
 from claude_client._engine.telemetry import tool_span
 from claude_client._sdk.client import shared_client
 from claude_client._sdk.exchange import secrets_of
 from claude_client._values.content import Block
-from claude_client._values.context import Context, as_running, callers_loop, running
+from claude_client._values.context import Context, as_running, running, variables
 from claude_client._values.errors import ClaudeInvocationError
 from claude_client._values.interrupt import InterruptToken
 from claude_client._values.log import Log, told
@@ -101,17 +101,14 @@ class ToolTurn:
                 one.context.token.interrupt()
             self._news.put(None)
 
-        def goes_on() -> bool:
-            return not (stopped.is_interrupted() or self._is_stopped or time.monotonic() >= ends_at)
-
         try:
             with stopped.watched_by(tell):
                 for call in self.calls:
-                    if goes_on():
-                        waiting += self._asked_for(call, ends_at)
-                    if goes_on():
+                    if not self._is_over(stopped, ends_at):
+                        waiting += self._asked_for(call, stopped, ends_at)
+                    if not self._is_over(stopped, ends_at):
                         self._go_on(waiting, under_way, stopped, ends_at, wait=False)
-                while (waiting or under_way) and goes_on():
+                while (waiting or under_way) and not self._is_over(stopped, ends_at):
                     self._go_on(waiting, under_way, stopped, ends_at, wait=True)
         finally:
             for one in under_way.values():
@@ -120,11 +117,11 @@ class ToolTurn:
                 self._over.setdefault(call.id, self._broken_off(call, under_way.get(call.id)))
             self.outcomes = [self._over[call.id] for call in self.calls]
 
-    @property
-    def _is_stopped(self) -> bool:
-        return any(outcome.stopped_by for outcome in self._over.values())
+    def _is_over(self, stopped: InterruptToken, ends_at: float) -> bool:
+        is_stopped = any(outcome.stopped_by for outcome in self._over.values())
+        return is_stopped or stopped.is_interrupted() or time.monotonic() >= ends_at
 
-    def _asked_for(self, call: ToolCall, ends_at: float) -> Iterator[_Running]:
+    def _asked_for(self, call: ToolCall, stopped: InterruptToken, ends_at: float) -> Iterator[_Running]:
         """What is to be run for *call*, if anything."""
         tool = self.loop.tools.get(call.name)
         if tool is None:
@@ -132,7 +129,9 @@ class ToolTurn:
             self._end(call, f"There is no tool {call.name!r}. There are: {known}", "error")
             return
         try:
-            decided = self._decision(call)
+            decided = self._decision(call, stopped, ends_at)
+        except EndedError:
+            return
         except BaseException as failed:
             self._end(call, "It could not be decided whether to run this.", "error", stopped_by=failed)
             if not isinstance(failed, Exception):
@@ -146,10 +145,10 @@ class ToolTurn:
             changed = call if decided is None or decided is True else call._replace(arguments=dict(decided))
             yield _Running(changed, self._context(call, ends_at), tool)
 
-    def _decision(self, call: ToolCall) -> Any:
+    def _decision(self, call: ToolCall, stopped: InterruptToken, ends_at: float) -> Any:
         if self.loop.before_tool is None:
             return None
-        decided = self.loop.before_tool(call.name, call.arguments)
+        decided = called("before_tool", self.loop.before_tool, [call.name, call.arguments], stopped, ends_at)
         if decided is False:
             return Refuse()
         if decided is None or decided is True or isinstance(decided, (Refuse, Respond, Mapping)):
@@ -204,7 +203,7 @@ class ToolTurn:
     def _start(self, one: _Running) -> None:
         one.began = time.monotonic()
         one.until = one.began + (one.tool.timeout or float("inf"))
-        context = copy_context()
+        context = variables()
 
         def run() -> None:
             self._news.put((one, context.run(_ended, one)))
@@ -258,7 +257,7 @@ def _ended(one: _Running) -> _Ended:
             try:
                 value = one.tool.call(one.context, one.call.arguments)
                 if inspect.isawaitable(value):
-                    value = _awaited(value, one.context.token)
+                    value = awaited(value, one.context.token)
                 return _Ended(_content_of(value))
             except BaseException as raised:
                 tell(raised)
@@ -287,33 +286,6 @@ def _said_by(error: BaseException) -> str | list[Block]:
         with suppress(Exception):
             return content_of(content)
     return f"{type(error).__name__}: {told(error)}".removesuffix(": ")
-
-
-def _awaited(value: Awaitable[Any], token: InterruptToken) -> Any:
-    """What *value* gives, on the loop of the caller or on one of its own; it is cancelled when *token* is."""
-    import asyncio  # takes a fifth of our import
-
-    async def get() -> Any:
-        return await value
-
-    loop = callers_loop.get()
-    if loop is None:
-        return asyncio.run(_until(token, get))
-    future = asyncio.run_coroutine_threadsafe(get(), loop)
-    with token.watched_by(future.cancel):
-        return future.result()
-
-
-async def _until(token: InterruptToken, get: Callable[[], Any]) -> Any:
-    import asyncio
-
-    loop, task = asyncio.get_running_loop(), asyncio.ensure_future(get())
-
-    def cancel() -> None:
-        loop.call_soon_threadsafe(task.cancel)
-
-    with token.watched_by(cancel):
-        return await task
 
 
 # Threads that have run a tool, and wait for another: each by the queue from which it takes what to do.

@@ -6,8 +6,9 @@ import math
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from contextvars import ContextVar
+from contextlib import contextmanager, nullcontext, suppress
+from contextvars import Context as Variables
+from contextvars import ContextVar, copy_context
 from typing import TYPE_CHECKING, TypeVar
 
 from claude_client._values.interrupt import InterruptToken
@@ -85,13 +86,6 @@ class Context:
         with self._lock:
             return tuple(self._tool_calls)
 
-    def take_new(self) -> tuple[tuple[AttemptRecord, ...], tuple[ToolRecord, ...]]:
-        """The requests that were made for the tool, and the uses of other tools, since this was asked last."""
-        with self._lock:
-            attempts, tool_calls = self._taken
-            self._taken = len(self._attempts), len(self._tool_calls)
-            return tuple(self._attempts[attempts:]), tuple(self._tool_calls[tool_calls:])
-
     def record(self, name: str, attempts: Iterable[AttemptRecord], tool_calls: Iterable[ToolRecord] = ()) -> None:
         """Note *attempts* and *tool_calls* as made for the tool, by a task of that *name*."""
         with self._lock:
@@ -104,6 +98,33 @@ class Context:
 
 #: The loop of the coroutine that a verb is called for, on which its asynchronous tools run; None: each on its own.
 callers_loop: ContextVar[asyncio.AbstractEventLoop | None] = ContextVar("claude_client callers_loop", default=None)
+
+
+def free_loop() -> asyncio.AbstractEventLoop | None:
+    """The caller's loop; None also where it is closed, or runs this code and so would wait for itself."""
+    if (loop := callers_loop.get()) is None:
+        return None
+    from asyncio import get_running_loop  # takes long, and is there where there is a loop
+
+    with suppress(RuntimeError):
+        if get_running_loop() is loop:
+            return None
+    return None if loop.is_closed() else loop
+
+
+def variables() -> Variables:
+    """This thread's context variables, for another to go on with what this one waits for."""
+    copied = copy_context()
+    copied.run(callers_loop.set, free_loop())
+    return copied
+
+
+def take_new(context: Context) -> tuple[tuple[AttemptRecord, ...], tuple[ToolRecord, ...]]:
+    """The requests that were made for the tool, and the uses of other tools, since this was asked last."""
+    with context._lock:  # noqa: SLF001 - all of this is a part of the class, and for the engine alone
+        attempts, tool_calls = context._taken  # noqa: SLF001
+        context._taken = len(context._attempts), len(context._tool_calls)  # noqa: SLF001
+        return tuple(context._attempts[attempts:]), tuple(context._tool_calls[tool_calls:])  # noqa: SLF001
 
 
 def running() -> Context | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -20,8 +20,10 @@ MAX_PARALLEL_TOOLS = 5
 # The share of a window that is filled when a conversation counts as full: there is to be room for its summary.
 _FULL = 0.9
 
-#: What to do where a conversation has no more room.
-OnFull = Literal["error", "summarize"] | Callable[[list[Block]], Sequence[Mapping[str, Any]]]
+_Messages = Sequence[Mapping[str, Any]]
+
+#: What to do where a conversation has no more room. With `aio`, the function may be asynchronous.
+OnFull = Literal["error", "summarize"] | Callable[[list[Block]], _Messages | Awaitable[_Messages]]
 
 
 class Refuse(NamedTuple):
@@ -36,9 +38,11 @@ class Respond(NamedTuple):
     content: Any
 
 
+_Decision = bool | Mapping[str, Any] | Refuse | Respond | None
+
 #: Asked with the name of a tool and its arguments before it is run. None or True: run it. A dict: run it with these
-#: arguments. False or a `Refuse`: do not. A `Respond`: here is its result.
-BeforeTool = Callable[[str, dict[str, Any]], bool | Mapping[str, Any] | Refuse | Respond | None]
+#: arguments. False or a `Refuse`: do not. A `Respond`: here is its result. With `aio`, it may be asynchronous.
+BeforeTool = Callable[[str, dict[str, Any]], _Decision | Awaitable[_Decision]]
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, kw_only=True, eq=False)

@@ -132,16 +132,20 @@ class _FunctionTool(Tool):
         return _signature_of(self.run)[2]
 
 
-class _SdkTool(Tool):
-    """One of the SDK's, which checks its arguments itself. All that it says of itself is in its options."""
-
-    @property
-    def definition(self) -> dict[str, Any]:
-        return dict(self.options)
+class CheckingTool(Tool):
+    """One that checks its arguments itself, where it is run."""
 
     @property
     def _reader(self) -> Callable[[Any], Mapping[str, Any]]:
         return _object
+
+
+class _SdkTool(CheckingTool):
+    """One of the SDK's. All that it says of itself is in its options."""
+
+    @property
+    def definition(self) -> dict[str, Any]:
+        return dict(self.options)
 
     def call(self, context: Context, arguments: Any) -> Any:  # noqa: ARG002 - the SDK's know none
         try:

@@ -484,12 +484,6 @@ class ConversationThread:
                 self._turn_now = None
 
 
-def called_by(thread: ConversationThread) -> dict[str, Any]:
-    """What *thread* calls in each of its turns, by the names of its options."""
-    options = {name: thread._options.get(name) for name in ("before_tool", "on_full")}  # noqa: SLF001
-    return {name: value for name, value in options.items() if callable(value)}
-
-
 def _restored(
     settings: dict[str, Any], history: History, taken: tuple[Taken | tuple[AttemptRecord, ...], ...] = ()
 ) -> ConversationThread:

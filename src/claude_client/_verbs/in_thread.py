@@ -170,8 +170,8 @@ class Link:
 
     def end(self) -> None:
         """End the verb, and whatever its thread waits for. From any thread."""
-        self.token.interrupt()  # first: what is relayed from now on says nothing
         self._is_over = True
+        self.token.interrupt()
         self.on_end()
         for future in [*self._under_way]:
             future.cancel()
