@@ -740,7 +740,7 @@ def test_tools_that_are_empty_or_none_make_a_plain_call(sim):
 
 
 USES = ["add", "bad", "fails", "nope", "late", "stop", "interrupt"]
-FAULTS = ["overloaded", "api_error", "pause_turn", "cut", "max_tokens", "refusal"]
+FAULTS = ["overloaded", "api_error", "pause_turn", "permission", "max_tokens", "refusal"]
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -776,10 +776,8 @@ def test_bounds_hold_and_each_use_is_answered_once_and_in_order_whatever_happens
     arguments = {"add": {"a": 1}, "bad": {"a": "x"}}
     for number, step in enumerate(script):
         if isinstance(step, str):
-            said = {"retry_after": 0.001} if step in ("overloaded", "api_error") else {}
-            # Not in the middle of a server's tool: its result would have to stand in the blocks of the next.
-            pauses = {"content": [{"type": "text", "text": "Wait."}], "stop_reason": step}
-            sim.script(Reply(**pauses) if step == "pause_turn" else Reply(fault=step, **said))
+            text = "Wait." if step == "pause_turn" else None  # else it waits for a search, of which no script tells
+            sim.script(Reply(fault=step, text=text, retry_after=0.001 if step in ("overloaded", "api_error") else None))
             continue
         names = ["add_up" if name in arguments else name for name in step]
         uses = [use(name, 10 * number + n, **arguments.get(step[n], {})) for n, name in enumerate(names)]
