@@ -33,7 +33,7 @@ PROMISED = {
     ],
     "document_analysis.py": [r"all .+ answered\n", "=== Report on", r"[4-9]\d% of .+ cache", r"\$0\.\d+", WHOLE_BAR],
     "task_delegation.py": ["Planning: 3 at once", "    - List the writes", "Working: 4", r"asked: Merge", WHOLE_BAR],
-    "tool_delegation.py": [r"\] list_files\(\)", r"\] read_file\('_tracker.py'\)", "asked: ## Which names"],
+    "tool_delegation.py": ["tool delegate: ok", "reader-3: ok · 3 requests", "tool read_file: ok"],
     "forked_conversation.py": [
         r"(\[[\d,]+ tokens in, \d,\d+ of them from the cache\](.|\n)*){3}",
         "1 before .+, 3 with",
@@ -153,7 +153,7 @@ def test_an_example_asks_the_api_where_there_is_a_key(sim, tmp_path):
         tmp_path, EXAMPLES / "tool_delegation.py", ANTHROPIC_API_KEY=helpers.KEY, ANTHROPIC_BASE_URL=sim.base_url
     )
     assert SIMULATED not in output
-    assert [request.status for request in sim.requests] == [200] * 4
+    assert [request.status for request in sim.requests] == [200]
     assert not any("thread" in request.body for request in sim.requests)
 
 

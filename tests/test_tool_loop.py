@@ -32,6 +32,7 @@ from claude_client import (
     invoke_with_tools,
     tool,
 )
+from claude_client._values.tool import tool_of
 from claude_client.simulator import Reply
 from helpers import until
 from orchestration import ConcurrencyLimiter, invoke_batch, invoke_parallel_managed
@@ -284,6 +285,42 @@ def test_a_decision_that_fails_runs_nothing_and_ends_the_call(sim, fault):
     go_on(sim, caught.value)
 
 
+def test_nothing_more_is_asked_about_once_the_call_is_interrupted(sim):
+    token, asked = InterruptToken(), []
+
+    def before(name, arguments):
+        asked.append(arguments)
+        token.interrupt()
+
+    sim.script(asks(use("add", 1, a=1), use("add", 2, a=2)))
+    with pytest.raises(ClaudeInvocationError) as caught:
+        invoke_with_tools("?", [add], before_tool=before, interrupt_token=token)
+    assert asked == [{"a": 1}]
+    assert [call.outcome for call in caught.value.tool_calls] == ["interrupted"] * 2
+
+
+def test_ctrl_c_while_somebody_decides_comes_out(sim):
+    def before(name, arguments):
+        raise KeyboardInterrupt
+
+    sim.script(asks(use("add", a=1)))
+    with pytest.raises(KeyboardInterrupt):
+        invoke_with_tools("?", [add], before_tool=before)
+
+
+def test_as_many_tools_run_at_once_as_are_allowed(sim):
+    met = threading.Barrier(50)
+    sim.script(asks(*[use("meet", n) for n in range(50)]), Reply())
+    invoke_with_tools("?", [tool(lambda: met.wait(LONG), name="meet")], max_parallel_tools=50)
+    assert sorted(told(sim.requests[1]), key=int) == [str(n) for n in range(50)]
+
+
+def test_arguments_that_are_no_object_do_not_fit():
+    for one in (anthropic.beta_tool(add), Tool("x", "", {"type": "object"}, add), add):
+        with pytest.raises(ValueError, match=r"The arguments do not fit|must be an object"):
+            tool_of(one).call(Context(tool="x", tool_use_id="toolu_1"), [1])
+
+
 def test_a_loop_ends_after_so_many_turns(sim):
     sim.script(*[asks(use("add", n, a=n)) for n in range(3)])
     with pytest.raises(ClaudeInvocationError, match="each of 3 turns") as caught:
@@ -374,7 +411,7 @@ def test_the_cache_grows_along_with_the_loop(sim):
 def test_a_conversation_keeps_the_uses_and_results_of_a_turn(sim):
     thread = ConversationThread(tools=[add])
     sim.script(asks(use("add", a=1)), Reply(text="3"), Reply(text="Yes."))
-    thread.send("What is 1 + 2?")
+    thread.send("What is 1 + 2?", cache_history=False)
     thread.send("Are you sure?")
     kinds = [[block["type"] for block in message["content"]] for message in sim.requests[-1].body["messages"][1:3]]
     assert kinds == [["tool_use"], ["tool_result"]]
@@ -756,7 +793,7 @@ def test_a_full_conversation_does_what_it_was_told(sim, way):
     def shorten(messages):
         if way == "raises":
             raise KeyError("x")
-        return messages[-2:-1] if way == "answers" else messages if way == "too much" else messages[-1:]
+        return messages[:2] if way == "answers" else messages if way == "too much" else messages[-1:]
 
     thread = ConversationThread(max_context_tokens=2000, on_full="error" if way == "error" else shorten)
     sim.script(Reply(text="y" * 6000), Reply(text="Yes."))

@@ -178,7 +178,7 @@ class LoopFlow(CallFlow):
         self._done_with_turn(*made)
         for outcome in turn.outcomes:
             if outcome.stopped_by is not None:
-                return Done(self.end(stopped(outcome.stopped_by, outcome.record.name)))
+                return Done(self.end(stopped(outcome.stopped_by, outcome.record.name, self._asked)))
         return self._with_room()
 
     def _go_on_with(self, messages: list[Block]) -> None:

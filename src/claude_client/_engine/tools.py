@@ -17,7 +17,7 @@ from claude_client._engine.telemetry import tool_span
 from claude_client._sdk.client import shared_client
 from claude_client._sdk.exchange import secrets_of
 from claude_client._values.content import Block
-from claude_client._values.context import Context, as_running, variables
+from claude_client._values.context import Context, as_running, running, variables
 from claude_client._values.errors import ClaudeInvocationError
 from claude_client._values.interrupt import InterruptToken
 from claude_client._values.log import Log, told
@@ -89,21 +89,27 @@ class ToolTurn:
     def do(self, stopped: InterruptToken, ends_at: float) -> None:
         """Run them all. Those that have not ended when it is stopped are told by their tokens, and left behind."""
         waiting: list[_Running] = []
-        running: dict[str, _Running] = {}
+        under_way: dict[str, _Running] = {}
+
+        def tell() -> None:  # at once, so that when an interrupt returns, all that is below knows
+            for one in [*under_way.values()]:
+                one.context.token.interrupt()
+            self._news.put(None)
+
         try:
-            with stopped.watched_by(lambda: self._news.put(None)):
+            with stopped.watched_by(tell):
                 for call in self.calls:
                     if not self._is_over(stopped, ends_at):
                         waiting += self._asked_for(call, stopped, ends_at)
                     if not self._is_over(stopped, ends_at):
-                        self._go_on(waiting, running, ends_at, wait=False)
-                while (waiting or running) and not self._is_over(stopped, ends_at):
-                    self._go_on(waiting, running, ends_at, wait=True)
+                        self._go_on(waiting, under_way, stopped, ends_at, wait=False)
+                while (waiting or under_way) and not self._is_over(stopped, ends_at):
+                    self._go_on(waiting, under_way, stopped, ends_at, wait=True)
         finally:
-            for one in running.values():
+            for one in under_way.values():
                 one.context.token.interrupt()
             for call in self.calls:
-                self._over.setdefault(call.id, self._broken_off(call, running.get(call.id)))
+                self._over.setdefault(call.id, self._broken_off(call, under_way.get(call.id)))
             self.outcomes = [self._over[call.id] for call in self.calls]
 
     def _is_over(self, stopped: InterruptToken, ends_at: float) -> bool:
@@ -145,6 +151,7 @@ class ToolTurn:
         raise TypeError(f"before_tool must return None, a bool, a dict, a Refuse or a Respond, got {decided!r:.100}")
 
     def _context(self, call: ToolCall, ends_at: float) -> Context:
+        above = running()
         return Context(
             tool=call.name,
             tool_use_id=call.id,
@@ -152,27 +159,39 @@ class ToolTurn:
             budgets=self.request.budgets,
             ends_at=ends_at,
             depth=self.loop.depth + 1,
+            root=above.root if above else self.loop,
         )
 
-    def _go_on(self, waiting: list[_Running], running: dict[str, _Running], ends_at: float, *, wait: bool) -> None:
+    def _go_on(
+        self,
+        waiting: list[_Running],
+        under_way: dict[str, _Running],
+        stopped: InterruptToken,
+        ends_at: float,
+        *,
+        wait: bool,
+    ) -> None:
         """Start what there is room for, and take what has ended; with *wait*, once something has happened."""
-        while waiting and len(running) < self.loop.max_parallel_tools:
+        while waiting and len(under_way) < self.loop.max_parallel_tools:
             one = waiting.pop(0)
-            running[one.call.id] = one
+            under_way[one.call.id] = one
+            if stopped.is_interrupted():  # perhaps before this was found there
+                del under_way[one.call.id]
+                return
             self._start(one)
-        until = min([ends_at, *(one.until for one in running.values())])
+        until = min([ends_at, *(one.until for one in under_way.values())])
         timeout = min(max(0.0, until - time.monotonic()), threading.TIMEOUT_MAX) if wait else 0.0
         try:
             news = self._news.get(timeout=timeout) if wait else self._news.get_nowait()
         except Empty:
             news = None
-        if news and news[0].call.id in running:
+        if news and news[0].call.id in under_way:
             one, ended = news
-            del running[one.call.id]
+            del under_way[one.call.id]
             self._take(one, ended)
-        for one in [*running.values()]:
+        for one in [*under_way.values()]:
             if time.monotonic() >= one.until:
-                del running[one.call.id]
+                del under_way[one.call.id]
                 one.context.token.interrupt()
                 self._end(one.call, f"The tool had not ended after {one.tool.timeout:g} seconds.", "timeout", one)
 
@@ -211,9 +230,7 @@ class ToolTurn:
         if type(error).__name__ == "ToolError" and content:  # the SDK's
             return content_of(content)
         message = f"{type(error).__name__}: {told(error)}".removesuffix(": ")
-        with suppress(ValueError), shared_client() as client:  # where others send, there may be none here
-            message = without(message, secrets_of(client, self.request.extra_headers))
-        return message[:_LONGEST_MESSAGE]
+        return _without_secrets(message, self.request)[:_LONGEST_MESSAGE]
 
     def _end(
         self,
@@ -285,8 +302,16 @@ def _serve(todo: SimpleQueue[Callable[[], object]]) -> None:
         _idle.append(todo)
 
 
-def stopped(by: BaseException, name: str) -> ClaudeInvocationError:
-    """The error of a call that a tool of that *name* has ended."""
-    error = ClaudeInvocationError(f"The tool {name!r} ended the call: {told(by) or type(by).__name__}", kind="tool")
+def stopped(by: BaseException, name: str, request: Request) -> ClaudeInvocationError:
+    """The error of a call, for *request*, that a tool of that *name* has ended."""
+    message = f"The tool {name!r} ended the call: {told(by) or type(by).__name__}"
+    error = ClaudeInvocationError(_without_secrets(message, request), kind="tool")
     error.__cause__ = by
     return error
+
+
+def _without_secrets(message: str, request: Request) -> str:
+    """*message* without what *request* is sent with and nobody may see."""
+    with suppress(ValueError), shared_client() as client:  # where others send, there may be none here
+        message = without(message, secrets_of(client, request.extra_headers))
+    return message

@@ -42,6 +42,7 @@ class Context:
         budgets: Sequence[Budget] = (),
         ends_at: float = math.inf,
         depth: int = 1,
+        root: object = None,
     ) -> None:
         #: The name of the tool.
         self.tool = tool
@@ -51,6 +52,8 @@ class Context:
         self.task_id = task_id
         #: How many calls are above what the tool asks: 1 in a tool of a call that nothing else has made.
         self.depth = depth
+        #: The same object for every tool of the outermost call and of all that is asked below it: to count by.
+        self.root = self if root is None else root
         #: Interrupted when the tool is to stop: the call was, or the deadline or the tool's own timeout has passed.
         self.token = InterruptToken()
         self.budgets = tuple(budgets)
@@ -82,7 +85,7 @@ class Context:
         with self._lock:
             return tuple(self._tool_calls)
 
-    def record(self, name: str, attempts: Iterable[AttemptRecord], tool_calls: Iterable[ToolRecord]) -> None:
+    def record(self, name: str, attempts: Iterable[AttemptRecord], tool_calls: Iterable[ToolRecord] = ()) -> None:
         """Note *attempts* and *tool_calls* as made for the tool, by a task of that *name*."""
         with self._lock:
             self._attempts += [self._below(name, attempt) for attempt in attempts]

@@ -45,7 +45,7 @@ _Decision = bool | Mapping[str, Any] | Refuse | Respond | None
 BeforeTool = Callable[[str, dict[str, Any]], _Decision | Awaitable[_Decision]]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, slots=True, weakref_slot=True, kw_only=True, eq=False)
 class Loop:
     """What a call may do after an answer, and how far it may go. Two are never equal, as tools have effects."""
 

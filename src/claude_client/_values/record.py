@@ -11,6 +11,7 @@ from claude_client._values.usage import Bill, Usage, cost_of
 
 if TYPE_CHECKING:
     from claude_client._values.budget import BudgetState
+    from claude_client._values.prices import PriceBook
 
 #: A thing that a request may wait for before it is sent.
 Cause = Literal["worker", "limiter", "cache writer", "first answer", "rate limit", "outage", "retry", "budget"]
@@ -166,11 +167,11 @@ def made_again(attempts: Iterable[AttemptRecord]) -> Iterator[AttemptRecord]:
     return (attempt for task in by_task(attempts) for attempt in task[:-1] if attempt.outcome != "ok")
 
 
-def cost_of_attempts(attempts: Iterable[AttemptRecord]) -> float | None:
+def cost_of_attempts(attempts: Iterable[AttemptRecord], book: PriceBook | None = None) -> float | None:
     """
-    The price of *attempts* in dollars; None if one is not known.
+    The price of *attempts* in dollars; None if one is not known. *book* as in `cost_of`.
 
     Raises:
         ImportError: Without the `cost` extra.
     """
-    return cost_of(bill for attempt in attempts for bill in attempt.bills)
+    return cost_of((bill for attempt in attempts for bill in attempt.bills), book)

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
+from claude_client._values.prices import PriceBook
 from claude_client._values.record import AttemptRecord, cost_of_attempts
 from claude_client._values.tasks import Task, Use
 from claude_client._values.text import dollars, printable, span, whole
@@ -58,49 +59,51 @@ class Tree:
 
 def tree_of(task: Task) -> Tree:
     """The tree of a single call."""
-    return Tree(_of_task(task))
+    return Tree(_Growing().of_task(task))
 
 
 def tree_of_run(tasks: Sequence[Task]) -> Tree:
     """The tree of a run of all these *tasks*."""
-    attempts = [attempt for task in tasks for attempt in task.attempts]
-    return Tree(Node("The run", "", [_number(len(tasks), "prompt"), *_sums(attempts)], [*map(_of_task, tasks)]))
+    growing = _Growing()
+    sums = growing.sums([attempt for task in tasks for attempt in task.attempts])
+    return Tree(Node("The run", "", [_number(len(tasks), "prompt"), *sums], [*map(growing.of_task, tasks)]))
 
 
-def _of_task(task: Task) -> Node:
-    name, outcome = _shown(task.name), _shown(task.outcome)
-    if len(task.own) == 1 and not task.uses:
-        return Node(name, outcome, [_shown(task.own[0].model), *_facts(task.own[0])])
-    below = [_of_use(step) if isinstance(step, Use) else _of_attempt(step) for step in task.steps()]
-    return Node(name, outcome, _sums(task.attempts), below)
+class _Growing:
+    """Makes the lines of one tree, by one book of prices."""
 
+    def __init__(self) -> None:
+        self._book = PriceBook()
 
-def _of_use(use: Use) -> Node:
-    record, attempts = use.record, use.attempts
-    facts = [] if record.took is None else [span(record.took)]
-    facts += _sums(attempts) if attempts else ()
-    return Node(f"tool {_shown(record.name)}", _shown(record.outcome), facts, [*map(_of_task, use.tasks)])
+    def of_task(self, task: Task) -> Node:
+        name, outcome = _shown(task.name), _shown(task.outcome)
+        if len(task.own) == 1 and not task.uses:
+            return Node(name, outcome, [_shown(task.own[0].model), *self._facts(task.own[0])])
+        below = [self._of_use(step) if isinstance(step, Use) else self._of_attempt(step) for step in task.steps()]
+        return Node(name, outcome, self.sums(task.attempts), below)
 
+    def sums(self, attempts: Sequence[AttemptRecord]) -> list[str]:
+        return [_number(len(attempts), "request"), *self._used(attempts)]
 
-def _of_attempt(attempt: AttemptRecord) -> Node:
-    return Node(_shown(attempt.model), attempt.outcome, _facts(attempt))
+    def _of_use(self, use: Use) -> Node:
+        record, attempts = use.record, use.attempts
+        facts = [] if record.took is None else [span(record.took)]
+        facts += self.sums(attempts) if attempts else ()
+        return Node(f"tool {_shown(record.name)}", _shown(record.outcome), facts, [*map(self.of_task, use.tasks)])
 
+    def _of_attempt(self, attempt: AttemptRecord) -> Node:
+        return Node(_shown(attempt.model), attempt.outcome, self._facts(attempt))
 
-def _facts(attempt: AttemptRecord) -> list[str]:
-    took = ["not sent"] if attempt.took is None else [span(attempt.took)]
-    return [*took, *_used([attempt])]
+    def _facts(self, attempt: AttemptRecord) -> list[str]:
+        took = "not sent" if attempt.took is None else span(attempt.took)
+        return [took, *self._used([attempt])]
 
-
-def _sums(attempts: Sequence[AttemptRecord]) -> list[str]:
-    return [_number(len(attempts), "request"), *_used(attempts)]
-
-
-def _used(attempts: Sequence[AttemptRecord]) -> Iterator[str]:
-    used = total(attempt.usage for attempt in attempts)
-    yield f"{used.total_input_tokens:,} in, {used.output_tokens:,} out"
-    with suppress(ImportError):  # without the `cost` extra
-        if cost := cost_of_attempts(attempts):
-            yield dollars(cost)
+    def _used(self, attempts: Sequence[AttemptRecord]) -> Iterator[str]:
+        used = total(attempt.usage for attempt in attempts)
+        yield f"{used.total_input_tokens:,} in, {used.output_tokens:,} out"
+        with suppress(ImportError):  # without the `cost` extra
+            if cost := cost_of_attempts(attempts, self._book):
+                yield dollars(cost)
 
 
 def _number(count: int, what: str) -> str:

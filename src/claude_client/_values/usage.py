@@ -102,15 +102,16 @@ def bills_of(message: Any, model: str, params: Mapping[str, Any]) -> tuple[Bill,
     return tuple([Bill(_name(model, by or answered), part, fast, batch, in_us) for by, part in _parts(used)])
 
 
-def cost_of(bills: Iterable[Bill]) -> float | None:
+def cost_of(bills: Iterable[Bill], book: PriceBook | None = None) -> float | None:
     """
-    The list price of *bills* in dollars, summed exactly and rounded once; None if one is not known.
+    The list price of *bills* in dollars, summed exactly and rounded once; None if one is not known. By *book*, which
+    looks each price up once, for those that ask often.
 
     Raises:
         ImportError: Without the `cost` extra.
     """
     try:
-        return float(exact_cost_of(bills, PriceBook()))
+        return float(exact_cost_of(bills, book or PriceBook()))
     except LookupError:
         return None
 
