@@ -678,7 +678,7 @@ def test_the_answers_of_all_documents_become_one_level_by_level(sim):
     assert [len(results) for results in done.results] == [7, 3, 1]
     assert done.answer == done.reduced[-1][0]
     assert done.failed == {}
-    first = sim.requests[0].text
+    first = next(request.text for request in sim.requests if "text 0" in request.text)
     assert first.index("text 0") < first.index("What is in it?")
     assert [row["task_id"] for row in done.mapped.to_dicts()][:2] == ["document-1", "document-2"]
     assert [row["task_id"] for row in done.reduced[0].to_dicts()] == ["level-1-1", "level-1-2", "level-1-3"]
