@@ -463,21 +463,6 @@ def test_a_limiter_bounds_what_the_whole_tree_asks_at_once(sim):
     assert sim.peak_concurrency <= 2
 
 
-def test_a_tool_is_not_run_once_before_tool_has_interrupted(sim):
-    token, run = InterruptToken(), []
-
-    def work() -> None:
-        """Work."""
-        run.append(1)
-
-    sim.script(Reply(tool_use=("work", {})))
-    with pytest.raises(ClaudeInvocationError) as failed:
-        invoke_with_tools("Go.", [work], before_tool=lambda *_: token.interrupt(), interrupt_token=token)
-    assert failed.value.kind == "interrupted"
-    assert run == []
-    assert "before the tool was run" in failed.value.messages[-1]["content"][0]["content"]
-
-
 # Any tree.
 
 

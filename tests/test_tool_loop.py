@@ -36,17 +36,9 @@ from claude_client._values.tool import tool_of
 from claude_client.simulator import Reply
 from helpers import until
 from orchestration import ConcurrencyLimiter, invoke_batch, invoke_parallel_managed
+from scripted_tools import asks, go_on, results, told, use, uses_and_results
 
 LONG = 20  # seconds after which a test gives up
-
-
-def use(name, number=1, /, **arguments):
-    return {"type": "tool_use", "id": f"toolu_{name}_{number}", "name": name, "input": arguments}
-
-
-def asks(*uses, text=None, **said):
-    before = [{"type": "text", "text": text}] if text else []
-    return Reply(content=[*before, *uses], stop_reason="tool_use", **said)
 
 
 def add(a: int, b: int = 2) -> int:
@@ -60,16 +52,6 @@ def add(a: int, b: int = 2) -> int:
 
 def fails() -> None:
     raise RuntimeError("no such file")
-
-
-def results(request):
-    """What the last message of a request says of tools, by the id of their use."""
-    content = request.body["messages"][-1]["content"]
-    return {block["tool_use_id"]: block for block in content if block["type"] == "tool_result"}
-
-
-def told(request):
-    return [block.get("content") for block in results(request).values()]
 
 
 def test_the_model_gets_what_the_tool_returns_and_the_answer_comes_back(sim):
@@ -237,14 +219,8 @@ def test_a_tool_may_end_the_call(sim, ender):
     assert error.__cause__ is reason
     assert [call.outcome for call in error.tool_calls] == ["ok", "error"]
     assert len(sim.requests) == 1
-    go_on(sim, error)
+    go_on(sim, error, tools=[add])
     assert pickle.loads(pickle.dumps(error)).messages == error.messages
-
-
-def go_on(sim, error):
-    """The simulator takes the conversation that an error has, as the API does."""
-    invoke_claude(None, messages=[*error.messages, {"role": "user", "content": "Go on."}], tools=[add])
-    assert sim.requests[-1].status == 200
 
 
 def test_what_may_not_be_run_is_asked_before(sim):
@@ -282,7 +258,7 @@ def test_a_decision_that_fails_runs_nothing_and_ends_the_call(sim, fault):
         invoke_with_tools("?", [run], before_tool=before)
     assert caught.value.kind == "tool"
     assert ran == []
-    go_on(sim, caught.value)
+    go_on(sim, caught.value, tools=[add])
 
 
 def test_nothing_more_is_asked_about_once_the_call_is_interrupted(sim):
@@ -328,7 +304,7 @@ def test_a_loop_ends_after_so_many_turns(sim):
     assert caught.value.kind == "max_iterations"
     assert len(caught.value.attempts) == len(sim.requests) == 3
     assert [call.outcome for call in caught.value.tool_calls] == ["ok", "ok"]
-    go_on(sim, caught.value)
+    go_on(sim, caught.value, tools=[add])
 
 
 def test_a_tool_of_the_caller_s_hands_the_answer_out(sim):
@@ -457,7 +433,7 @@ def test_an_interrupt_ends_the_call_and_tells_the_tools(sim):
     assert heard.is_set()
     assert [call.outcome for call in caught.value.tool_calls] == ["ok", "interrupted"]
     assert len(sim.requests) == 1
-    go_on(sim, caught.value)
+    go_on(sim, caught.value, tools=[add])
 
 
 def test_an_interrupt_ends_the_loops_of_a_run(sim):
@@ -527,7 +503,7 @@ def test_a_budget_holds_for_all_turns(sim):
     assert caught.value.kind == "budget"
     assert 0.06 < budget.state.spent <= 0.1
     assert len(sim.requests) == 1
-    go_on(sim, caught.value)
+    go_on(sim, caught.value, tools=[add])
 
 
 def test_what_a_tool_asks_is_a_part_of_the_call(sim):
@@ -633,7 +609,7 @@ def test_batches_run_no_tools(sim):
         ([1], "must be a function, a Tool or a dict, got 1"),
         ([str], "must be a function, a Tool or a dict"),
         ([print], "the function 'print' cannot be a tool: a model cannot give \\*args"),
-        ([lambda x: x, lambda y: y], "named '<lambda>'"),
+        ([lambda x: x], "has letters, digits, _ and -, at most 128, got '<lambda>'"),
     ],
 )
 def test_what_is_no_tool_is_refused_before_any_request(sim, tools, problem):
@@ -738,7 +714,7 @@ def test_a_full_conversation_is_an_error_before_its_request(sim):
         invoke_with_tools("?", [long], max_context_tokens=2000)
     assert caught.value.kind == "context_window"
     assert len(sim.requests) == 1
-    go_on(sim, caught.value)
+    go_on(sim, caught.value, tools=[add])
 
 
 def test_a_full_loop_goes_on_with_a_summary(sim):
@@ -752,7 +728,7 @@ def test_a_full_loop_goes_on_with_a_summary(sim):
     )
     assert answer == "Done."
     summing = sim.requests[1].body
-    assert summing["tool_choice"] == {"type": "none"}
+    assert "tool_choice" not in summing  # which would have all read anew
     assert "Write down all that is needed" in summing["messages"][-1]["content"][-1]["text"]
     first = [block["text"] for block in sim.requests[2].body["messages"][0]["content"]]
     assert first[0] == "The task."
@@ -770,7 +746,7 @@ def test_a_summary_that_is_none_ends_the_call(sim):
     with pytest.raises(ClaudeInvocationError, match="no whole summary") as caught:
         invoke_with_tools("?", [long], max_context_tokens=2000, on_full="summarize")
     assert caught.value.kind == "context_window"
-    go_on(sim, caught.value)
+    go_on(sim, caught.value, tools=[add])
 
 
 def test_a_conversation_knows_its_tokens_and_makes_room(sim):
@@ -853,10 +829,8 @@ def test_each_use_has_one_result_in_its_place_whatever_happens(sim, turns, fault
     assert all(request.status != 400 for request in sim.requests)
     turns_taken = [attempt for attempt in ended.attempts if attempt.outcome == "ok"]
     assert len(turns_taken) <= 4 + faults.count("pause_turn")
-    blocks = [block for message in ended.messages for block in message["content"] if isinstance(block, dict)]
-    uses_of = [block["id"] for block in blocks if block["type"] == "tool_use"]
-    assert uses_of == [block["tool_use_id"] for block in blocks if block["type"] == "tool_result"]
-    assert uses_of == [call.tool_use_id for call in ended.tool_calls] or ended.kind == "max_iterations"
+    asked, answered = uses_and_results(ended.messages)
+    assert asked == answered
+    assert asked == [call.tool_use_id for call in ended.tool_calls] or ended.kind == "max_iterations"
     if isinstance(ended, ClaudeInvocationError) and ended.messages:
-        sim.reset()
-        go_on(sim, ended)
+        go_on(sim, ended, tools=[add])

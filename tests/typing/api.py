@@ -28,13 +28,19 @@ from claude_client import (
 )
 from claude_client.mcp import mcp_tools
 from orchestration import (
+    Agent,
     ConcurrencyLimiter,
+    Debate,
     JournalEntry,
     ManagedResults,
+    MapReduce,
     Occupancy,
+    debate,
+    delegate_tool,
     drop_from_journal,
     invoke_parallel_managed,
     invoke_with_retry,
+    map_reduce,
     read_journal,
 )
 from task_state import TaskInfo, TaskState, TaskTracker
@@ -130,3 +136,9 @@ assert_type(ConversationThread(output=Ticket).send_continuation(output=int).outp
 text_of_it: str = invoke_claude("hi", output=Ticket)
 invoke_claude("hi", output=3)  # type: ignore[call-overload]
 invoke_parallel(prompts, output=Ticket, output_retries=1, grow_max_tokens=True)
+
+reader = Agent("You read.", name="reader", tools=[delegate_tool({"helper": Agent()})], budget_usd=1.0)
+assert_type(reader.ask("So?", deadline=3.0), ClaudeResponse)
+assert_type(debate([reader], "So?", judge=reader, journal="debate.sqlite"), Debate)
+assert_type(map_reduce(("a", "b"), "What?", reader=reader), MapReduce)
+Agent("You read.", tols=[])  # type: ignore[call-arg]

@@ -285,7 +285,7 @@ class CallFlow:
             problem = problem_of(invalid)
             if self._mended < self._asked.output_retries and response.strip() and self.on_text is None:
                 self._mended += 1
-                asked = replace(self._asked, max_tokens=self._base.max_tokens)
+                asked = replace(self._base, messages=self._asked.messages)
                 return self._anew(asked.mended(str(response), problem), response)
             error = self._invalid_output(response, problem)
             error.__cause__ = invalid

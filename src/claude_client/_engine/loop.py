@@ -11,6 +11,7 @@ from claude_client._engine.tools import ToolCall, ToolTurn, stopped
 from claude_client._values.attempt import Attempt
 from claude_client._values.breakpoints import unmarked
 from claude_client._values.content import Block, as_blocks, loaded, size, to_json_value
+from claude_client._values.context import Context, take_new
 from claude_client._values.errors import ClaudeInvocationError
 from claude_client._values.history import Breakpoints, Place, answer_turns, history_of
 from claude_client._values.interrupt import InterruptToken
@@ -72,10 +73,12 @@ class LoopFlow(CallFlow):
         "_context_tokens",
         "_iterations",
         "_known",
+        "_left_behind",
         "_listener",
         "_loop",
         "_made_room",
         "_prompt",
+        "_resumed",
         "_summing",
         "_tool_calls",
         "cached",
@@ -100,7 +103,9 @@ class LoopFlow(CallFlow):
         self._known = len(request.messages) - 1 if context_tokens else 0  # messages that those tokens are of
         self._made_room = False  # since the last turn
         self._summing: Request | None = None  # what is asked for once there is a summary
+        self._resumed = request  # what that goes on from: it may be of another model
         self._tool_calls: tuple[ToolRecord, ...] = ()
+        self._left_behind: tuple[Context, ...] = ()  # of tools that nobody waits for: what they ask is still paid
         #: The last block of `messages` that is in the cache once what is sent is answered.
         self.cached = cached
 
@@ -123,10 +128,19 @@ class LoopFlow(CallFlow):
         return step if self._context_tokens is None else self._with_room()
 
     def step_after(self, attempt: Attempt) -> Step:
+        for context in self._left_behind:
+            self._earlier += self._made_by(context)
         step = self.advance(attempt)
         if not isinstance(step, Done) or isinstance(step.outcome, ClaudeInvocationError):
             return step
         return self._after_summary(self._summing, step.outcome) if self._summing else self._after(step.outcome)
+
+    def ask_another(self, failed: ClaudeInvocationError | None = None) -> Send:
+        step = super().ask_another(failed)
+        self.cached = None  # each model has its own
+        if self._summing:
+            self._resumed, self._base = self._base, _for_summary(self._base)
+        return step._replace(request=self._send().request)
 
     def end(self, error: ClaudeInvocationError) -> ClaudeInvocationError:
         error = super().end(error)
@@ -143,7 +157,7 @@ class LoopFlow(CallFlow):
         """The step after the *response* of a model turn."""
         self._iterations += 1
         self._made_room = False
-        turn = answer_turns(response)
+        turn = answer_turns(response, self._loop.elsewhere)
         calls = self._calls_in(response)
         self._known, self._context_tokens = len(self._asked.messages) + 1, context_tokens(response)
         if not calls:
@@ -170,9 +184,12 @@ class LoopFlow(CallFlow):
 
     def _after_tools(self, turn: ToolTurn) -> Step:
         asked = self._attempts[-1].ended
+        made: list[AttemptRecord] = []
         for outcome in turn.outcomes:
-            self._tool_calls += (outcome.record._replace(asked=asked), *outcome.tool_calls)
-        made = [attempt for outcome in turn.outcomes for attempt in outcome.attempts]
+            self._tool_calls += (outcome.record._replace(asked=asked),)
+            if outcome.context:
+                self._left_behind += (outcome.context,)
+                made += self._made_by(outcome.context)
         results = {"role": "user", "content": [outcome.block for outcome in turn.outcomes]}
         self._go_on_with([*self._asked.messages[:-1], results])
         self._done_with_turn(*made)
@@ -181,9 +198,16 @@ class LoopFlow(CallFlow):
                 return Done(self.end(stopped(outcome.stopped_by, outcome.record.name, self._asked)))
         return self._with_room()
 
+    def _made_by(self, context: Context) -> tuple[AttemptRecord, ...]:
+        """What a tool has asked since it was looked at last, the uses of other tools for that noted."""
+        attempts, tool_calls = take_new(context)
+        self._tool_calls += tool_calls
+        return attempts
+
     def _go_on_with(self, messages: list[Block]) -> None:
         self._asked = _unforced(replace(self._asked, messages=messages, refused=0))
         self._base = _unforced(self._base)
+        self._fallbacks = tuple(map(_unforced, self._fallbacks))
 
     def _done_with_turn(self, *made_meanwhile: AttemptRecord) -> None:
         self._earlier, self._attempts = (*self.attempts, *made_meanwhile), ()
@@ -191,12 +215,20 @@ class LoopFlow(CallFlow):
 
     def _send(self) -> Send:
         """Ask for the next turn; what it has in common with the one after it is put in the cache."""
-        self._request = self._base = replace(self._base, messages=self._asked.messages)
-        if self._caches:
-            marks = Breakpoints(self._request, self.cached)
-            self.cached = marks.put_on_history()
-            self._request = self._base = marks.request
-        return Send(self._request)
+        request, self.cached = self._marked(replace(self._base, messages=self._asked.messages))
+        self._request = self._base = request
+        return Send(request)
+
+    def _anew(self, request: Request, response: ClaudeResponse) -> Send:
+        return super()._anew(self._marked(request)[0], response)
+
+    def _marked(self, request: Request) -> tuple[Request, Place | None]:
+        """*request*, whose end is put in the cache, and the last block that is cached once it is answered."""
+        if not self._caches:
+            return request, self.cached
+        marks = Breakpoints(request, self.cached)
+        cached = marks.put_on_history()
+        return marks.request, cached
 
     def _with_room(self) -> Step:
         """Ask for the next turn; where there is no room for it, what makes some, or the error."""
@@ -213,17 +245,21 @@ class LoopFlow(CallFlow):
 
     def _summary(self) -> Send:
         """Ask for a summary, by a request that reads the same from the cache."""
-        self._summing, self.on_text = self._asked, None
+        self._summing, self._resumed, self.on_text = self._asked, self._base, None
         *before, last = self._asked.messages
         asking = {"role": "user", "content": [*as_blocks(last["content"]), {"type": "text", "text": SUMMARY_PROMPT}]}
-        self._asked = _for_text(replace(self._asked, messages=[*before, asking], output=None))
-        self._base = _for_text(replace(self._base, output=None))
+        self._asked = replace(self._asked, messages=[*before, asking], output=None)
+        self._base = _for_summary(self._base)
         return self._send()
 
     def _after_summary(self, asked: Request, response: ClaudeResponse) -> Step:
         """Go on with what was *asked*, by the summary that *response* is."""
+        if response.stop_reason == "tool_use" and (self._base.params.get("tool_choice") or {}).get("type") != "none":
+            self._done_with_turn()
+            self._base = replace(self._base, params={**self._base.params, "tool_choice": {"type": "none"}})
+            return self._send()
         self._summing, self.on_text = None, self._listener
-        self._asked, self._base = asked, replace(self._base, output=asked.output, params=asked.params)
+        self._asked, self._base = asked, self._resumed
         self._done_with_turn()
         if response.truncated or not response.strip():
             self._earlier = (*self._earlier[:-1], self._earlier[-1]._replace(outcome="context_window"))
@@ -265,10 +301,8 @@ def _unforced(request: Request) -> Request:
     return replace(request, params={**request.params, "tool_choice": {**choice, "type": "auto"}})
 
 
-def _for_text(request: Request) -> Request:
-    """*request*, to be answered by a text alone."""
+def _for_summary(request: Request) -> Request:
+    """*request*, to be answered by a text. Tools are not forbidden: that alone would have all of it read anew."""
     params = dict(request.params)
-    if params.get("tools"):
-        params["tool_choice"] = {"type": "none"}
     config = {name: value for name, value in (params.pop("output_config", None) or {}).items() if name != "format"}
-    return replace(request, params={**params, **({"output_config": config} if config else {})})
+    return _unforced(replace(request, output=None, params={**params, **({"output_config": config} if config else {})}))

@@ -22,14 +22,15 @@ from claude_client._values.errors import ClaudeInvocationError
 from claude_client._values.interrupt import InterruptToken
 from claude_client._values.log import Log, told
 from claude_client._values.loop import Loop, Refuse, Respond
-from claude_client._values.record import AttemptRecord, ToolRecord, at
-from claude_client._values.redaction import without
+from claude_client._values.record import ToolRecord, at
+from claude_client._values.redaction import scrubbed
 from claude_client._values.request import Request
 from claude_client._values.tool import BadArgumentsError, StopTools, Tool
 from claude_client._values.tool_result import content_of, tool_result
 
 _log = Log("claude_client")
 
+_LOOK_UP = 0.5  # seconds until a signal is noticed that came in the very moment in which its thread blocked
 _MOST_IDLE = 32  # threads that wait for another tool
 _LONGEST_MESSAGE = 2_000  # characters of an exception, for the model
 
@@ -47,8 +48,8 @@ class ToolOutcome(NamedTuple):
 
     block: Block
     record: ToolRecord
-    attempts: tuple[AttemptRecord, ...] = ()
-    tool_calls: tuple[ToolRecord, ...] = ()
+    #: By which it was run; None: it was not.
+    context: Context | None = None
     #: What ends the whole call; None: it goes on.
     stopped_by: BaseException | None = None
 
@@ -56,8 +57,12 @@ class ToolOutcome(NamedTuple):
 class _Ended(NamedTuple):
     """What a tool has returned, or raised."""
 
-    value: Any = None
+    content: str | list[Block] = ""
     error: BaseException | None = None
+
+
+class _UnsendableError(ValueError):
+    """What a tool has returned cannot be told to the model."""
 
 
 @dataclass(eq=False)
@@ -135,7 +140,7 @@ class ToolTurn:
         if isinstance(decided, Refuse):
             self._end(call, decided.reason, "refused")
         elif isinstance(decided, Respond):
-            self._return(_Running(call, self._context(call, ends_at), tool), decided.content, "answered")
+            self._answer(call, decided.content)
         else:
             changed = call if decided is None or decided is True else call._replace(arguments=dict(decided))
             yield _Running(changed, self._context(call, ends_at), tool)
@@ -180,7 +185,7 @@ class ToolTurn:
                 return
             self._start(one)
         until = min([ends_at, *(one.until for one in under_way.values())])
-        timeout = min(max(0.0, until - time.monotonic()), threading.TIMEOUT_MAX) if wait else 0.0
+        timeout = min(max(0.0, until - time.monotonic()), _LOOK_UP) if wait else 0.0
         try:
             news = self._news.get(timeout=timeout) if wait else self._news.get_nowait()
         except Empty:
@@ -208,29 +213,19 @@ class ToolTurn:
     def _take(self, one: _Running, ended: _Ended) -> None:
         error = ended.error
         if error is None:
-            self._return(one, ended.value, "ok")
-        elif isinstance(error, BadArgumentsError):
+            self._over[one.call.id] = self._outcome(one.call, ended.content, "ok", one)
+        elif isinstance(error, (BadArgumentsError, _UnsendableError)):
             self._end(one.call, told(error), "error", one)
         else:
-            is_last = one.tool.fatal or isinstance(error, StopTools) or not isinstance(error, Exception)
-            self._end(one.call, self._for_model(error), "error", one, error if is_last else None)
+            is_last = one.tool.fatal or isinstance(error, StopTools) or not _is_of_the_tool(error)
+            self._end(one.call, _said_by(error), "error", one, error if is_last else None)
 
-    def _return(self, one: _Running, value: Any, outcome: str) -> None:
+    def _answer(self, call: ToolCall, value: Any) -> None:
+        """Answer *call*, whose tool is not run, with *value*."""
         try:
-            content = content_of(value)
-        except Exception as unsendable:  # noqa: BLE001 - the value is of other people's
-            self._end(one.call, f"The tool returned what cannot be sent: {told(unsendable)}", "error", one)
-            _log.exception("The tool %s returned what cannot be sent", one.call.name)
-        else:
-            self._over[one.call.id] = self._outcome(one.call, content, outcome, one)
-
-    def _for_model(self, error: BaseException) -> Any:
-        """What the model is told of *error*: its message, without secrets."""
-        content = getattr(error, "content", None)
-        if type(error).__name__ == "ToolError" and content:  # the SDK's
-            return content_of(content)
-        message = f"{type(error).__name__}: {told(error)}".removesuffix(": ")
-        return _without_secrets(message, self.request)[:_LONGEST_MESSAGE]
+            self._over[call.id] = self._outcome(call, _content_of(value), "answered", None)
+        except _UnsendableError as unsendable:
+            self._end(call, told(unsendable), "error")
 
     def _end(
         self,
@@ -240,7 +235,7 @@ class ToolTurn:
         one: _Running | None = None,
         stopped_by: BaseException | None = None,
     ) -> None:
-        ended = self._outcome(call, message, outcome, one, is_error=True)
+        ended = self._outcome(call, _without_secrets(message, self.request), outcome, one, is_error=True)
         self._over[call.id] = ended._replace(stopped_by=stopped_by)
 
     def _broken_off(self, call: ToolCall, one: _Running | None) -> ToolOutcome:
@@ -252,12 +247,7 @@ class ToolTurn:
     ) -> ToolOutcome:
         times = (at(one.began), at(time.monotonic())) if one and one.began else (None, None)
         record = ToolRecord(call.name, call.id, *times, outcome)
-        block = tool_result(call.id, content, is_error=is_error)
-        return (
-            ToolOutcome(block, record, one.context.attempts, one.context.tool_calls)
-            if one
-            else ToolOutcome(block, record)
-        )
+        return ToolOutcome(tool_result(call.id, content, is_error=is_error), record, one.context if one else None)
 
 
 def _ended(one: _Running) -> _Ended:
@@ -268,12 +258,34 @@ def _ended(one: _Running) -> _Ended:
                 value = one.tool.call(one.context, one.call.arguments)
                 if inspect.isawaitable(value):
                     value = awaited(value, one.context.token)
+                return _Ended(_content_of(value))
             except BaseException as raised:
                 tell(raised)
                 raise
     except BaseException as error:  # noqa: BLE001 - the driver decides
         return _Ended(error=error)
-    return _Ended(value)
+
+
+def _content_of(value: Any) -> str | list[Block]:
+    try:
+        return content_of(value)
+    except Exception as failed:
+        _log.exception("A tool returned what cannot be sent")
+        raise _UnsendableError(f"The tool returned what cannot be sent: {told(failed)}") from failed
+
+
+def _is_of_the_tool(error: BaseException) -> bool:
+    """Whether *error* is a failure of the tool alone. Where all is to end, the call's token or Ctrl-C says so."""
+    return isinstance(error, Exception) or type(error).__name__ == "CancelledError"  # asyncio's
+
+
+def _said_by(error: BaseException) -> str | list[Block]:
+    """What the model is told of *error*, before secrets are taken out of it: its message alone."""
+    content = getattr(error, "content", None)
+    if type(error).__name__ == "ToolError" and content:  # the SDK's
+        with suppress(Exception):
+            return content_of(content)
+    return f"{type(error).__name__}: {told(error)}".removesuffix(": ")
 
 
 # Threads that have run a tool, and wait for another: each by the queue from which it takes what to do.
@@ -310,8 +322,9 @@ def stopped(by: BaseException, name: str, request: Request) -> ClaudeInvocationE
     return error
 
 
-def _without_secrets(message: str, request: Request) -> str:
-    """*message* without what *request* is sent with and nobody may see."""
+def _without_secrets(message: Any, request: Request) -> Any:
+    """*message*, a text or content, without what *request* is sent with and nobody may see; a text not endless."""
+    headers = (request.extra_headers, *(other.extra_headers for other in request.fallbacks))
     with suppress(ValueError), shared_client() as client:  # where others send, there may be none here
-        message = without(message, secrets_of(client, request.extra_headers))
-    return message
+        message = scrubbed(message, secrets_of(client, *headers))
+    return message[:_LONGEST_MESSAGE] if isinstance(message, str) else message

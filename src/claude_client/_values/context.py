@@ -62,6 +62,7 @@ class Context:
         self._lock = threading.Lock()
         self._attempts: list[AttemptRecord] = []
         self._tool_calls: list[ToolRecord] = []
+        self._taken = 0, 0  # of those two
 
     @property
     def deadline(self) -> float | None:
@@ -116,6 +117,14 @@ def variables() -> Variables:
     copied = copy_context()
     copied.run(callers_loop.set, free_loop())
     return copied
+
+
+def take_new(context: Context) -> tuple[tuple[AttemptRecord, ...], tuple[ToolRecord, ...]]:
+    """The requests that were made for the tool, and the uses of other tools, since this was asked last."""
+    with context._lock:  # noqa: SLF001 - all of this is a part of the class, and for the engine alone
+        attempts, tool_calls = context._taken  # noqa: SLF001
+        context._taken = len(context._attempts), len(context._tool_calls)  # noqa: SLF001
+        return tuple(context._attempts[attempts:]), tuple(context._tool_calls[tool_calls:])  # noqa: SLF001
 
 
 def running() -> Context | None:

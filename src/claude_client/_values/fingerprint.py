@@ -59,7 +59,7 @@ def question_of(request: Request) -> Hashable:
         return None
     headers = tuple(sorted((name, str(value)) for name, value in request.extra_headers.items()))
     tries = (request.output_retries, request.grow_max_tokens, request.deadline, str(request.timeout), request.retry)
-    return (*models, headers, request.output, *tries, request.fallback_after, request.budgets)
+    return (*models, headers, request.output, *tries, request.fallback_after, request.budgets, request.loop)
 
 
 @cache

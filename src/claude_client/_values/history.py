@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -155,12 +155,20 @@ def _distance(contents: Sequence[Sequence[Block]], first: Place, last: Place) ->
     return sum(map(len, contents[first.message : last.message])) - first.block + last.block
 
 
-def answer_turns(response: ClaudeResponse) -> list[Block]:
-    """The message that the history keeps of *response*; none if it has nothing that the API takes back."""
+def answer_turns(response: ClaudeResponse, for_others: Container[str] | None = None) -> list[Block]:
+    """
+    The message that the history keeps of *response*; none if it has nothing that the API takes back.
+
+    Args:
+        for_others: Of what ends for another reason than tools, keep the uses of these tools alone, as nobody answers
+            the others. None: of all.
+    """
     content = without_blank_text(to_json_value(response.message.content))
     if response.stop_reason in TRUNCATING and content and content[-1]["type"] == "tool_use":
         content.pop()  # cut off, and nobody could give its result
     if response.stop_reason != "tool_use":  # else their results are still to come
+        if for_others is not None:
+            content = [block for block in content if block["type"] != "tool_use" or block["name"] in for_others]
         results = {block.get("tool_use_id") for block in content}
         content = [block for block in content if block["type"] != "server_tool_use" or block.get("id") in results]
     while content and content[-1]["type"] in THINKING:

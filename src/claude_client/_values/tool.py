@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
-from typing import Any, get_type_hints, overload
+from functools import cached_property, lru_cache, partial
+from types import SimpleNamespace
+from typing import Any, get_args, get_type_hints, overload
 
-from claude_client._values.checks import seconds, text, type_name
+from claude_client._values.checks import seconds, type_name
 from claude_client._values.content import json_values
 from claude_client._values.context import Context
 from claude_client._values.log import told
 from claude_client._values.output import problem_of, validator_of
 from claude_client._values.schema import Schema, for_api
+
+_NAME = re.compile(r"[a-zA-Z0-9_-]{1,128}")
 
 
 class StopTools(Exception):  # noqa: N818 - it is no error of the tool's
@@ -31,7 +35,7 @@ class Tool:
     A tool that is run where the model asks for it.
 
     Args:
-        name: As the model calls it: letters, digits, `_` and `-`.
+        name: As the model calls it: letters, digits, `_` and `-`, at most 128.
 
         description: What it does and when to use it, for the model.
 
@@ -39,9 +43,9 @@ class Tool:
 
         run:
             Called with the arguments by their names, on a thread of its own; a coroutine function on an event loop. A
-            parameter annotated as `Context` gets that of the call. What it returns is the result: a text, content
-            blocks, the path of an image, a PDF or a text file, a list of those, or anything that JSON can say. What it
-            raises is told to the model, by its message.
+            parameter annotated as `Context`, or `Context | None`, gets that of the call. What it returns is the result:
+            a text, content blocks, the path of an image, a PDF or a text file, a list of those, or anything that JSON
+            can say. What it raises is told to the model, by its message.
 
         timeout: Seconds that a call may take until the model is told that it has not ended. None: any time.
 
@@ -63,7 +67,11 @@ class Tool:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        text("the name of a tool", self.name)
+        if not isinstance(self.name, str) or not _NAME.fullmatch(self.name):
+            raise ValueError(
+                f"the name of a tool has letters, digits, _ and -, at most 128, got {self.name!r:.200}: give it one by "
+                "tool(function, name=...)"
+            )
         if not callable(self.run):
             raise ValueError(f"the tool {self.name!r} cannot be run: {self.run!r} is not callable")
         if self.timeout is not None:
@@ -213,7 +221,8 @@ def tool(
         )
     if not callable(function):
         raise ValueError(f"a tool must be a function, got {type_name(function)}")
-    called = name or str(getattr(function, "__name__", type(function).__name__))
+    plain = _without_partial(function)
+    called = name or str(getattr(plain, "__name__", type(plain).__name__))
     try:
         description_of_it, schema, _ = _signature_of(function)
     except Exception as failed:  # pydantic's, and of people's own types
@@ -233,12 +242,14 @@ def tool_of(given: Any) -> Tool | None:
     """
     if isinstance(given, Tool):
         return given
+    if isinstance(given, type):
+        raise ValueError(f"a tool must be a function, a Tool or a dict, got the class {given.__name__}")
     has_definition = callable(getattr(given, "to_dict", None))
     if has_definition and callable(getattr(given, "call", None)):
         return _of_sdk(given)
     if isinstance(given, Mapping) or has_definition or callable(getattr(given, "model_dump", None)):
         return None
-    if callable(given) and not isinstance(given, type):
+    if callable(given):
         return tool(given)
     raise ValueError(f"a tool must be a function, a Tool or a dict, got {given!r:.100}")
 
@@ -255,21 +266,32 @@ def _object(arguments: Any) -> Mapping[str, Any]:
     return arguments
 
 
-@lru_cache(maxsize=256)
-def _signature_of(function: Callable[..., Any]) -> tuple[str, Schema, Callable[[Any], Mapping[str, Any]]]:
+_Signature = tuple[str, Schema, Callable[[Any], Mapping[str, Any]]]
+
+
+def _signature_of(function: Callable[..., Any]) -> _Signature:
     """What the docstring of *function* says, the schema of its parameters but a `Context`, and what checks those."""
+    try:
+        hash(function)
+    except TypeError:  # such as an object that can be called, and compared
+        return _new_signature_of(function)
+    return _kept_signature_of(function)
+
+
+def _new_signature_of(function: Callable[..., Any]) -> _Signature:
     from docstring_parser import parse
     from pydantic import Field, TypeAdapter
     from typing_extensions import TypedDict
 
-    said = parse(inspect.getdoc(function) or "")
+    said = parse(inspect.getdoc(_without_partial(function)) or "")
     about = {parameter.arg_name: parameter.description for parameter in said.params if parameter.description}
     hints = _hints_of(function)
+    given = function.keywords if isinstance(function, partial) else {}
     fields: dict[str, Any] = {}
     for name, parameter in inspect.signature(function).parameters.items():
         if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
             raise ValueError(f"a model cannot give {parameter}")
-        if name != _context_in(hints):
+        if name != _context_in(hints) and name not in given:
             fields[name] = _annotated(hints.get(name, Any), about.get(name), parameter.default, Field)
     typed_dict: Any = TypedDict  # with fields that are known at run time alone
     arguments = typed_dict("arguments", fields)
@@ -279,6 +301,9 @@ def _signature_of(function: Callable[..., Any]) -> tuple[str, Schema, Callable[[
     schema.pop("title", None)
     described = [part for part in (said.short_description, said.long_description) if part]
     return "\n\n".join(described), schema, adapter.validate_python
+
+
+_kept_signature_of = lru_cache(maxsize=256)(_new_signature_of)
 
 
 def _annotated(kind: Any, description: str | None, default: Any, make_field: Callable[..., Any]) -> Any:
@@ -291,12 +316,19 @@ def _annotated(kind: Any, description: str | None, default: Any, make_field: Cal
 
 
 def _hints_of(function: Callable[..., Any]) -> dict[str, Any]:
-    called = function if inspect.isroutine(function) else getattr(function, "__call__", function)  # noqa: B004
-    hints = get_type_hints(called, localns={"Context": Context}, include_extras=True)
-    hints.pop("return", None)
-    return hints
+    """The types of its parameters. What it returns may be of a type that is known to type checkers alone."""
+    plain = _without_partial(function)
+    called = plain if inspect.isroutine(plain) else getattr(plain, "__call__", plain)  # noqa: B004
+    hints = {name: kind for name, kind in getattr(called, "__annotations__", {}).items() if name != "return"}
+    names = {"Context": Context, **getattr(inspect.unwrap(called), "__globals__", {})}
+    return get_type_hints(SimpleNamespace(__annotations__=hints), names, include_extras=True)
+
+
+def _without_partial(function: Callable[..., Any]) -> Callable[..., Any]:
+    """*function*, or what it calls where it is a `functools.partial`."""
+    return function.func if isinstance(function, partial) else function  # which are never nested
 
 
 def _context_in(hints: Mapping[str, Any]) -> str | None:
-    """The parameter that is annotated as `Context`; None if there is none."""
-    return next((name for name, kind in hints.items() if kind is Context), None)
+    """The parameter that is annotated as `Context`, or that or None; None if there is none."""
+    return next((name for name, kind in hints.items() if kind is Context or Context in get_args(kind)), None)
