@@ -26,10 +26,15 @@ def told(request):
     return [block.get("content") for block in results(request).values()]
 
 
+DEFINED = {"name": "any", "input_schema": {"type": "object"}}  # the API takes no history of tools without some
+
+
 def go_on(sim, ended, **options):
     """Say one thing more in the conversation of an answer or an error, which the simulator takes as the API does."""
     sim.reset()
-    answer = invoke_claude(None, messages=[*ended.messages, {"role": "user", "content": "Go on."}], **options)
+    answer = invoke_claude(
+        None, messages=[*ended.messages, {"role": "user", "content": "Go on."}], **{"tools": [DEFINED], **options}
+    )
     assert sim.requests[-1].status == 200
     return answer
 
