@@ -18,6 +18,8 @@ from claude_client.simulator import Reply
 from orchestration import aio as managed_aio
 from test_tool_loop import add, asks, told, use
 
+pytestmark = pytest.mark.once
+
 
 def run(main):
     return asyncio.run(asyncio.wait_for(main(), 20))

@@ -13,6 +13,8 @@ from claude_client.simulator import Reply
 from helpers import until
 from scripted_tools import asks, go_on, told, use, uses_and_results
 
+pytestmark = pytest.mark.once
+
 WINDOW = 1_000_000
 
 

@@ -28,6 +28,8 @@ from claude_client.simulator import Reply, Simulator
 from helpers import KEY, until
 from orchestration import Agent, ConcurrencyLimiter, debate, delegate_tool, map_reduce
 
+pytestmark = pytest.mark.once
+
 
 def delegating(*tasks, name="delegate"):
     """A turn that delegates *tasks*, each an agent and what it is to do."""

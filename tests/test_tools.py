@@ -35,6 +35,8 @@ from helpers import until
 from orchestration import ConcurrencyLimiter, invoke_batch, invoke_parallel_managed
 from scripted_tools import asks, go_on, told, use, uses_and_results
 
+pytestmark = pytest.mark.once
+
 LONG = 20  # seconds after which a test gives up
 OBJECT = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"], "additionalProperties": False}
 

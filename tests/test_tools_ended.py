@@ -10,6 +10,8 @@ from claude_client import ClaudeInvocationError, Context, InterruptToken, StopTo
 from claude_client.simulator import Reply
 from helpers import KEY
 
+pytestmark = pytest.mark.once
+
 
 def test_a_tool_is_not_run_once_before_tool_has_interrupted(sim):
     token, run = InterruptToken(), []

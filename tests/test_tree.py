@@ -25,6 +25,8 @@ from claude_client.simulator import Reply
 from helpers import Page
 from orchestration import invoke_parallel_managed
 
+pytestmark = pytest.mark.once
+
 OVERLOADED = Reply(fault="overloaded", retry_after=0.001)
 
 
