@@ -226,15 +226,6 @@ def test_a_verb_that_blocks_awaits_no_decision(sim):
     assert caught.value.kind == "callback"
 
 
-def test_ctrl_c_comes_out_of_a_decision(sim):
-    def before(name, arguments):
-        raise KeyboardInterrupt
-
-    sim.script(asks(use("add", 1, a=1), use("add", 2, a=1)))
-    with pytest.raises(KeyboardInterrupt):
-        invoke_with_tools("?", [add], before_tool=before)
-
-
 def test_a_deadline_ends_a_decision_that_is_awaited(sim):
     ran, ended = [], threading.Event()
 

@@ -25,6 +25,7 @@ from functools import cache
 import pytest
 
 import claude_client
+import claude_client.mcp
 import claude_client.simulator
 import orchestration
 import orchestration.distributed
@@ -34,7 +35,8 @@ from pages import ROOT, blocks_of, prose_of
 pytestmark = pytest.mark.once
 
 PAGE = ROOT / "references" / "api-reference.md"
-PACKAGES = [claude_client, orchestration, orchestration.distributed, task_state, claude_client.simulator]
+PACKAGES = [claude_client, claude_client.mcp, orchestration, orchestration.distributed, task_state]
+PACKAGES += [claude_client.simulator]
 PUBLIC = {name: getattr(package, name) for package in PACKAGES for name in package.__all__}
 CLASSES = {name: one for name, one in PUBLIC.items() if inspect.isclass(one) and not typing.is_typeddict(one)}
 

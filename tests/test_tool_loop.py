@@ -398,6 +398,16 @@ def test_a_conversation_keeps_the_uses_and_results_of_a_turn(sim):
     assert thread.fork().get_messages() == thread.get_messages()
 
 
+def test_tools_of_one_turn_are_told_in_those_after_it_and_not_to_be_used(sim):
+    thread = ConversationThread()
+    sim.script(asks(use("add", a=1)), Reply(text="3"), Reply(text="Yes."))
+    thread.send("What is 1 + 2?", tools=[add])
+    assert thread.fork().send("Are you sure?") == "Yes."
+    last = sim.requests[-1].body
+    assert [one["name"] for one in last["tools"]] == ["add"]
+    assert last["tool_choice"] == {"type": "none"}
+
+
 def test_a_turn_that_fails_in_its_loop_leaves_the_conversation_as_it_was(sim):
     thread = ConversationThread(tools=[add], max_retries=0)
     sim.script(asks(use("add", a=1)), Reply(fault="api_error"), Reply(text="Fine."))

@@ -18,7 +18,7 @@ from claude_client._values.context import running
 from claude_client._values.log import told
 from claude_client._values.tool import CheckingTool, Tool
 
-__all__ = ["McpTools", "mcp_tools"]
+__all__ = ["mcp_tools"]
 
 _LONGEST_NAME = 128  # characters that the API takes, of these
 _NOT_IN_A_NAME = re.compile(r"[^a-zA-Z0-9_-]")

@@ -15,14 +15,18 @@ from claude_client import (
     ParallelInvocationError,
     PromptSpec,
     Results,
+    Tool,
     Usage,
+    aio,
     invoke_claude,
     invoke_claude_streaming,
     invoke_parallel,
     invoke_parallel_interruptible,
     invoke_parallel_streaming,
+    invoke_with_tools,
     set_default_client,
 )
+from claude_client.mcp import mcp_tools
 from orchestration import (
     Agent,
     ConcurrencyLimiter,
@@ -82,6 +86,27 @@ invoke_parallel(prompts, temprature=0.5)  # type: ignore[call-arg]
 invoke_parallel(prompts, temperature="hot")  # type: ignore[arg-type]
 invoke_parallel_managed(prompts, jornal="run.sqlite")  # type: ignore[call-arg]
 invoke_claude_streaming("hi", callback="print")  # type: ignore[call-overload]
+
+
+def look_up(city: str) -> str:
+    return city
+
+
+async def asks_first(name: str, arguments: dict[str, Any]) -> bool:
+    return name == "look_up" and bool(arguments)
+
+
+async def with_tools() -> None:
+    assert_type(await aio.invoke_with_tools("hi", [look_up], before_tool=asks_first), ClaudeResponse)
+    assert_type((await aio.invoke_with_tools("hi", [look_up], output=int)).output, int)
+    await aio.invoke_parallel(prompts, tools=[look_up], before_tool=asks_first)
+    async with mcp_tools("server --quiet", prefix="s_") as remote:
+        assert_type(remote, list[Tool])
+        await aio.ConversationThread(tools=remote).send("hi")
+
+
+with mcp_tools(["server"], only=["a"], timeout=3) as found:
+    assert_type(invoke_with_tools("hi", [*found, look_up], output=int), ClaudeResponse[int])
 
 tracker = TaskTracker(max_retries=3)
 assert_type(tracker.add("t", category="c", metadata={"a": 1}), TaskInfo)

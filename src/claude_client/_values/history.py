@@ -39,6 +39,8 @@ class History(NamedTuple):
     cached: Place | None = None
     #: The tokens that all of it takes, as the API counted them for the last answer; None before one.
     tokens: int | None = None
+    #: What the API was told of the tools that it may have uses of; None for none.
+    tools: list[Block] | None = None
 
 
 def history_of(messages: Any) -> History:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache, partial
 from types import SimpleNamespace
@@ -148,12 +149,25 @@ class _SdkTool(CheckingTool):
         return dict(self.options)
 
     def call(self, context: Context, arguments: Any) -> Any:  # noqa: ARG002 - the SDK's know none
-        try:
-            return self.run({**self._reader(arguments)})
-        except ValueError as wrong:
-            if type(wrong.__cause__).__name__ == "ValidationError" and isinstance(wrong.__cause__, Exception):
-                raise BadArgumentsError(f"The arguments do not fit: {problem_of(wrong.__cause__)}") from wrong
-            raise
+        with _fitting():
+            value = self.run({**self._reader(arguments)})
+        return _fitted(value) if inspect.isawaitable(value) else value
+
+
+@contextmanager
+def _fitting() -> Iterator[None]:
+    """Say what is wrong with arguments where the SDK has refused them."""
+    try:
+        yield
+    except ValueError as wrong:
+        if type(wrong.__cause__).__name__ == "ValidationError" and isinstance(wrong.__cause__, Exception):
+            raise BadArgumentsError(f"The arguments do not fit: {problem_of(wrong.__cause__)}") from wrong
+        raise
+
+
+async def _fitted(value: Awaitable[Any]) -> Any:
+    with _fitting():
+        return await value
 
 
 @overload

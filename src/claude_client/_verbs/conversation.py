@@ -417,10 +417,12 @@ class ConversationThread:
         check_callback("on_output", on_output)
         _check_names(said, _NOT_OF_A_TURN)
         instead = {name: said[name] for name in said if said[name] is not None or name not in _OWN_IF_NONE}
-        options = {**self._options, **instead}
         began = time.monotonic()
+        options = {**self._options, **instead}
         with self._turn(token, began + (options.get("deadline") or math.inf)):
             history = self._history
+            if history.tools and not options.get("tools"):  # the API takes no history of tools without them
+                options = {"tool_choice": {"type": "none"}, **options, "tools": history.tools}
             if goes_on and not history.turns:
                 raise RuntimeError("there is nothing to continue: send() comes first")
             if self._max_turns is not None and history.turns >= self._max_turns:
@@ -445,7 +447,7 @@ class ConversationThread:
                 answered = (*unmarked([*messages]), *answer_turns(response))
             tokens = context_tokens(response)
             self._warn_of(tokens, history.tokens or 0)
-            self._history = History(answered, history.turns + 1, cached, tokens)
+            self._history = History(answered, history.turns + 1, cached, tokens, request.params.get("tools"))
             return response
 
     def _flow(
