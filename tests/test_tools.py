@@ -362,8 +362,10 @@ def test_a_fan_out_in_a_tool_of_a_fan_out_is_seen_as_a_tree(sim):
     def inner() -> str:
         return str(invoke_parallel([{"prompt": "LEAF", "task_id": "leaf"}])[0])
 
-    def outer() -> list[str]:
-        return [*invoke_parallel([{"prompt": "NODE", "task_id": f"node{n}"} for n in range(2)], tools=[inner])]
+    def outer(context: Context) -> list[str]:
+        answers = invoke_parallel([{"prompt": "NODE", "task_id": f"node{n}"} for n in range(2)], tools=[inner])
+        assert sorted(call.path for call in context.tool_calls) == [("node0",), ("node1",)]
+        return [*answers]
 
     budget = Budget(5)
     sim.script(Reply(text="leaf"), Reply(text="leaf"), matching="LEAF")

@@ -106,7 +106,6 @@ class ToolTurn:
                 for call in self.calls:
                     if not self._is_over(stopped, ends_at):
                         waiting += self._asked_for(call, stopped, ends_at)
-                    if not self._is_over(stopped, ends_at):
                         self._go_on(waiting, under_way, stopped, ends_at, wait=False)
                 while (waiting or under_way) and not self._is_over(stopped, ends_at):
                     self._go_on(waiting, under_way, stopped, ends_at, wait=True)
@@ -180,7 +179,7 @@ class ToolTurn:
         while waiting and len(under_way) < self.loop.max_parallel_tools:
             one = waiting.pop(0)
             under_way[one.call.id] = one
-            if stopped.is_interrupted():  # perhaps before this was found there
+            if self._is_over(stopped, ends_at):  # by an interrupt perhaps before this was found there
                 del under_way[one.call.id]
                 return
             self._start(one)
