@@ -356,3 +356,13 @@ def test_the_locals_of_our_frames_do_not_show_headers(api, call):
         call("hi", extra_headers={"x-api-key": "hush-hush-1"})
     assert "hush-hush-1" not in locals_of_ours(failed.value)
     assert "'x-api-key': not shown" in locals_of_ours(failed.value)
+
+
+def test_a_client_that_was_brought_still_serves_its_owner(sim):
+    with anthropic.Anthropic(api_key=KEY, base_url=sim.base_url) as client:
+        claude_client.set_default_client(client)
+        said = [{"role": "user", "content": "?"}]
+        answer = client.messages.create(model="claude-sonnet-4-6", max_tokens=99, messages=said)
+        assert answer.stop_reason == "end_turn"
+        assert invoke_claude("?")
+    assert len(sim.requests) == 2

@@ -206,3 +206,8 @@ def test_permits_are_told_and_settled_in_turn_and_one_that_fails_costs_nothing(c
     attempt.settle()
     assert told == [("a", "head"), ("b", "head"), ("c", "head"), ("c",), ("b",), ("a",)]
     assert caplog.text.count("A gate failed") == 2
+
+
+def test_a_call_of_one_answer_has_no_work():
+    with pytest.raises(NotImplementedError, match="is of no call with one answer"):
+        CallFlow(build(prompt="hi")).worked(SimpleNamespace())

@@ -23,6 +23,7 @@ from claude_client._gates.gate import Wait
 from claude_client._gates.rate.gate import RateGate, RatePermit
 from claude_client._gates.rate.gates import RateGates
 from claude_client._gates.rate.pace import Pace
+from claude_client._gates.rate.sends import ACCEPTED, Sends
 from claude_client._values.request import Request
 from claude_client._values.retry import RetryPolicy
 from claude_client.simulator import Limits
@@ -775,3 +776,10 @@ def test_the_pace_never_falls_below_half_of_what_was_accepted_lately_and_it_ends
             pace.accepted(number, clock.now)
             accepted += 1
     assert clock.now < 400
+
+
+def test_a_request_of_long_ago_that_ends_says_nothing_more():
+    sends = Sends()
+    for number in range(100):
+        assert sends.add(float(number), 1.0) == number
+    assert not sends.settle(0, ACCEPTED)

@@ -391,3 +391,12 @@ def test_unless_asked_for_no_number_of_like_failures_ends_a_run():
     for _ in range(8):
         end(scheduler, start(scheduler)[1], error="overloaded", retryable=False)
     assert not scheduler.over
+
+
+def test_work_for_a_job_that_was_abandoned_changes_nothing():
+    scheduler = scheduler_of(None)
+    start(scheduler)
+    scheduler.abandon()
+    job = Job(0, CallFlow(build(prompt="hi")))
+    step = scheduler.worked(job, SimpleNamespace(), 1.0)
+    assert step.outcome.kind == "interrupted"

@@ -477,6 +477,24 @@ def test_a_task_that_is_cancelled_is_not_waited_for(sim):
     assert len(sim.requests) == 1
 
 
+def test_a_task_that_is_cancelled_takes_no_other_with_it(sim):
+    from task_state import TaskTracker
+
+    tracker, met = TaskTracker(), threading.Barrier(2)
+
+    def work(context: Context) -> str:
+        met.wait(LONG)
+        if context.task_id == "a":
+            tracker.cancel("b")
+            return "done"
+        return str(context.token.wait(LONG))
+
+    sim.script(asks(use("work", 1)), asks(use("work", 2)), Reply(text="Fine."))
+    prompts = [{"prompt": "?", "task_id": name} for name in ("a", "b")]
+    answers = invoke_parallel_managed(prompts, tools=[work], tracker=tracker)
+    assert answers == ["Fine.", None]
+
+
 def test_ctrl_c_ends_a_call_whose_tools_run(sim):
     def waits() -> None:
         os.kill(os.getpid(), signal.SIGINT)

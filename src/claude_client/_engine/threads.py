@@ -489,9 +489,8 @@ class Run:
         stopped = InterruptToken()
         self._at_work[stopped] = job.index
         try:
-            if self._interrupted:  # before it could be found
-                stopped.interrupt()
-            work.do(stopped, job.flow.ends_at)
+            # An interrupt may have come before this could be found: there is no time left for it then.
+            work.do(stopped, 0.0 if self._interrupted else job.flow.ends_at)
         finally:
             del self._at_work[stopped]
 
