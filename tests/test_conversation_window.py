@@ -278,3 +278,12 @@ def test_an_answer_that_was_cut_off_by_the_window_keeps_a_history_that_goes_on(s
     answer = invoke_with_tools("?", [long])
     assert answer.truncated
     assert go_on(sim, answer)
+
+
+def test_a_summary_before_a_wide_message_is_read_from_the_cache(sim):
+    thread = ConversationThread(max_context_tokens=9_000, on_full="summarize")
+    sim.script(Reply(text="y " * 4_000), Reply(text="All of it."), Reply(text="Yes."))
+    first = thread.send("word " * 2_000)
+    wider_than_a_look_back = [{"type": "text", "text": f"{n} " + "x" * 600} for n in range(25)]
+    summing, _ = thread.send(wider_than_a_look_back).attempts
+    assert summing.usage.cache_read_input_tokens == first.usage.cache_creation_input_tokens > 0

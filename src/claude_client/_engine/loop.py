@@ -71,9 +71,9 @@ class LoopFlow(CallFlow):
     __slots__ = (
         "_caches",
         "_context_tokens",
+        "_contexts",
         "_iterations",
         "_known",
-        "_left_behind",
         "_listener",
         "_loop",
         "_made_room",
@@ -105,7 +105,7 @@ class LoopFlow(CallFlow):
         self._summing: Request | None = None  # what is asked for once there is a summary
         self._resumed = request  # what that goes on from: it may be of another model
         self._tool_calls: tuple[ToolRecord, ...] = ()
-        self._left_behind: tuple[Context, ...] = ()  # of tools that nobody waits for: what they ask is still paid
+        self._contexts: tuple[Context, ...] = ()  # of its tools: one that nobody waits for any more may still ask
         #: The last block of `messages` that is in the cache once what is sent is answered.
         self.cached = cached
 
@@ -124,11 +124,11 @@ class LoopFlow(CallFlow):
         return self._send()
 
     def open(self, now: float) -> Step:
-        step = self.begin(now)
-        return step if self._context_tokens is None else self._with_room()
+        super().begin(now)
+        return self._send() if self._context_tokens is None else self._with_room()
 
     def step_after(self, attempt: Attempt) -> Step:
-        for context in self._left_behind:
+        for context in self._contexts:
             self._earlier += self._made_by(context)
         step = self.advance(attempt)
         if not isinstance(step, Done) or isinstance(step.outcome, ClaudeInvocationError):
@@ -188,7 +188,7 @@ class LoopFlow(CallFlow):
         for outcome in turn.outcomes:
             self._tool_calls += (outcome.record._replace(asked=asked),)
             if outcome.context:
-                self._left_behind += (outcome.context,)
+                self._contexts += (outcome.context,)
                 made += self._made_by(outcome.context)
         results = {"role": "user", "content": [outcome.block for outcome in turn.outcomes]}
         self._go_on_with([*self._asked.messages[:-1], results])

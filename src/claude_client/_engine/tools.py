@@ -88,39 +88,42 @@ class ToolTurn:
     request: Request
     loop: Loop
     outcomes: list[ToolOutcome] = field(default_factory=list)
+    _stopped: InterruptToken = field(init=False)
+    _ends_at: float = field(init=False)
+    _waiting: list[_Running] = field(default_factory=list)
+    _under_way: dict[str, _Running] = field(default_factory=dict)
     _over: dict[str, ToolOutcome] = field(default_factory=dict)
     _news: SimpleQueue[tuple[_Running, _Ended] | None] = field(default_factory=SimpleQueue)
 
     def do(self, stopped: InterruptToken, ends_at: float) -> None:
         """Run them all. Those that have not ended when it is stopped are told by their tokens, and left behind."""
-        waiting: list[_Running] = []
-        under_way: dict[str, _Running] = {}
-
-        def tell() -> None:  # at once, so that when an interrupt returns, all that is below knows
-            for one in [*under_way.values()]:
-                one.context.token.interrupt()
-            self._news.put(None)
-
+        self._stopped, self._ends_at = stopped, ends_at
         try:
-            with stopped.watched_by(tell):
+            with stopped.watched_by(self._tell):
                 for call in self.calls:
-                    if not self._is_over(stopped, ends_at):
-                        waiting += self._asked_for(call, stopped, ends_at)
-                        self._go_on(waiting, under_way, stopped, ends_at, wait=False)
-                while (waiting or under_way) and not self._is_over(stopped, ends_at):
-                    self._go_on(waiting, under_way, stopped, ends_at, wait=True)
+                    if not self._is_over:
+                        self._waiting += self._asked_for(call)
+                        self._go_on(wait=False)
+                while (self._waiting or self._under_way) and not self._is_over:
+                    self._go_on(wait=True)
         finally:
-            for one in under_way.values():
-                one.context.token.interrupt()
+            self._tell()
             for call in self.calls:
-                self._over.setdefault(call.id, self._broken_off(call, under_way.get(call.id)))
+                self._over.setdefault(call.id, self._broken_off(call, self._under_way.get(call.id)))
             self.outcomes = [self._over[call.id] for call in self.calls]
 
-    def _is_over(self, stopped: InterruptToken, ends_at: float) -> bool:
-        is_stopped = any(outcome.stopped_by for outcome in self._over.values())
-        return is_stopped or stopped.is_interrupted() or time.monotonic() >= ends_at
+    def _tell(self) -> None:
+        """Have those under way stop: at once, so that when an interrupt returns, all that is below knows."""
+        for one in [*self._under_way.values()]:
+            one.context.token.interrupt()
+        self._news.put(None)
 
-    def _asked_for(self, call: ToolCall, stopped: InterruptToken, ends_at: float) -> Iterator[_Running]:
+    @property
+    def _is_over(self) -> bool:
+        is_stopped = any(outcome.stopped_by for outcome in self._over.values())
+        return is_stopped or self._stopped.is_interrupted() or time.monotonic() >= self._ends_at
+
+    def _asked_for(self, call: ToolCall) -> Iterator[_Running]:
         """What is to be run for *call*, if anything."""
         tool = self.loop.tools.get(call.name)
         if tool is None:
@@ -128,7 +131,7 @@ class ToolTurn:
             self._end(call, f"There is no tool {call.name!r}. There are: {known}", "error")
             return
         try:
-            decided = self._decision(call, stopped, ends_at)
+            decided = self._decision(call)
         except EndedError:
             return
         except BaseException as failed:
@@ -142,60 +145,53 @@ class ToolTurn:
             self._answer(call, decided.content)
         else:
             changed = call if decided is None or decided is True else call._replace(arguments=dict(decided))
-            yield _Running(changed, self._context(call, ends_at), tool)
+            yield _Running(changed, self._context(call), tool)
 
-    def _decision(self, call: ToolCall, stopped: InterruptToken, ends_at: float) -> Any:
+    def _decision(self, call: ToolCall) -> Any:
         if self.loop.before_tool is None:
             return None
-        decided = called("before_tool", self.loop.before_tool, [call.name, call.arguments], stopped, ends_at)
+        asked = [call.name, call.arguments]
+        decided = called("before_tool", self.loop.before_tool, asked, self._stopped, self._ends_at)
         if decided is False:
             return Refuse()
         if decided is None or decided is True or isinstance(decided, (Refuse, Respond, Mapping)):
             return decided
         raise TypeError(f"before_tool must return None, a bool, a dict, a Refuse or a Respond, got {decided!r:.100}")
 
-    def _context(self, call: ToolCall, ends_at: float) -> Context:
+    def _context(self, call: ToolCall) -> Context:
         above = running()
         return Context(
             tool=call.name,
             tool_use_id=call.id,
             task_id=self.request.task_id,
             budgets=self.request.budgets,
-            ends_at=ends_at,
+            ends_at=self._ends_at,
             depth=self.loop.depth + 1,
             root=above.root if above else self.loop,
         )
 
-    def _go_on(
-        self,
-        waiting: list[_Running],
-        under_way: dict[str, _Running],
-        stopped: InterruptToken,
-        ends_at: float,
-        *,
-        wait: bool,
-    ) -> None:
+    def _go_on(self, *, wait: bool) -> None:
         """Start what there is room for, and take what has ended; with *wait*, once something has happened."""
-        while waiting and len(under_way) < self.loop.max_parallel_tools:
-            one = waiting.pop(0)
-            under_way[one.call.id] = one
-            if self._is_over(stopped, ends_at):  # by an interrupt perhaps before this was found there
-                del under_way[one.call.id]
+        while self._waiting and len(self._under_way) < self.loop.max_parallel_tools:
+            one = self._waiting.pop(0)
+            self._under_way[one.call.id] = one
+            if self._is_over:  # by an interrupt perhaps before this was found there
+                del self._under_way[one.call.id]
                 return
             self._start(one)
-        until = min([ends_at, *(one.until for one in under_way.values())])
+        until = min([self._ends_at, *(one.until for one in self._under_way.values())])
         timeout = min(max(0.0, until - time.monotonic()), _LOOK_UP) if wait else 0.0
         try:
             news = self._news.get(timeout=timeout) if wait else self._news.get_nowait()
         except Empty:
             news = None
-        if news and news[0].call.id in under_way:
+        if news and news[0].call.id in self._under_way:
             one, ended = news
-            del under_way[one.call.id]
+            del self._under_way[one.call.id]
             self._take(one, ended)
-        for one in [*under_way.values()]:
+        for one in [*self._under_way.values()]:
             if time.monotonic() >= one.until:
-                del under_way[one.call.id]
+                del self._under_way[one.call.id]
                 one.context.token.interrupt()
                 self._end(one.call, f"The tool had not ended after {one.tool.timeout:g} seconds.", "timeout", one)
 
