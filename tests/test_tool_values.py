@@ -7,7 +7,9 @@ import datetime as dt
 import decimal
 import enum
 import functools
+import gc
 import pickle
+import weakref
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -340,3 +342,23 @@ def test_a_block_of_a_result_says_no_more_than_there_is():
 
 def test_a_context_outside_any_bound_has_none():
     assert (HERE.deadline, HERE.budget, HERE.task_id, HERE.attempts, HERE.depth) == (None, None, None, (), 1)
+
+
+def test_nothing_of_a_function_is_kept_longer_than_its_tools_are():
+    class Document:
+        """Something large that a function looks into."""
+
+    def tool_for(document):
+        def look(at: str) -> str:
+            """Look."""
+            return f"{at}: {document}"
+
+        return tool(look)
+
+    document = Document()
+    seen = weakref.ref(document)
+    made = tool_for(document)
+    assert made.call(Context(tool="look", tool_use_id="toolu_1"), {"at": "it"}).startswith("it: ")
+    del made, document
+    gc.collect()
+    assert seen() is None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import threading
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from concurrent.futures import CancelledError, Future, InvalidStateError
@@ -16,12 +15,9 @@ from claude_client._sdk.mcp import Server, is_gone, server_of, session_with, too
 from claude_client._values.checks import seconds
 from claude_client._values.context import running
 from claude_client._values.log import told
-from claude_client._values.tool import CheckingTool, Tool
+from claude_client._values.tool import CheckingTool, Tool, as_name
 
 __all__ = ["mcp_tools"]
-
-_LONGEST_NAME = 128  # characters that the API takes, of these
-_NOT_IN_A_NAME = re.compile(r"[^a-zA-Z0-9_-]")
 
 
 def mcp_tools(
@@ -280,5 +276,4 @@ def _tool(described: Any, call: Call, prefix: str, about: dict[str, Any]) -> Too
     def run(**arguments: Any) -> Any:
         return call(described.call, arguments)
 
-    name = _NOT_IN_A_NAME.sub("_", prefix + described.name)[:_LONGEST_NAME]
-    return CheckingTool(name, described.description, described.input_schema, run, **about)
+    return CheckingTool(as_name(prefix + described.name), described.description, described.input_schema, run, **about)

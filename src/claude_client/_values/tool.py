@@ -7,9 +7,10 @@ import re
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache, partial
+from functools import cached_property, partial
 from types import SimpleNamespace
 from typing import Any, get_args, get_type_hints, overload
+from weakref import WeakKeyDictionary
 
 from claude_client._values.checks import seconds, type_name
 from claude_client._values.content import json_values
@@ -18,7 +19,8 @@ from claude_client._values.log import told
 from claude_client._values.output import problem_of, validator_of
 from claude_client._values.schema import Schema, for_api
 
-_NAME = re.compile(r"[a-zA-Z0-9_-]{1,128}")
+_LONGEST_NAME = 128  # characters, of these
+_NOT_IN_A_NAME = re.compile(r"[^a-zA-Z0-9_-]")
 
 
 class StopTools(Exception):  # noqa: N818 - it is no error of the tool's
@@ -67,7 +69,7 @@ class Tool:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.name, str) or not _NAME.fullmatch(self.name):
+        if not isinstance(self.name, str) or not self.name or as_name(self.name) != self.name:
             raise ValueError(
                 f"the name of a tool has letters, digits, _ and -, at most 128, got {self.name!r:.200}: give it one by "
                 "tool(function, name=...)"
@@ -260,6 +262,11 @@ def _of_sdk(given: Any) -> Tool:
     return _SdkTool(said["name"], said.get("description", ""), schema, given.call, options=said)
 
 
+def as_name(text: str) -> str:
+    """*text* as the API takes it for the name of a tool."""
+    return _NOT_IN_A_NAME.sub("_", text)[:_LONGEST_NAME]
+
+
 def _object(arguments: Any) -> Mapping[str, Any]:
     if not isinstance(arguments, Mapping):
         raise ValueError(f"they must be an object, got {arguments!r:.100}")
@@ -269,13 +276,18 @@ def _object(arguments: Any) -> Mapping[str, Any]:
 _Signature = tuple[str, Schema, Callable[[Any], Mapping[str, Any]]]
 
 
+# Made once for each function, and kept as long as that is.
+_signatures: WeakKeyDictionary[Callable[..., Any], _Signature] = WeakKeyDictionary()
+
+
 def _signature_of(function: Callable[..., Any]) -> _Signature:
     """What the docstring of *function* says, the schema of its parameters but a `Context`, and what checks those."""
     try:
-        hash(function)
-    except TypeError:  # such as an object that can be called, and compared
+        if function not in _signatures:
+            _signatures[function] = _new_signature_of(function)
+        return _signatures[function]
+    except TypeError:  # one that has no hash, or of which no weak reference can be made
         return _new_signature_of(function)
-    return _kept_signature_of(function)
 
 
 def _new_signature_of(function: Callable[..., Any]) -> _Signature:
@@ -301,9 +313,6 @@ def _new_signature_of(function: Callable[..., Any]) -> _Signature:
     schema.pop("title", None)
     described = [part for part in (said.short_description, said.long_description) if part]
     return "\n\n".join(described), schema, adapter.validate_python
-
-
-_kept_signature_of = lru_cache(maxsize=256)(_new_signature_of)
 
 
 def _annotated(kind: Any, description: str | None, default: Any, make_field: Callable[..., Any]) -> Any:
