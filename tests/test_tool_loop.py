@@ -35,7 +35,7 @@ from claude_client import (
 from claude_client._values.tool import tool_of
 from claude_client.simulator import Reply
 from helpers import until
-from orchestration import ConcurrencyLimiter, invoke_batch, invoke_parallel_managed
+from orchestration import ConcurrencyLimiter, invoke_parallel_managed
 from scripted_tools import asks, go_on, results, told, use, uses_and_results
 
 LONG = 20  # seconds after which a test gives up
@@ -333,6 +333,12 @@ def test_a_tool_is_forced_in_the_first_turn_alone(sim):
     ]
 
 
+def test_each_turn_has_the_temperature_that_was_asked_for(sim):
+    sim.script(asks(use("add", a=1)), Reply())
+    invoke_with_tools("?", [add], temperature=0.2)
+    assert [request.body["temperature"] for request in sim.requests] == [0.2, 0.2]
+
+
 def test_the_last_answer_is_of_the_type_that_was_asked_for(sim):
     sim.script(asks(use("add", a=1)), Reply(text='{"sum": 3}'))
 
@@ -623,17 +629,12 @@ def test_a_journal_keeps_what_a_loop_has_done(sim, tmp_path):
     assert [attempt.path for attempt in again.attempts] == [(), ()]
 
 
-def test_batches_run_no_tools(sim):
-    results = invoke_batch([{"prompt": "?", "tools": [add]}])
-    assert "runs no tools" in str(results.errors[0])
-    assert not sim.requests
-
-
 @pytest.mark.parametrize(
     ("tools", "problem"),
     [
         ([add, add], "more than one that is named 'add'"),
         ("add", "must be a list"),
+        (None, "must be a list"),
         ([1], "must be a function, a Tool or a dict, got 1"),
         ([str], "must be a function, a Tool or a dict"),
         ([print], "the function 'print' cannot be a tool: a model cannot give \\*args"),

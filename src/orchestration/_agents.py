@@ -14,7 +14,6 @@ from claude_client import (
     ToolOptions,
     invoke_claude,
     invoke_claude_streaming,
-    invoke_with_tools,
 )
 from claude_client._values.budget import budget_of
 from claude_client._values.checks import text, type_name
@@ -117,11 +116,7 @@ class Agent:
             taken: ClaudeResponse = self.thread.send(prompt, callback=callback, interrupt_token=interrupt_token, **said)
             return taken
         asked = {**self._asked, **said, "interrupt_token": interrupt_token}
-        if asked.get("tools"):
-            return invoke_with_tools(prompt, callback=callback, **asked)
-        if callback:
-            return invoke_claude_streaming(prompt, callback, **asked)
-        return invoke_claude(prompt, **asked)
+        return invoke_claude_streaming(prompt, callback, **asked) if callback else invoke_claude(prompt, **asked)
 
     def prompt(self, prompt: Content, *, task_id: str | None = None) -> dict[str, Any]:
         """

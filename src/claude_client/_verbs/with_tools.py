@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Unpack, overload
 
-from claude_client._values.checks import check_callback
 from claude_client._values.interrupt import InterruptToken
+from claude_client._values.loop import copied
 from claude_client._values.options import Content, TextCallback, ToolOptions
-from claude_client._values.partial import with_partial_output
 from claude_client._values.redaction import hide_headers
 from claude_client._values.request import DEFAULT_MODEL
 from claude_client._values.response import ClaudeResponse, Data
-from claude_client._verbs.invoke import ask
-from claude_client._verbs.requests import build_request
+from claude_client._verbs.invoke import invoke_claude, invoke_claude_streaming
 
 if TYPE_CHECKING:
     from typing_extensions import TypeForm
@@ -26,6 +24,7 @@ def invoke_with_tools(
     model: str = DEFAULT_MODEL,
     system: Content | None = None,
     max_tokens: int = 4096,
+    temperature: float = 1.0,
     *,
     output: TypeForm[Data],
     messages: Sequence[Mapping[str, Any]] | None = None,
@@ -42,6 +41,7 @@ def invoke_with_tools(
     model: str = DEFAULT_MODEL,
     system: Content | None = None,
     max_tokens: int = 4096,
+    temperature: float = 1.0,
     *,
     output: Mapping[str, Any] | None = None,
     messages: Sequence[Mapping[str, Any]] | None = None,
@@ -57,6 +57,7 @@ def invoke_with_tools(
     model: str = DEFAULT_MODEL,
     system: Content | None = None,
     max_tokens: int = 4096,
+    temperature: float = 1.0,
     *,
     output: Any = None,
     messages: Sequence[Mapping[str, Any]] | None = None,
@@ -75,7 +76,7 @@ def invoke_with_tools(
     that was cut off is not run. What a tool asks by this library is a part of the call, as `Context` tells.
 
     Args:
-        prompt, model, system, max_tokens, messages, cache_system: As in `invoke_claude`.
+        prompt, model, system, max_tokens, temperature, messages, cache_system: As in `invoke_claude`.
 
         tools:
             Typed functions, whose parameters and docstring become the schema, coroutine functions too; `Tool`s; tools
@@ -109,19 +110,18 @@ def invoke_with_tools(
             bounds, "tool" if a tool ended it. Its `.messages` are the conversation so far, to go on from.
     """
     hide_headers(options)
-    check_callback("callback", callback)
-    check_callback("on_output", on_output)
-    listener = with_partial_output(callback, on_output)
-    request = build_request(
-        prompt=prompt,
-        tools=tools,
-        model=model,
-        system=system,
-        max_tokens=max_tokens,
-        output=output,
-        messages=messages,
-        cache_system=cache_system,
-        streaming=listener is not None,
+    said: dict[str, Any] = {
+        "tools": copied(tools),
+        "model": model,
+        "system": system,
+        "max_tokens": max_tokens,
+        "temperature": temperature,
+        "output": output,
+        "messages": messages,
+        "interrupt_token": interrupt_token,
+        "cache_system": cache_system,
         **options,
-    )
-    return ask(request, listener, interrupt_token)
+    }
+    if callback is None and on_output is None:
+        return invoke_claude(prompt, **said)
+    return invoke_claude_streaming(prompt, callback, on_output=on_output, **said)
