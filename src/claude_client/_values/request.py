@@ -22,15 +22,7 @@ from claude_client._values.content import (
     user_turn,
 )
 from claude_client._values.context import running
-from claude_client._values.loop import (
-    MAX_ITERATIONS,
-    MAX_PARALLEL_TOOLS,
-    BeforeTool,
-    Loop,
-    LoopOptions,
-    OnFull,
-    loop_of,
-)
+from claude_client._values.loop import Loop, LoopOptions, loop_of
 from claude_client._values.models import lacks_structured_output, most_output
 from claude_client._values.options import Content
 from claude_client._values.output import OutputType, output_of
@@ -223,7 +215,7 @@ def _fallback(i: int, said: Any, options: Mapping[str, Any]) -> Request:
 _NOT_OF_A_MODEL = {"prompt", "messages", "system", "cache_system", "cache_prompt", "streaming", "budget_usd"}
 _NOT_OF_A_MODEL |= {"max_retries", "outage_patience", "cache_patience", "retry", "timeout", "deadline", "task_id"}
 _NOT_OF_A_MODEL |= {"category", "output_retries", "grow_max_tokens", "fallback_models", "fallback_after"}
-_NOT_OF_A_MODEL |= {"before_tool", "max_parallel_tools", "max_iterations", "max_context_tokens", "on_full"}
+_NOT_OF_A_MODEL |= {*LoopOptions._fields}
 
 
 def _build(
@@ -251,18 +243,14 @@ def _build(
     budget_usd: Any = None,
     batch: bool = False,
     tools: Any = None,
-    before_tool: BeforeTool | None = None,
-    max_parallel_tools: int = MAX_PARALLEL_TOOLS,
-    max_iterations: int = MAX_ITERATIONS,
-    max_context_tokens: int | None = None,
-    on_full: OnFull = "error",
     extra_headers: Mapping[str, Any] | None = None,
     extra_query: Mapping[str, Any] | None = None,
     extra_body: Mapping[str, Any] | None = None,
     **params: Any,
 ) -> Request:
     """
-    A valid `Request` that shares nothing with the caller's objects. *params* are taken as they are.
+    A valid `Request` that shares nothing with the caller's objects. *params* are those of `LoopOptions`; all others are
+    taken as they are.
 
     Args:
         retry: The policy of retries; *max_retries*, and *outage_patience* unless None, replace its own.
@@ -277,10 +265,10 @@ def _build(
         _check_takes_output(text("model", model))
         params["output_config"] = _with_format(params.get("output_config"), wanted)
     above = running()
-    going_on = LoopOptions(before_tool, max_parallel_tools, max_iterations, max_context_tokens, on_full)
+    going_on = {name: params.pop(name) for name in LoopOptions._fields if name in params} if params else {}
     loop = None
-    if tools is not None or going_on != LoopOptions():
-        loop, definitions = loop_of(tools, model, going_on, above.depth if above else 0)
+    if tools is not None or going_on:
+        loop, definitions = loop_of(tools, model, LoopOptions(**going_on), above.depth if above else 0)
         if tools is not None:
             params["tools"] = definitions
     turns, blocks = _messages(prompt, messages, mark=cache_prompt), system_blocks(system, mark=cache_system)
