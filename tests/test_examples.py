@@ -170,6 +170,9 @@ def kinds(output):
     return [output.get("name", output["output_type"]), *output.get("data", ())]
 
 
+HTML = ("results", "picture", "conversation", "delegation", "delegation-picture", "interrupt")
+
+
 def test_the_notebook_carries_its_outputs_and_nothing_of_the_machine_they_come_from():
     text = NOTEBOOK.read_text()
     notebook = json.loads(text)
@@ -181,9 +184,11 @@ def test_the_notebook_carries_its_outputs_and_nothing_of_the_machine_they_come_f
         "costs",
         "picture",
         "conversation",
+        "delegation",
+        "delegation-picture",
         "interrupt",
     }
-    assert all("text/html" in shown(notebook)[name] for name in ("results", "picture", "conversation", "interrupt"))
+    assert all("text/html" in shown(notebook)[name] for name in HTML)
     assert [cell["metadata"] for cell in notebook["cells"]] == [{}] * len(notebook["cells"])
     assert notebook["metadata"]["kernelspec"]["name"] == "python3"
     counts = [cell["execution_count"] for cell in notebook["cells"] if cell["cell_type"] == "code"]
