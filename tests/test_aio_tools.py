@@ -36,6 +36,7 @@ def test_coroutine_functions_run_on_the_loop_that_awaits_the_call(sim):
 
         for ask in (
             lambda: aio.invoke_with_tools("?", [look, add]),
+            lambda: aio.invoke_claude("?", tools=[look]),
             lambda: aio.invoke_parallel([{"prompt": "?"}], tools=[look]),
             lambda: aio.ConversationThread(tools=[look]).send("?"),
             lambda: managed_aio.invoke_parallel_managed([{"prompt": "?"}], tools=[look]),
@@ -44,7 +45,7 @@ def test_coroutine_functions_run_on_the_loop_that_awaits_the_call(sim):
             answer = await ask()
             assert str(answer if isinstance(answer, str) else answer[0]) == "It."
             assert told(sim.requests[-1]) == ["seen"]
-        assert loops == [asyncio.get_running_loop()] * 4
+        assert loops == [asyncio.get_running_loop()] * 5
 
     run(main)
 

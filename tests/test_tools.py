@@ -7,7 +7,6 @@ import itertools
 import os
 import signal
 import threading
-from contextlib import suppress
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -22,7 +21,6 @@ from claude_client import (
     InterruptToken,
     Respond,
     StopTools,
-    aio,
     as_completed,
     estimate_cost,
     invoke_claude,
@@ -497,47 +495,6 @@ def test_an_asynchronous_tool_that_is_cancelled_by_itself_is_a_failure_of_the_to
     sim.script(asks(use("gives_up")), Reply(text="So."))
     assert invoke_with_tools("?", [gives_up]) == "So."
     assert told(sim.requests[1]) == ["CancelledError"]
-
-
-def test_asynchronous_tools_of_a_coroutine_run_on_its_own_loop(sim):
-    loops = []
-
-    async def on_loop() -> None:
-        loops.append(asyncio.get_running_loop())
-
-    async def main() -> None:
-        loops.append(asyncio.get_running_loop())
-        assert await aio.invoke_claude("?", tools=[on_loop]) == "So."
-        answers = await aio.invoke_parallel([{"prompt": "?"}], tools=[on_loop])
-        assert answers == ["So."]
-
-    sim.script(asks(use("on_loop", 1)), Reply(text="So."), asks(use("on_loop", 2)), Reply(text="So."))
-    asyncio.run(main())
-    assert loops == [loops[0]] * 3
-
-
-def test_a_coroutine_that_is_cancelled_tells_the_tools_of_its_call(sim):
-    heard, entered = threading.Event(), threading.Event()
-
-    async def waits() -> None:
-        entered.set()
-        try:
-            await asyncio.Event().wait()
-        finally:
-            heard.set()
-
-    async def main() -> None:
-        asking = asyncio.ensure_future(aio.invoke_claude("?", tools=[waits]))
-        await asyncio.to_thread(entered.wait, LONG)
-        asking.cancel()
-        with suppress(asyncio.CancelledError):
-            await asking
-        assert asking.cancelled()
-
-    sim.script(asks(use("waits")))
-    asyncio.run(main())
-    assert heard.wait(LONG)
-    assert len(sim.requests) == 1
 
 
 def test_what_is_answered_in_place_of_a_tool_is_sent_as_what_a_tool_returns(sim):
