@@ -9,8 +9,6 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
-from typing_extensions import TypedDict
-
 from claude_client import ClaudeInvocationError, ClaudeResponse, Content, Context, Tool, tool
 from claude_client._values.checks import seconds, text, whole_number
 from claude_client._values.tool import BadArgumentsError
@@ -122,6 +120,7 @@ class _Delegation:
 
     def function(self) -> Any:
         """What the model calls: its annotations are the schema."""
+        from typing_extensions import TypedDict  # comes with the SDK, and like that is imported when it is needed
 
         def delegate(tasks: Any, context: Context) -> Any:
             return self.delegate(tasks, context)
