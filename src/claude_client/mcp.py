@@ -214,7 +214,7 @@ class _Session:
 
     def call(self, call: Callable[[Any], Coroutine[Any, Any, Any]], arguments: Mapping[str, Any]) -> Any:
         """What *call* gives for *arguments*, on the loop; it is cancelled with the tool that runs on this thread."""
-        work, above = _called(call, arguments), running()
+        work, above = self._called(call, arguments), running()
         try:
             future = asyncio.run_coroutine_threadsafe(work, self._its_loop)
         except RuntimeError:  # the loop is closed
@@ -233,14 +233,15 @@ class _Session:
         finally:
             self._calls.discard(future)
 
-
-async def _called(call: Callable[[Any], Coroutine[Any, Any, Any]], arguments: Mapping[str, Any]) -> Any:
-    try:
-        return await call(arguments)
-    except Exception as failed:
-        if is_gone(failed):
-            raise _gone() from failed
-        raise
+    async def _called(self, call: Callable[[Any], Coroutine[Any, Any, Any]], arguments: Mapping[str, Any]) -> Any:
+        if self._is_over:
+            raise _gone()
+        try:
+            return await call(arguments)
+        except Exception as failed:
+            if is_gone(failed):
+                raise _gone() from failed
+            raise
 
 
 def _gone() -> ConnectionError:
