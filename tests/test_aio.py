@@ -828,6 +828,7 @@ except KeyboardInterrupt:
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("code", [NAMED, NAMED_IN_A_LOOP, CALLBACK, DRAWING, SINGLE])
 def test_the_interpreter_ends_whatever_was_under_way(sim, code):
     sim.script(Reply(fault="silent"), matching="never")

@@ -618,9 +618,9 @@ def random_run(seed, reserve):
     chance = random.Random(seed)
     prompts = [
         {"prompt": "w " * chance.randint(1, 200), "max_tokens": chance.randint(1, 120)}
-        for _ in range(chance.randint(1, 30))
+        for _ in range(chance.randint(1, 15))
     ]
-    interrupt_at = chance.randint(1, 40)
+    interrupt_at = chance.randint(1, 20)
     token = InterruptToken()
     seen = 0
 
@@ -637,7 +637,7 @@ def random_run(seed, reserve):
         sim.script_by(reply)
         client = anthropic.Anthropic(base_url=sim.base_url, api_key="k", max_retries=0)
         set_default_client(client)
-        budget = Budget(chance.uniform(0.001, 0.05), reserve=reserve)
+        budget = Budget(chance.uniform(0.0005, 0.025), reserve=reserve)
         results = invoke_parallel_managed(
             prompts,
             budget_usd=budget,

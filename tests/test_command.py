@@ -139,6 +139,7 @@ def test_lines_to_a_pipe_come_in_order_as_soon_as_they_can(sim):
     assert process.returncode == 0
 
 
+@pytest.mark.long
 def test_lines_may_come_as_answers_do(sim):
     release = threading.Event()
     sim.script(Reply(until=release), matching="prompt 0.")
@@ -158,6 +159,7 @@ def test_half_a_surrogate_pair_costs_no_line(api):
     assert lines_of("answers.jsonl")[0]["text"] == "ab\ufffd"
 
 
+@pytest.mark.long
 def test_answers_in_order_replace_the_file_at_the_end_only_and_through_a_link(sim):
     release = threading.Event()
     sim.script(Reply(until=release), matching="prompt 0.")
@@ -302,7 +304,13 @@ def test_without_a_journal_everything_is_asked_again(sim):
 
 
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)], ids=str
+    ("number", "code"),
+    [
+        (signal.SIGINT, 130),
+        pytest.param(signal.SIGTERM, 143, marks=pytest.mark.long),
+        pytest.param(signal.SIGHUP, 129, marks=pytest.mark.long),
+    ],
+    ids=str,
 )
 def test_a_signal_ends_a_run_in_order_and_it_says_how_to_go_on(sim, number, code):
     sim.script(Reply(until=threading.Event()), matching="prompt 2.")
@@ -320,6 +328,7 @@ def test_a_signal_ends_a_run_in_order_and_it_says_how_to_go_on(sim, number, code
     assert len(read_journal("answers.jsonl.journal")) == 2
 
 
+@pytest.mark.long
 def test_a_second_ctrl_c_ends_what_the_first_did_not(sim):
     write(*questions(1))
     sim.script_batches(BatchReply(seconds=9e9, cancel_seconds=9e9))
@@ -354,6 +363,7 @@ def test_a_second_ctrl_c_while_a_line_is_written_leaves_one_line_for_each_prompt
     assert lines[0]["error"] is None
 
 
+@pytest.mark.long
 def test_a_reader_that_has_read_enough_ends_the_run(sim):
     sim.script(Reply(until=threading.Event()), matching="prompt 3.")
     release = threading.Event()
@@ -376,6 +386,7 @@ def test_a_full_disk_ends_the_run_and_the_journal_has_the_answers(sim, capsys):
     assert len(read_journal("kept")) >= 1
 
 
+@pytest.mark.long
 def test_answers_that_cannot_be_written_at_the_end_are_in_the_journal(sim, capsys):
     write(*questions(2))
     release = threading.Event()
@@ -492,6 +503,7 @@ def test_a_run_by_batches_and_a_picture_of_it(sim, capsys):
     assert "<html" in Path("run.html").read_text()
 
 
+@pytest.mark.long
 def test_batches_that_go_on_after_an_interrupt_are_collected_by_the_same_command(sim_at, capsys):
     sim, at = sim_at
     sim.script_batches(BatchReply(seconds=60))
@@ -514,6 +526,7 @@ def test_batches_that_go_on_after_an_interrupt_are_collected_by_the_same_command
     assert main(["status", "prompts.jsonl", "--out", "answers.jsonl", "--batch"]) == 0
 
 
+@pytest.mark.long
 def test_batches_may_be_forgotten(sim, capsys):
     sim.script_batches(BatchReply(seconds=9e9))
     write(*questions(2))
@@ -527,6 +540,7 @@ def test_batches_may_be_forgotten(sim, capsys):
     assert Journal("answers.jsonl.journal").batches() == []
 
 
+@pytest.mark.long
 def test_status_tells_what_is_left_also_while_the_run_goes_on(sim, capsys):
     release = threading.Event()
     sim.script(Reply(until=release), matching="prompt 2.")

@@ -305,6 +305,7 @@ def test_a_malformed_key_is_in_no_frame_of_the_error(no_key, monkeypatch):
     assert "malformed" not in shown_of_ours(caught.value)
 
 
+@pytest.mark.long
 def test_a_child_that_was_spawned_is_told_that_it_has_a_default_client_of_its_own(tmp_path):
     code = """
 import multiprocessing

@@ -136,7 +136,7 @@ def test_a_cut_at_any_page_and_within_is_seen():
 DAMAGES = {
     **{f"flips {seed}": lambda content, seed=seed: flips(content, 500, seed) for seed in range(100, 104)},
     **{f"garbage {seed}": lambda content, seed=seed: garbage(content, 250, seed) for seed in range(200, 204)},
-    "cuts": lambda content: cuts(content, 100),
+    "cuts": lambda content: cuts(content, 211),  # a prime: at other places of each page
     "head": lambda content: [flipped(content, bit) for bit in range(8 * 200)],  # and that of the first page
 }
 

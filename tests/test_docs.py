@@ -33,10 +33,16 @@ PYTHON = [block for block in BLOCKS if block.language == "python" and block.not_
 ERRORS = ROOT / "references" / "errors.md"
 SDK_VERSIONS = ROOT / "references" / "sdk-versions.md"
 
+#: Blocks that start interpreters of their own, each of which imports the SDK first.
+RUN = [
+    pytest.param(block, marks=pytest.mark.long) if re.search("subprocess|ProcessPool", block.code) else block
+    for block in PYTHON
+]
+
 LONGEST = 30  # seconds that a thread of a block may go on after its end
 
 
-@pytest.mark.parametrize("block", PYTHON, ids=lambda block: block.where)
+@pytest.mark.parametrize("block", RUN, ids=lambda block: block.where)
 def test_a_block_runs_and_prints_what_its_page_says(block, sim, monkeypatch, capsys):
     run(block, monkeypatch)
     if block.prints is not None:

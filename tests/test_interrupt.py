@@ -328,6 +328,7 @@ def test_ctrl_c_ends_the_run_and_the_interpreter_with_the_results(plain_sim, cod
     plain_sim.wait_for(lambda s: s.open_connections == 0)
 
 
+@pytest.mark.long
 def test_a_run_in_another_thread_ends_with_the_main_thread(plain_sim):
     plain_sim.script(Reply(text="done"), matching="prompt 0")
     plain_sim.script(*[Reply(fault="silent")] * 2)
