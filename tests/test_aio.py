@@ -23,7 +23,7 @@ import orchestration.aio
 from claude_client import ClaudeInvocationError, InterruptToken, ParallelInvocationError, aio, last_results
 from claude_client._verbs import in_thread
 from claude_client.simulator import Reply
-from orchestration import BatchHandle
+from orchestration import Agent, BatchHandle
 from task_state import TaskTracker
 
 
@@ -152,7 +152,7 @@ def test_conversations_are_the_same(sim):
         await fork.send("say 2")
         assert (conversation.thread.turn_count, fork.thread.turn_count) == (1, 2)
         sim.script(Reply(text="cut", fault="max_tokens"), Reply(text=" off"))
-        await conversation.send("say 3")
+        await conversation.send(user_message="say 3")
         assert await conversation.send_continuation()
         assert "aio <ConversationThread" in repr(conversation)
 
@@ -213,12 +213,36 @@ def test_runs_of_orchestration_are_the_same(sim, tmp_path):
     run(main())
 
 
+def test_agents_and_their_workflows_are_the_same(sim):
+    heard = []
+
+    async def told(index, _):
+        heard.append(index)
+
+    async def callback(chunk):
+        heard.append(chunk)
+
+    async def main():
+        experts = {"a": Agent(), "b": Agent()}
+        debated = await orchestration.aio.debate(experts, "Tabs or spaces?", 2, Agent(), on_result=told)
+        assert (len(debated.rounds), sorted(debated.answers)) == (2, ["a", "b"])
+        assert sorted(heard) == [0, 0, 0, 1, 1]
+        read = await orchestration.aio.map_reduce(["one", "two"], "What is it?", on_result=told)
+        assert read.answer
+        heard.clear()
+        assert await orchestration.aio.ask(Agent(memory=True), "say 1", callback=callback) == "".join(heard)
+
+    run(main())
+
+
 # Stopping
 
 
 @pytest.mark.parametrize(
     "verb",
     [
+        lambda: orchestration.aio.ask(Agent(), "say 1"),
+        lambda: orchestration.aio.debate({"a": Agent()}, "Tabs?"),
         lambda: aio.invoke_claude("say 1"),
         lambda: aio.invoke_parallel(prompts_of(3)),
         lambda: aio.invoke_claude_streaming("say 1").response(),

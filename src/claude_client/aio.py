@@ -28,16 +28,25 @@ from collections.abc import (
 )
 from contextlib import asynccontextmanager, suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, Generic, Self, TypedDict, TypeVar, Unpack, overload
 
 import claude_client
 from claude_client._values.errors import ClaudeInvocationError, aborted
 from claude_client._values.interrupt import InterruptToken
-from claude_client._values.options import Content, FanOutOptions, StreamOptions
+from claude_client._values.options import (
+    ApiParams,
+    CallOptions,
+    Content,
+    FanOutOptions,
+    StreamOptions,
+    TextCallback,
+    ToolOptions,
+)
 from claude_client._values.request import DEFAULT_MODEL
 from claude_client._values.response import ClaudeResponse, Data
 from claude_client._values.results import Results
 from claude_client._verbs.as_completed import Feed
+from claude_client._verbs.conversation import CONTINUATION_PROMPT
 from claude_client._verbs.fan_out import MOST_ASKED_FOR
 from claude_client._verbs.in_thread import Handover, Link, in_thread
 from claude_client._verbs.parallel import fan_out
@@ -57,12 +66,63 @@ Pair = tuple[int, ClaudeResponse | ClaudeInvocationError]
 _OF_TURNS = ("callback", "on_output")
 
 
+class _Options(TypedDict, total=False):
+    """Of a single call, by name."""
+
+    messages: Sequence[Mapping[str, Any]] | None
+    cache_system: bool
+    interrupt_token: InterruptToken | None
+
+
+class _CallOptions(_Options, CallOptions, total=False):
+    streaming: bool
+    cache_prompt: bool
+
+
+class _ToolOptions(_Options, ToolOptions, total=False):
+    callback: TextCallback | None
+    on_output: Callable[[Any], object] | None
+
+
+class _StreamOptions(_Options, CallOptions, total=False):
+    model: str
+    system: Content | None
+    max_tokens: int
+    temperature: float
+    cache_prompt: bool
+    output: Any
+    on_output: Callable[[Any], object] | None
+
+
+class _TurnOptions(ApiParams, total=False):
+    callback: TextCallback | None
+    on_output: Callable[[Any], object] | None
+    interrupt_token: InterruptToken | None
+    max_tokens: int | None
+
+
 @overload
 async def invoke_claude(
-    prompt: Content | None, *args: Any, output: TypeForm[Data], **options: Any
+    prompt: Content | None,
+    model: str = DEFAULT_MODEL,
+    system: Content | None = None,
+    max_tokens: int = 4096,
+    temperature: float = 1.0,
+    *,
+    output: TypeForm[Data],
+    **options: Unpack[_CallOptions],
 ) -> ClaudeResponse[Data]: ...
 @overload
-async def invoke_claude(prompt: Content | None, *args: Any, **options: Any) -> ClaudeResponse: ...
+async def invoke_claude(
+    prompt: Content | None,
+    model: str = DEFAULT_MODEL,
+    system: Content | None = None,
+    max_tokens: int = 4096,
+    temperature: float = 1.0,
+    *,
+    output: Mapping[str, Any] | None = None,
+    **options: Unpack[_CallOptions],
+) -> ClaudeResponse: ...
 async def invoke_claude(prompt: Content | None, *args: Any, **options: Any) -> ClaudeResponse:
     """`claude_client.invoke_claude`, with the same arguments, results and errors."""
     return await in_thread(claude_client.invoke_claude, (prompt, *args), options)
@@ -70,11 +130,27 @@ async def invoke_claude(prompt: Content | None, *args: Any, **options: Any) -> C
 
 @overload
 async def invoke_with_tools(
-    prompt: Content | None, tools: Sequence[Any], *args: Any, output: TypeForm[Data], **options: Any
+    prompt: Content | None,
+    tools: Sequence[Any],
+    model: str = DEFAULT_MODEL,
+    system: Content | None = None,
+    max_tokens: int = 4096,
+    temperature: float = 1.0,
+    *,
+    output: TypeForm[Data],
+    **options: Unpack[_ToolOptions],
 ) -> ClaudeResponse[Data]: ...
 @overload
 async def invoke_with_tools(
-    prompt: Content | None, tools: Sequence[Any], *args: Any, **options: Any
+    prompt: Content | None,
+    tools: Sequence[Any],
+    model: str = DEFAULT_MODEL,
+    system: Content | None = None,
+    max_tokens: int = 4096,
+    temperature: float = 1.0,
+    *,
+    output: Mapping[str, Any] | None = None,
+    **options: Unpack[_ToolOptions],
 ) -> ClaudeResponse: ...
 async def invoke_with_tools(prompt: Content | None, tools: Sequence[Any], *args: Any, **options: Any) -> ClaudeResponse:
     """
@@ -108,7 +184,7 @@ def _with_token(verb: Callable[..., Results]) -> Callable[..., Results]:
     return lambda *, interrupt_token, **said: verb(interrupt_token, **said)
 
 
-def invoke_claude_streaming(prompt: Content | None, **options: Any) -> Stream:
+def invoke_claude_streaming(prompt: Content | None, **options: Unpack[_StreamOptions]) -> Stream:
     """
     `claude_client.invoke_claude_streaming`, with the same arguments but *callback*, as an asynchronous iterator of the
     chunks. The request is made once somebody iterates, or awaits its `response`.
@@ -325,14 +401,74 @@ class ConversationThread:
     leaves no trace, unless its answer has come already.
     """
 
-    def __init__(self, *args: Any, **options: Any) -> None:
+    def __init__(
+        self,
+        system: Content | None = None,
+        model: str = DEFAULT_MODEL,
+        max_tokens: int = 4096,
+        temperature: float = 1.0,
+        cache_system: bool = True,
+        max_turns: int | None = None,
+        continuation_prompt: Content = CONTINUATION_PROMPT,
+        *,
+        messages: Sequence[Mapping[str, Any]] | None = None,
+        output: Any = None,
+        **options: Unpack[CallOptions],
+    ) -> None:
         #: The conversation: its history, usage, settings, timeline.
-        self.thread = claude_client.ConversationThread(*args, **options)
+        self.thread = claude_client.ConversationThread(
+            system,
+            model,
+            max_tokens,
+            temperature,
+            cache_system,
+            max_turns,
+            continuation_prompt,
+            messages=messages,
+            output=output,
+            **options,
+        )
 
-    async def send(self, message: Content, *args: Any, **options: Any) -> ClaudeResponse:
+    @overload
+    async def send(
+        self,
+        user_message: Content,
+        cache_history: bool = True,
+        *,
+        output: TypeForm[Data],
+        **options: Unpack[_TurnOptions],
+    ) -> ClaudeResponse[Data]: ...
+    @overload
+    async def send(
+        self,
+        user_message: Content,
+        cache_history: bool = True,
+        *,
+        output: Mapping[str, Any] | None = None,
+        **options: Unpack[_TurnOptions],
+    ) -> ClaudeResponse: ...
+    async def send(self, user_message: Content, *args: Any, **options: Any) -> ClaudeResponse:
         """`claude_client.ConversationThread.send`; `callback` and `on_output` may be coroutine functions."""
-        return await in_thread(self.thread.send, (message, *args), options, on_loop=_OF_TURNS)
+        return await in_thread(self.thread.send, (user_message, *args), options, on_loop=_OF_TURNS)
 
+    @overload
+    async def send_continuation(
+        self,
+        guidance: Content | None = None,
+        cache_history: bool = True,
+        *,
+        output: TypeForm[Data],
+        **options: Unpack[_TurnOptions],
+    ) -> ClaudeResponse[Data]: ...
+    @overload
+    async def send_continuation(
+        self,
+        guidance: Content | None = None,
+        cache_history: bool = True,
+        *,
+        output: Mapping[str, Any] | None = None,
+        **options: Unpack[_TurnOptions],
+    ) -> ClaudeResponse: ...
     async def send_continuation(self, *args: Any, **options: Any) -> ClaudeResponse:
         """`claude_client.ConversationThread.send_continuation`, likewise."""
         return await in_thread(self.thread.send_continuation, args, options, on_loop=_OF_TURNS)

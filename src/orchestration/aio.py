@@ -3,7 +3,8 @@ The verbs of `orchestration` for coroutines, with the same arguments, results an
 
 - `invoke_parallel_managed`, `invoke_parallel_with_reconciliation`, `invoke_batch`, `collect_batch`: runs to be awaited;
   `reconcile`, `on_result`, `on_stall` and `on_batch` may be coroutine functions.
-- `invoke_with_retry`: one patient call.
+- `debate`, `map_reduce`: workflows to be awaited, likewise.
+- `invoke_with_retry`: one patient call. `ask`: a question to an `Agent`; `callback` may be a coroutine function.
 """
 
 from __future__ import annotations
@@ -16,17 +17,20 @@ import orchestration
 from claude_client._verbs.in_thread import in_thread
 
 __all__ = [
+    "ask",
     "collect_batch",
+    "debate",
     "invoke_batch",
     "invoke_parallel_managed",
     "invoke_parallel_with_reconciliation",
     "invoke_with_retry",
+    "map_reduce",
 ]
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_ON_LOOP = ("reconcile", "on_result", "on_stall", "on_batch")
+_ON_LOOP = ("reconcile", "on_result", "on_stall", "on_batch", "callback")
 
 
 def _awaited(verb: Callable[P, T]) -> Callable[P, Coroutine[Any, Any, T]]:
@@ -44,3 +48,6 @@ invoke_parallel_with_reconciliation = _awaited(orchestration.invoke_parallel_wit
 invoke_batch = _awaited(orchestration.invoke_batch)
 collect_batch = _awaited(orchestration.collect_batch)
 invoke_with_retry = _awaited(orchestration.invoke_with_retry)
+debate = _awaited(orchestration.debate)
+map_reduce = _awaited(orchestration.map_reduce)
+ask = _awaited(orchestration.Agent.ask)

@@ -100,6 +100,17 @@ async def with_tools() -> None:
     assert_type(await aio.invoke_with_tools("hi", [look_up], before_tool=asks_first), ClaudeResponse)
     assert_type((await aio.invoke_with_tools("hi", [look_up], output=int)).output, int)
     await aio.invoke_parallel(prompts, tools=[look_up], before_tool=asks_first)
+    assert_type(await aio.invoke_claude("hi", "claude-haiku-4-5", cache_prompt=True), ClaudeResponse)
+    assert_type((await aio.invoke_claude("hi", output=list[str], max_retries=0)).output, list[str])
+    await aio.invoke_claude("hi", temprature=0.5)  # type: ignore[call-overload]
+    await aio.invoke_with_tools("hi", [look_up], max_iteration=5)  # type: ignore[call-overload]
+    assert_type(await aio.invoke_claude_streaming("hi", temperature=0).response(), ClaudeResponse)
+    aio.invoke_claude_streaming("hi", callback=print)  # type: ignore[call-arg]
+    aio.ConversationThread(max_turn=3)  # type: ignore[call-arg]
+    conversation = aio.ConversationThread("S", max_turns=3)
+    assert_type((await conversation.send("hi", output=int)).output, int)
+    assert_type(await conversation.send_continuation(max_tokens=5), ClaudeResponse)
+    await conversation.send("hi", max_token=5)  # type: ignore[call-overload]
     async with mcp_tools("server --quiet", prefix="s_") as remote:
         assert_type(remote, list[Tool])
         await aio.ConversationThread(tools=remote).send("hi")
