@@ -616,9 +616,18 @@ def test_what_was_taken_after_a_request_is_known_of_the_latest(gate):
     permits = gate.passing(5, tokens=100)
     gate.rejected(permits[3])
     sends = gate.gate.pace.sends
-    assert [sends.taken_after(number, -math.inf, tokens=False) for number in (-1, 0, 2, 4)] == [4, 3, 1, 0]
-    assert sends.taken_after(-1, -math.inf, tokens=True) == 400
-    assert sends.taken_after(-1, 0.0, tokens=True) == 0
+    assert [sends.taken_after(number, tokens=False) for number in (-1, 0, 2, 4)] == [4, 3, 1, 0]
+    assert sends.taken_after(-1, tokens=True) == 400
+
+
+def test_what_is_under_way_is_ahead_of_a_refill_by_its_densest_part():
+    sends = Sends()
+    for at in (0.0, 1.0, 1.9, 1.9, 1.9):
+        sends.add(at, 10)
+    assert sends.under_way(2.0, 1.5, 0.0, tokens=False) == (4, 4)
+    assert sends.under_way(2.0, 1.5, 5.0, tokens=False) == (4, pytest.approx(2.5))
+    assert sends.under_way(2.0, 1.5, 20.0, tokens=True) == (40, pytest.approx(28))
+    assert sends.under_way(2.0, 1.5, 100.0, tokens=False) == (4, 0)
 
 
 # Threads, and any order of events

@@ -115,6 +115,21 @@ def test_headers_keep_to_other_limits_at_the_worst(server, options, ideal, seeds
     check_worst(server, replace(VARIED, **options), ideal, 1.15, 6, seeds)
 
 
+@pytest.mark.parametrize("headers", ["late", "early"])
+@pytest.mark.parametrize(
+    ("rate", "burst", "options", "most"),
+    [
+        (40, 10, {"calls": 400, "workers": 50}, 1.1),
+        (100, 10, {"calls": 600, "workers": 60}, 1.2),
+        (200, 10, {"calls": 1000, "workers": 100}, 1.6),
+        (100, 100, {"calls": 600, "workers": 60}, 1.1),
+    ],
+)
+def test_more_may_be_under_way_than_a_bucket_holds(rate, burst, options, most, headers):
+    setting = Setting(latency=(0.3, 0.36), network=(0.001, 0.004), headers=headers, **options)
+    check_worst(lambda: Bucket(rate, burst), setting, (options["calls"] - burst) / rate + 0.3, most, 5, seeds=3)
+
+
 @pytest.mark.parametrize("retry_after", [True, False])
 @pytest.mark.parametrize("workers", [10, 50])
 def test_rejections_alone_keep_to_a_limit_at_the_worst(workers, retry_after):

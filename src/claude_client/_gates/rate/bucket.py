@@ -16,7 +16,7 @@ _SPAN = 4.0  # seconds, once or twice, over which the refill is measured
 class _Observation(State):
     """The level of a bucket as an answer gave it; `sent` is -inf where there is none."""
 
-    NUMBERS = ("number", "sent", "heard", "remaining", "cost", "taken", "arrived")
+    NUMBERS = ("number", "sent", "heard", "remaining", "cost", "taken", "arrived", "covered")
     __slots__ = NUMBERS
 
     def __init__(self) -> None:
@@ -27,6 +27,8 @@ class _Observation(State):
         self.taken = 0.0
         #: The sum that had surely reached the server when the answer arrived.
         self.arrived = 0.0
+        #: The sum of all until then, less what was ahead of the refill, if it was under way to the server.
+        self.covered = 0.0
 
     def become(self, other: _Observation) -> None:
         self.restore(other.numbers())
@@ -37,7 +39,8 @@ class Bucket(State):
     A model of a bucket, in requests or in tokens.
 
     It is not known whether `remaining` is the level when the request was let in, or when its answer began. So the level
-    is computed both ways, and the lower one counts; while requests go evenly, the two are alike.
+    is computed both ways, and the lower one counts; while requests go evenly, the two are alike. Nor is it known which
+    requests were under way to it. They meet what flows in meanwhile, so they lower the level by what is ahead of that.
 
     Args:
         name: ``requests`` or ``input-tokens``, as the headers have it.
@@ -96,6 +99,7 @@ class Bucket(State):
         for observation in (self._first, self._middle, self._last):
             observation.taken += more * (number <= observation.number)
             observation.arrived += more * (sent <= observation.heard - self._quickest)
+            observation.covered += more * (sent <= observation.heard)
 
     def wait(self, cost: float, now: float) -> float:
         """Seconds until it should hold *cost*; 0.0 if it does already, or nothing is known."""
@@ -135,8 +139,9 @@ class Bucket(State):
             self.limit = limit
             self._forget()
         last.number, last.sent, last.heard, last.remaining, last.cost = number, sent, now, remaining, cost
-        last.taken = self.taken - self._sends.taken_after(number, -math.inf, tokens=self._counts_tokens)
-        last.arrived = self.taken - self._sends.taken_after(-1, now - self._quickest, tokens=self._counts_tokens)
+        last.taken = self.taken - self._sends.taken_after(number, tokens=self._counts_tokens)
+        under_way, ahead = self._sends.under_way(now, self._quickest, self.rate, tokens=self._counts_tokens)
+        last.arrived, last.covered = self.taken - under_way, self.taken - ahead
         if last.sent - self._middle.sent > _SPAN:
             self._first.become(self._middle if self._middle.sent > -math.inf else last)
             self._middle.become(last)
@@ -181,7 +186,7 @@ class Bucket(State):
     def _level(self, rate: float, now: float) -> float:
         last = self._last
         since_sent = rate * (now - last.sent) - (self.taken - last.taken)
-        since_heard = rate * (now - last.heard) - (self.taken - last.arrived)
+        since_heard = rate * (now - last.heard) - (self.taken - last.covered)
         return last.remaining + min(since_sent, since_heard)
 
     def _rate_for(self, cost: float) -> float:

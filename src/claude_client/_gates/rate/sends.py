@@ -85,16 +85,32 @@ class Sends(State):
             count += self._fate[place] in (PENDING, ACCEPTED)
         return count
 
-    def taken_after(self, number: float, time: float, *, tokens: bool) -> float:
-        """How many requests, or how many tokens, went after the request *number* and after *time*."""
+    def taken_after(self, number: float, *, tokens: bool) -> float:
+        """How many requests, or how many tokens, went after the request *number*."""
         total = 0.0
         for later in self._latest():
             place = later % _KEPT
-            if later <= number or self._at[place] <= time:
+            if later <= number:
                 break
             if self._fate[place] in (PENDING, ACCEPTED):
                 total += self._tokens[place] if tokens else 1
         return total
+
+    def under_way(self, now: float, seconds: float, rate: float, *, tokens: bool) -> tuple[float, float]:
+        """
+        How many requests, or how many tokens, went in the last *seconds*; and by how much they are ahead of a refill at
+        *rate*: the most that went from any of them until *now*, less what flowed in meanwhile.
+        """
+        total = ahead = 0.0
+        for number in self._latest():
+            place = number % _KEPT
+            age = now - self._at[place]
+            if age >= seconds:
+                break
+            if self._fate[place] in (PENDING, ACCEPTED):
+                total += self._tokens[place] if tokens else 1
+                ahead = max(ahead, total - rate * age)
+        return total, ahead
 
     def amend(self, number: int, more: float) -> None:
         """Correct the tokens of a request by *more*, which may be negative."""
