@@ -176,7 +176,7 @@ def test_answers_are_given_before_the_window_is_full(sim):
         assert len(drawn) < 1000
 
 
-@pytest.mark.long
+@pytest.mark.once
 def test_memory_does_not_grow_with_the_number_of_prompts(sim):
     prompts = ({"prompt": f"say {n}", "deadline": 600} for n in range(600))
     outcomes = as_completed(prompts, max_workers=4)

@@ -139,7 +139,6 @@ def test_lines_to_a_pipe_come_in_order_as_soon_as_they_can(sim):
     assert process.returncode == 0
 
 
-@pytest.mark.long
 def test_lines_may_come_as_answers_do(sim):
     release = threading.Event()
     sim.script(Reply(until=release), matching="prompt 0.")
@@ -503,7 +502,6 @@ def test_a_run_by_batches_and_a_picture_of_it(sim, capsys):
     assert "<html" in Path("run.html").read_text()
 
 
-@pytest.mark.long
 def test_batches_that_go_on_after_an_interrupt_are_collected_by_the_same_command(sim_at, capsys):
     sim, at = sim_at
     sim.script_batches(BatchReply(seconds=60))
@@ -526,7 +524,6 @@ def test_batches_that_go_on_after_an_interrupt_are_collected_by_the_same_command
     assert main(["status", "prompts.jsonl", "--out", "answers.jsonl", "--batch"]) == 0
 
 
-@pytest.mark.long
 def test_batches_may_be_forgotten(sim, capsys):
     sim.script_batches(BatchReply(seconds=9e9))
     write(*questions(2))
@@ -540,7 +537,6 @@ def test_batches_may_be_forgotten(sim, capsys):
     assert Journal("answers.jsonl.journal").batches() == []
 
 
-@pytest.mark.long
 def test_status_tells_what_is_left_also_while_the_run_goes_on(sim, capsys):
     release = threading.Event()
     sim.script(Reply(until=release), matching="prompt 2.")
