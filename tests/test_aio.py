@@ -23,6 +23,7 @@ import orchestration.aio
 from claude_client import ClaudeInvocationError, InterruptToken, ParallelInvocationError, aio, last_results
 from claude_client._verbs import in_thread
 from claude_client.simulator import Reply
+from helpers import until
 from orchestration import Agent, BatchHandle
 from task_state import TaskTracker
 
@@ -745,6 +746,28 @@ def test_a_callback_of_what_has_ended_is_not_called():
 
     run(main())
     assert "later" not in called
+
+
+def test_a_callback_that_is_under_way_ends_with_its_call():
+    async def main():
+        began, ended = asyncio.Event(), asyncio.Event()
+
+        async def waits():
+            began.set()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                ended.set()
+
+        link = in_thread.Link(asyncio.get_running_loop())
+        calling = asyncio.ensure_future(asyncio.to_thread(link.relay(waits)))
+        await began.wait()
+        await asyncio.to_thread(until, lambda: link._under_way)
+        link.end()
+        assert await calling is None
+        await ended.wait()
+
+    run(main())
 
 
 def test_prompts_may_come_from_any_asynchronous_iterable(sim):

@@ -23,7 +23,7 @@ from claude_client._gates.gate import Wait
 from claude_client._gates.rate.gate import RateGate, RatePermit
 from claude_client._gates.rate.gates import RateGates
 from claude_client._gates.rate.pace import Pace
-from claude_client._gates.rate.sends import ACCEPTED, Sends
+from claude_client._gates.rate.sends import ACCEPTED, REJECTED, Sends
 from claude_client._values.request import Request
 from claude_client._values.retry import RetryPolicy
 from claude_client.simulator import Limits
@@ -624,6 +624,7 @@ def test_what_is_under_way_is_ahead_of_a_refill_by_its_densest_part():
     sends = Sends()
     for at in (0.0, 1.0, 1.9, 1.9, 1.9):
         sends.add(at, 10)
+    sends.settle(sends.add(1.95, 10), REJECTED)
     assert sends.under_way(2.0, 9.0, 0.0, tokens=False) == (5, 5)
     assert sends.under_way(2.0, 1.5, 0.0, tokens=False) == (4, 4)
     assert sends.under_way(2.0, 1.5, 5.0, tokens=False) == (4, pytest.approx(2.5))
