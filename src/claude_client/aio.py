@@ -27,137 +27,34 @@ from collections.abc import (
     Sequence,
 )
 from contextlib import asynccontextmanager, suppress
-from functools import partial
-from typing import TYPE_CHECKING, Any, Generic, Self, TypedDict, TypeVar, Unpack, overload
+from functools import partial, wraps
+from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar, Unpack
 
 import claude_client
 from claude_client._values.errors import ClaudeInvocationError, aborted
 from claude_client._values.interrupt import InterruptToken
-from claude_client._values.options import (
-    ApiParams,
-    CallOptions,
-    Content,
-    FanOutOptions,
-    StreamOptions,
-    TextCallback,
-    ToolOptions,
-)
+from claude_client._values.options import CallOptions, Content, FanOutOptions, StreamOptions
 from claude_client._values.request import DEFAULT_MODEL
-from claude_client._values.response import ClaudeResponse, Data
+from claude_client._values.response import ClaudeResponse
 from claude_client._values.results import Results
 from claude_client._verbs.as_completed import Feed
-from claude_client._verbs.conversation import CONTINUATION_PROMPT
 from claude_client._verbs.fan_out import MOST_ASKED_FOR
-from claude_client._verbs.in_thread import Handover, Link, in_thread
+from claude_client._verbs.in_thread import Handover, Link, awaited, in_thread
 from claude_client._verbs.parallel import fan_out
 from claude_client._verbs.requests import for_all
-
-if TYPE_CHECKING:
-    from typing_extensions import TypeForm
 
 __all__ = ["AsCompleted", "ConversationThread", "Stream", "as_completed", "invoke_claude", "invoke_claude_streaming"]
 __all__ += ["invoke_parallel", "invoke_with_tools"]
 
+P = ParamSpec("P")
 T = TypeVar("T")
 R = TypeVar("R")
 S = TypeVar("S")
 Pair = tuple[int, ClaudeResponse | ClaudeInvocationError]
 
-_OF_TURNS = ("callback", "on_output")
 
-
-class _Options(TypedDict, total=False):
-    """Of a single call, by name."""
-
-    messages: Sequence[Mapping[str, Any]] | None
-    cache_system: bool
-    interrupt_token: InterruptToken | None
-
-
-class _CallOptions(_Options, CallOptions, total=False):
-    streaming: bool
-    cache_prompt: bool
-
-
-class _ToolOptions(_Options, ToolOptions, total=False):
-    callback: TextCallback | None
-    on_output: Callable[[Any], object] | None
-
-
-class _StreamOptions(_Options, CallOptions, total=False):
-    model: str
-    system: Content | None
-    max_tokens: int
-    temperature: float
-    cache_prompt: bool
-    output: Any
-    on_output: Callable[[Any], object] | None
-
-
-class _TurnOptions(ApiParams, total=False):
-    callback: TextCallback | None
-    on_output: Callable[[Any], object] | None
-    interrupt_token: InterruptToken | None
-    max_tokens: int | None
-
-
-@overload
-async def invoke_claude(
-    prompt: Content | None,
-    model: str = DEFAULT_MODEL,
-    system: Content | None = None,
-    max_tokens: int = 4096,
-    temperature: float = 1.0,
-    *,
-    output: TypeForm[Data],
-    **options: Unpack[_CallOptions],
-) -> ClaudeResponse[Data]: ...
-@overload
-async def invoke_claude(
-    prompt: Content | None,
-    model: str = DEFAULT_MODEL,
-    system: Content | None = None,
-    max_tokens: int = 4096,
-    temperature: float = 1.0,
-    *,
-    output: Mapping[str, Any] | None = None,
-    **options: Unpack[_CallOptions],
-) -> ClaudeResponse: ...
-async def invoke_claude(prompt: Content | None, *args: Any, **options: Any) -> ClaudeResponse:
-    """`claude_client.invoke_claude`, with the same arguments, results and errors."""
-    return await in_thread(claude_client.invoke_claude, (prompt, *args), options)
-
-
-@overload
-async def invoke_with_tools(
-    prompt: Content | None,
-    tools: Sequence[Any],
-    model: str = DEFAULT_MODEL,
-    system: Content | None = None,
-    max_tokens: int = 4096,
-    temperature: float = 1.0,
-    *,
-    output: TypeForm[Data],
-    **options: Unpack[_ToolOptions],
-) -> ClaudeResponse[Data]: ...
-@overload
-async def invoke_with_tools(
-    prompt: Content | None,
-    tools: Sequence[Any],
-    model: str = DEFAULT_MODEL,
-    system: Content | None = None,
-    max_tokens: int = 4096,
-    temperature: float = 1.0,
-    *,
-    output: Mapping[str, Any] | None = None,
-    **options: Unpack[_ToolOptions],
-) -> ClaudeResponse: ...
-async def invoke_with_tools(prompt: Content | None, tools: Sequence[Any], *args: Any, **options: Any) -> ClaudeResponse:
-    """
-    `claude_client.invoke_with_tools`, with the same arguments, results and errors. Coroutine functions among *tools*
-    run on the loop, and are cancelled where the call is; *callback* and *on_output* may be coroutine functions too.
-    """
-    return await in_thread(claude_client.invoke_with_tools, (prompt, tools, *args), options, on_loop=_OF_TURNS)
+invoke_claude = awaited(claude_client.invoke_claude)
+invoke_with_tools = awaited(claude_client.invoke_with_tools)
 
 
 async def invoke_parallel(
@@ -182,6 +79,19 @@ async def invoke_parallel(
 
 def _with_token(verb: Callable[..., Results]) -> Callable[..., Results]:
     return lambda *, interrupt_token, **said: verb(interrupt_token, **said)
+
+
+class _StreamOptions(CallOptions, total=False):
+    model: str
+    system: Content | None
+    max_tokens: int
+    temperature: float
+    cache_system: bool
+    cache_prompt: bool
+    output: Any
+    messages: Sequence[Mapping[str, Any]] | None
+    interrupt_token: InterruptToken | None
+    on_output: Callable[[Any], object] | None
 
 
 def invoke_claude_streaming(prompt: Content | None, **options: Unpack[_StreamOptions]) -> Stream:
@@ -395,83 +305,41 @@ class AsCompleted(_Fed[Pair, None]):
     """The outcomes of `as_completed`. Not for two tasks at once."""
 
 
+def _like(
+    method: Callable[Concatenate[Any, P], object],  # noqa: ARG001 - for its type
+) -> Callable[[Callable[..., None]], Callable[Concatenate[Any, P], None]]:
+    """What gives another the arguments of *method*, for type checkers."""
+    return lambda other: other
+
+
+def _turn(
+    method: Callable[Concatenate[claude_client.ConversationThread, P], T],
+) -> Callable[Concatenate[ConversationThread, P], Coroutine[Any, Any, T]]:
+    """*method* of a conversation, to be awaited."""
+    take = awaited(method)
+
+    @wraps(method)
+    async def turn(self: ConversationThread, /, *args: P.args, **options: P.kwargs) -> T:
+        return await take(self.thread, *args, **options)
+
+    return turn
+
+
 class ConversationThread:
     """
     `claude_client.ConversationThread`, with the same arguments, whose turns are awaited. A turn that is cancelled
     leaves no trace, unless its answer has come already.
     """
 
-    def __init__(
-        self,
-        system: Content | None = None,
-        model: str = DEFAULT_MODEL,
-        max_tokens: int = 4096,
-        temperature: float = 1.0,
-        cache_system: bool = True,
-        max_turns: int | None = None,
-        continuation_prompt: Content = CONTINUATION_PROMPT,
-        *,
-        messages: Sequence[Mapping[str, Any]] | None = None,
-        output: Any = None,
-        **options: Unpack[CallOptions],
-    ) -> None:
+    @_like(claude_client.ConversationThread.__init__)
+    def __init__(self, *args: Any, **options: Any) -> None:
         #: The conversation: its history, usage, settings, timeline.
-        self.thread = claude_client.ConversationThread(
-            system,
-            model,
-            max_tokens,
-            temperature,
-            cache_system,
-            max_turns,
-            continuation_prompt,
-            messages=messages,
-            output=output,
-            **options,
-        )
+        self.thread = claude_client.ConversationThread(*args, **options)
 
-    @overload
-    async def send(
-        self,
-        user_message: Content,
-        cache_history: bool = True,
-        *,
-        output: TypeForm[Data],
-        **options: Unpack[_TurnOptions],
-    ) -> ClaudeResponse[Data]: ...
-    @overload
-    async def send(
-        self,
-        user_message: Content,
-        cache_history: bool = True,
-        *,
-        output: Mapping[str, Any] | None = None,
-        **options: Unpack[_TurnOptions],
-    ) -> ClaudeResponse: ...
-    async def send(self, user_message: Content, *args: Any, **options: Any) -> ClaudeResponse:
-        """`claude_client.ConversationThread.send`; `callback` and `on_output` may be coroutine functions."""
-        return await in_thread(self.thread.send, (user_message, *args), options, on_loop=_OF_TURNS)
-
-    @overload
-    async def send_continuation(
-        self,
-        guidance: Content | None = None,
-        cache_history: bool = True,
-        *,
-        output: TypeForm[Data],
-        **options: Unpack[_TurnOptions],
-    ) -> ClaudeResponse[Data]: ...
-    @overload
-    async def send_continuation(
-        self,
-        guidance: Content | None = None,
-        cache_history: bool = True,
-        *,
-        output: Mapping[str, Any] | None = None,
-        **options: Unpack[_TurnOptions],
-    ) -> ClaudeResponse: ...
-    async def send_continuation(self, *args: Any, **options: Any) -> ClaudeResponse:
-        """`claude_client.ConversationThread.send_continuation`, likewise."""
-        return await in_thread(self.thread.send_continuation, args, options, on_loop=_OF_TURNS)
+    #: `claude_client.ConversationThread.send`; `callback` and `on_output` may be coroutine functions.
+    send = _turn(claude_client.ConversationThread.send)
+    #: `claude_client.ConversationThread.send_continuation`, likewise.
+    send_continuation = _turn(claude_client.ConversationThread.send_continuation)
 
     async def clear(self) -> None:
         """`claude_client.ConversationThread.clear`, once a turn that is under way is over."""

@@ -7,19 +7,23 @@ import inspect
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from concurrent.futures import CancelledError, Future
 from contextlib import nullcontext, suppress
 from contextvars import copy_context
-from functools import partial
-from typing import Any, Generic, TypeVar
+from functools import partial, wraps
+from typing import Any, Generic, ParamSpec, TypeVar
 
 from claude_client._values.context import callers_loop
 from claude_client._values.interrupt import InterruptToken
 from claude_client._values.results import Results
 from claude_client._verbs.last import remember
 
+P = ParamSpec("P")
 T = TypeVar("T")
+
+#: The options of verbs that are called while they run, on the thread that called the verb.
+CALLBACKS = ("callback", "on_output", "on_result", "on_stall", "on_batch", "reconcile")
 
 _PATIENCE = 1.0  # seconds, with a thread that is in code of the caller, and cannot be ended
 
@@ -80,6 +84,16 @@ async def in_thread(
         ended.add_done_callback(_remembered)
         await asyncio.wait([ended], timeout=_PATIENCE)
         raise
+
+
+def awaited(verb: Callable[P, T]) -> Callable[P, Coroutine[Any, Any, T]]:
+    """*verb* as a coroutine function, whose `CALLBACKS` run on the loop. Type checkers see all its arguments."""
+
+    @wraps(verb)
+    async def call(*args: P.args, **options: P.kwargs) -> T:
+        return await in_thread(verb, args, options, on_loop=CALLBACKS)
+
+    return call
 
 
 def _remembered(ended: asyncio.Future[Any]) -> None:
