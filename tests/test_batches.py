@@ -1425,6 +1425,7 @@ for seconds in sys.argv[2:]:
 
 
 @pytest.mark.long
+@pytest.mark.once
 @pytest.mark.parametrize("seed", range(20))
 def test_a_run_that_is_killed_ten_times_pays_for_each_prompt_once(seed, monkeypatch, tmp_path):
     draw, journal = random.Random(seed), tmp_path / "run.sqlite"

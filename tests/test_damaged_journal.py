@@ -136,12 +136,13 @@ def test_a_cut_at_any_page_and_within_is_seen():
 DAMAGES = {
     **{f"flips {seed}": lambda content, seed=seed: flips(content, 500, seed) for seed in range(100, 104)},
     **{f"garbage {seed}": lambda content, seed=seed: garbage(content, 250, seed) for seed in range(200, 204)},
-    "cuts": lambda content: cuts(content, 211),  # a prime: at other places of each page
+    "cuts": lambda content: cuts(content, 100),
     "head": lambda content: [flipped(content, bit) for bit in range(8 * 200)],  # and that of the first page
 }
 
 
 @pytest.mark.long
+@pytest.mark.once
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
 def test_whatever_is_damaged_ends_in_whole_right_answers_or_a_journal_error(damage):
     for damaged in damage(whole_journal()):
@@ -149,6 +150,7 @@ def test_whatever_is_damaged_ends_in_whole_right_answers_or_a_journal_error(dama
 
 
 @pytest.mark.long
+@pytest.mark.once
 def test_a_damaged_journal_of_the_first_format_is_whole_or_refused():
     """Without a checksum a text may be altered, but nothing else is raised, and nothing is lost unseen by a cut."""
     content = first_format()

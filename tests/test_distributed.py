@@ -559,6 +559,7 @@ def point_at(client, sim, key="of-the-workers"):
 
 
 @pytest.mark.long
+@pytest.mark.once
 def test_a_worker_that_is_killed_loses_no_prompt_and_repeats_none_that_was_answered(there, sim, monkeypatch, tmp_path):
     monkeypatch.delenv("ANTHROPIC_API_KEY")  # the caller needs none; a worker that is started anew has none either
     sim.script_by(echo)
@@ -586,6 +587,7 @@ def test_a_worker_that_is_killed_loses_no_prompt_and_repeats_none_that_was_answe
 
 
 @pytest.mark.long
+@pytest.mark.once
 def test_an_interrupt_reaches_requests_in_other_processes(there, sim):
     sim.script_by(lambda _: Reply(until=threading.Event()))
     token, times = InterruptToken(), []
@@ -601,6 +603,7 @@ def test_an_interrupt_reaches_requests_in_other_processes(there, sim):
 
 
 @pytest.mark.long
+@pytest.mark.once
 def test_processes_keep_to_one_limit(there):
     with Simulator(limits=Limits(requests_per_second=100, request_burst=10)) as sim:
         point_at(there, sim)
@@ -610,6 +613,7 @@ def test_processes_keep_to_one_limit(there):
 
 
 @pytest.mark.long
+@pytest.mark.once
 def test_a_process_without_a_key_is_named(there, sim):
     (one, *_) = there.run(os.getpid)
     set_variable(there, "ANTHROPIC_API_KEY", None, workers=[one])
@@ -635,6 +639,7 @@ with Client(sys.argv[1]) as client:
 
 
 @pytest.mark.long
+@pytest.mark.once
 def test_ctrl_c_ends_the_requests_on_the_workers_and_keeps_what_came(there, sim):
     sim.script_by(lambda _: Reply(until=threading.Event()))
     sim.script(Reply(text="first"))
@@ -650,6 +655,7 @@ def test_ctrl_c_ends_the_requests_on_the_workers_and_keeps_what_came(there, sim)
 
 
 @pytest.mark.long
+@pytest.mark.once
 def test_requests_of_a_caller_that_is_killed_end_with_those_that_are_under_way(there, sim):
     held = threading.Event()
     sim.script_by(lambda _: Reply(until=held))

@@ -33,7 +33,7 @@ PYTHON = [block for block in BLOCKS if block.language == "python" and block.not_
 ERRORS = ROOT / "references" / "errors.md"
 SDK_VERSIONS = ROOT / "references" / "sdk-versions.md"
 
-#: Blocks that start interpreters of their own, each of which imports the SDK first.
+#: Those that start interpreters of their own take long: each imports the SDK first.
 RUN = [
     pytest.param(block, marks=pytest.mark.long) if re.search("subprocess|ProcessPool", block.code) else block
     for block in PYTHON

@@ -130,6 +130,7 @@ def environment(folder, **added):
 
 
 @pytest.mark.long
+@pytest.mark.once
 @pytest.mark.parametrize("name", PROMISED)
 def test_an_example_says_that_it_is_simulated_and_shows_what_it_promises(name, outputs):
     output = outputs[name].result()
@@ -139,6 +140,7 @@ def test_an_example_says_that_it_is_simulated_and_shows_what_it_promises(name, o
 
 
 @pytest.mark.long
+@pytest.mark.once
 def test_a_managed_run_that_was_killed_goes_on_where_it_was(outputs):
     output = outputs["managed_run.py"].result()
     seconds, answered = re.findall(r"([\d.]+) s: (\d+) of 20", output)[0]
@@ -148,6 +150,7 @@ def test_a_managed_run_that_was_killed_goes_on_where_it_was(outputs):
 
 
 @pytest.mark.long
+@pytest.mark.once
 def test_an_example_asks_the_api_where_there_is_a_key(sim, tmp_path):
     output = output_of(
         tmp_path, EXAMPLES / "tool_delegation.py", ANTHROPIC_API_KEY=helpers.KEY, ANTHROPIC_BASE_URL=sim.base_url
@@ -197,6 +200,7 @@ def test_the_notebook_carries_its_outputs_and_nothing_of_the_machine_they_come_f
 
 
 @pytest.mark.long
+@pytest.mark.once
 def test_the_notebook_shows_what_it_carries(outputs):
     outputs[NOTEBOOK.name].result()
     executed = json.loads((outputs["folder"] / NOTEBOOK.name).read_text())

@@ -55,6 +55,7 @@ def live_until(new_commits, journal, before):
 
 
 @pytest.mark.long
+@pytest.mark.once
 def test_a_run_that_is_killed_ten_times_loses_no_committed_answer_and_repeats_none(monkeypatch, tmp_path):
     draw, journal, have = random.Random(9), tmp_path / "run.sqlite", set()
     with Simulator() as sim:

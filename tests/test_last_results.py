@@ -137,6 +137,7 @@ def test_books_that_cannot_be_closed_are_no_endless_wait():
 
 
 @pytest.mark.long
+@pytest.mark.once
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 def test_a_child_that_a_callback_forks_is_refused_the_rest_of_the_run(sim):
     ask = """
@@ -222,6 +223,7 @@ print(os.waitstatus_to_exitcode(os.waitpid(forked[0], 0)[1]), None not in answer
 
 
 @pytest.mark.long
+@pytest.mark.once
 def test_a_forked_child_waits_for_no_turn_or_slot_of_its_parent(sim):
     run = [sys.executable, "-W", "ignore", "-c", CHILDREN]
     ran = subprocess.run(run, capture_output=True, text=True, timeout=60, check=True)

@@ -625,11 +625,11 @@ def test_what_is_under_way_is_ahead_of_a_refill_by_its_densest_part():
     for at in (0.0, 1.0, 1.9, 1.9, 1.9):
         sends.add(at, 10)
     sends.settle(sends.add(1.95, 10), REJECTED)
-    assert sends.under_way(2.0, 9.0, 0.0, tokens=False) == (5, 5)
-    assert sends.under_way(2.0, 1.5, 0.0, tokens=False) == (4, 4)
-    assert sends.under_way(2.0, 1.5, 5.0, tokens=False) == (4, pytest.approx(2.5))
-    assert sends.under_way(2.0, 1.5, 20.0, tokens=True) == (40, pytest.approx(28))
-    assert sends.under_way(2.0, 1.5, 100.0, tokens=False) == (4, 0)
+    assert sends.lately(2.0, 9.0, 0.0, tokens=False) == (5, 5)
+    assert sends.lately(2.0, 1.5, 0.0, tokens=False) == (4, 4)
+    assert sends.lately(2.0, 1.5, 5.0, tokens=False) == (4, pytest.approx(2.5))
+    assert sends.lately(2.0, 1.5, 20.0, tokens=True) == (40, pytest.approx(28))
+    assert sends.lately(2.0, 1.5, 100.0, tokens=False) == (4, 0)
 
 
 # Threads, and any order of events

@@ -389,6 +389,7 @@ CALLS = """
 
 
 @pytest.mark.long
+@pytest.mark.once
 def test_processes_that_name_a_file_in_the_environment_act_as_one(path, monkeypatch):
     with Simulator(limits=Limits(requests_per_second=40, request_burst=10)) as sim:
         monkeypatch.setenv("ANTHROPIC_API_KEY", "k")

@@ -24,6 +24,7 @@ SILENCE = 2.0  # seconds; far more than the simulator ever takes to answer
 
 
 @pytest.mark.long
+@pytest.mark.once
 def test_every_prompt_gets_exactly_one_right_answer_through_every_kind_of_fault(monkeypatch):
     draw = random.Random(20261122)
     faults = [fault for fault in FAULTS for _ in range(EACH)]

@@ -311,6 +311,7 @@ def test_no_mutated_stream_is_a_shortened_answer_or_another_exception(api):
 
 
 @pytest.mark.long
+@pytest.mark.once
 def test_none_of_5000_mutated_streams_is_a_shortened_answer_or_another_exception(api):
     for seed in range(300, 5300):
         check_mutated(api, seed)

@@ -43,6 +43,7 @@ from orchestration import (
     map_reduce,
     read_journal,
 )
+from orchestration import aio as managed_aio
 from task_state import TaskInfo, TaskState, TaskTracker
 
 answer = invoke_claude("hi", thinking={"type": "adaptive"}, tools=[{"name": "t", "input_schema": {}}], top_p=0.5)
@@ -111,6 +112,9 @@ async def with_tools() -> None:
     assert_type((await conversation.send("hi", output=int)).output, int)
     assert_type(await conversation.send_continuation(max_tokens=5), ClaudeResponse)
     await conversation.send("hi", max_token=5)  # type: ignore[call-overload]
+    assert_type(await managed_aio.ask(Agent(), "hi", max_tokens=5), ClaudeResponse)
+    assert_type(await managed_aio.debate([Agent(name="a")], "hi", rounds=1), Debate)
+    await managed_aio.map_reduce(["a"], "hi", fan_out=5)  # type: ignore[call-arg]
     async with mcp_tools("server --quiet", prefix="s_") as remote:
         assert_type(remote, list[Tool])
         await aio.ConversationThread(tools=remote).send("hi")

@@ -140,7 +140,7 @@ class Bucket(State):
             self._forget()
         last.number, last.sent, last.heard, last.remaining, last.cost = number, sent, now, remaining, cost
         last.taken = self.taken - self._sends.taken_after(number, tokens=self._counts_tokens)
-        under_way, ahead = self._sends.under_way(now, self._quickest, self.rate, tokens=self._counts_tokens)
+        under_way, ahead = self._sends.lately(now, self._quickest, self.rate, tokens=self._counts_tokens)
         last.arrived, last.covered = self.taken - under_way, self.taken - ahead
         if last.sent - self._middle.sent > _SPAN:
             self._first.become(self._middle if self._middle.sent > -math.inf else last)

@@ -96,7 +96,7 @@ class Sends(State):
                 total += self._tokens[place] if tokens else 1
         return total
 
-    def under_way(self, now: float, seconds: float, rate: float, *, tokens: bool) -> tuple[float, float]:
+    def lately(self, now: float, seconds: float, rate: float, *, tokens: bool) -> tuple[float, float]:
         """
         How many requests, or how many tokens, went in the last *seconds*; and by how much they are ahead of a refill at
         *rate*: the most that went from any of them until *now*, less what flowed in meanwhile.
