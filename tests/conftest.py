@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import signal
 import socket
@@ -31,6 +30,7 @@ settings.load_profile("ours")
 
 # A shell ignores Ctrl-C in what it starts in the background, and so would all that is tested here.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGALRM, signal.default_int_handler)
 
 
 def pytest_xdist_auto_num_workers():
@@ -55,12 +55,24 @@ def alone(monkeypatch, tmp_path, one_authority):
     monkeypatch.setenv("ANTHROPIC_API_KEY", helpers.KEY)
     monkeypatch.setenv("SSL_CERT_FILE", one_authority)
     monkeypatch.chdir(tmp_path)
-    # Python swallows a Ctrl-C that falls into a callback of its collector, and Hypothesis, once used, leaves one there.
-    gc.callbacks[:] = [callback for callback in gc.callbacks if not callback.__module__.startswith("hypothesis.")]
+    monkeypatch.setattr(sys, "unraisablehook", pressed_again(sys.unraisablehook))
     for name in ("connect", "connect_ex"):
         monkeypatch.setattr(socket.socket, name, only_here(getattr(socket.socket, name)))
     yield
+    signal.setitimer(signal.ITIMER_REAL, 0)
     claude_client.set_default_client(None)
+
+
+def pressed_again(report):
+    """Python swallows a Ctrl-C that falls into a destructor or a callback of its collector; a user presses it again."""
+
+    def press(unraisable):
+        if unraisable.exc_type is KeyboardInterrupt:
+            signal.setitimer(signal.ITIMER_REAL, 0.05)
+        else:
+            report(unraisable)
+
+    return press
 
 
 def only_here(connect):

@@ -388,6 +388,16 @@ def test_ctrl_c_while_a_queue_is_told_of_a_shared_failure_ends_the_run(plain_sim
     assert len(caught.value.results.errors) == 20
 
 
+def test_a_ctrl_c_that_a_destructor_swallows_is_pressed_again_for_every_test():
+    class Swallows:
+        def __del__(self):
+            signal.raise_signal(signal.SIGINT)
+
+    Swallows()
+    with pytest.raises(KeyboardInterrupt):
+        threading.Event().wait(LONG)
+
+
 def test_a_wait_that_nobody_interrupts_is_waited_to_its_end(sim):
     token = InterruptToken()
     sim.script(Reply(fault="overloaded", retry_after=0.01), Reply(text="late"))
