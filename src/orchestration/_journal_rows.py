@@ -73,11 +73,13 @@ def make_batches(db: sqlite3.Connection) -> None:
     db.execute("CREATE TABLE IF NOT EXISTS batches (number INTEGER PRIMARY KEY AUTOINCREMENT, told TEXT NOT NULL)")
 
 
-def rows_in(db: sqlite3.Connection, number: int | None = None) -> Iterator[Row | None]:
-    """Every row, or the one with that *number*; None for each that is damaged."""
-    checked = has_checksums(db)
+def rows_in(db: sqlite3.Connection) -> Iterator[Row | None]:
+    """Every row; None for each that is damaged."""
+    return _rows(db, has_checksums(db))
+
+
+def _rows(db: sqlite3.Connection, checked: bool, where: str = "", values: tuple[int, ...] = ()) -> Iterator[Row | None]:
     cells = f"{_CELLS}, {'CAST(checksum AS BLOB)' if checked else 'NULL'}"
-    where, values = ("", ()) if number is None else ("WHERE rowid = ?", (number,))
     for *said, checksum in db.execute(f"SELECT {cells} FROM answers {where}", values):  # noqa: S608 - ours
         yield _row(said, checksum, checked=checked)
 
@@ -117,9 +119,10 @@ def damage() -> tuple[type[Exception], ...]:
 def whole_rows(path: str | os.PathLike[str]) -> Iterator[Row]:
     """The rows that are whole in a damaged journal, which is left as it is."""
     with suppress(*damage()), _damaged(path) as db:
+        checked = has_checksums(db)
         for number in range(1, _last_number(db) + 1):
             with suppress(*damage()):
-                yield from filter(None, rows_in(db, number))
+                yield from filter(None, _rows(db, checked, "WHERE rowid = ?", (number,)))
 
 
 def whole_batches(path: str | os.PathLike[str]) -> list[tuple[int, str]]:
