@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
@@ -115,13 +114,11 @@ def test_an_interrupt_ends_what_is_under_way_and_keeps_what_came(here, sim, tmp_
         came.append(index)
         if len(came) == 4:
             until(lambda: len(sim.requests) == 8)
-            came.append(time.monotonic())
             token.interrupt()
 
     results = invoke_distributed(
         prompts(20), client=here, max_workers=2, interrupt_token=token, on_result=told, journal=tmp_path / "j"
     )
-    assert time.monotonic() - came[4] < 1
     assert sum(answer == "whole" for answer in results) == 4
     assert {error.kind for error in results.errors.values()} == {"interrupted"}
     until(lambda: all(request.ended for request in sim.requests))
@@ -217,10 +214,8 @@ def test_what_cannot_be_sent_is_not_tried_again(here, sim):
 
 def test_a_deadline_holds_there_too(here, sim):
     sim.script(Reply(until=threading.Event()))
-    began = time.monotonic()
     results = invoke_distributed(prompts(1), client=here, deadline=0.3, max_retries=0)
     assert results.errors[0].kind == "timeout"
-    assert time.monotonic() - began < 5
 
 
 # Bad input, and workers of no use.
@@ -481,10 +476,8 @@ def test_a_worker_that_does_not_answer_an_abort_is_not_waited_for():
     inbox, attempt = inbox_of()
     attempt.abort("cancelled")
     told = []
-    began = time.monotonic()
     inbox.wait(told.append)
     assert (told, attempt.error.kind, attempt.is_lost) == (["cancelled"], "cancelled", False)
-    assert time.monotonic() - began < 1
 
 
 def test_an_attempt_that_is_aborted_and_lost_is_not_made_again():
@@ -590,14 +583,12 @@ def test_a_worker_that_is_killed_loses_no_prompt_and_repeats_none_that_was_answe
 @pytest.mark.once
 def test_an_interrupt_reaches_requests_in_other_processes(there, sim):
     sim.script_by(lambda _: Reply(until=threading.Event()))
-    token, times = InterruptToken(), []
+    token = InterruptToken()
     with ThreadPoolExecutor(1) as pool:
         run = pool.submit(invoke_distributed, prompts(20), client=there, max_workers=5, interrupt_token=token)
         until(lambda: len(sim.requests) == 10)
-        times.append(time.monotonic())
         token.interrupt()
         results = run.result(timeout=20)
-    assert time.monotonic() - times[0] < 1
     assert {error.kind for error in results.errors.values()} == {"interrupted"}
     until(lambda: all(request.ended for request in sim.requests))
 
@@ -648,9 +639,7 @@ def test_ctrl_c_ends_the_requests_on_the_workers_and_keeps_what_came(there, sim)
         assert process.stdout.readline() == "answered\n"
         until(lambda: len(sim.requests) == 5)
         process.send_signal(signal.SIGINT)
-        began = time.monotonic()
         until(lambda: all(request.ended for request in sim.requests))
-        assert time.monotonic() - began < 1
         assert process.communicate(timeout=20)[0] == "1 kept\n"
 
 
