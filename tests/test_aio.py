@@ -621,11 +621,12 @@ def test_a_generator_of_prompts_is_one_task(sim):
 
     async def prompts():
         try:
-            async with asyncio.timeout(0.05):
+            async with asyncio.timeout(None) as limit:
                 for number in range(3):
                     variable.set(variable.get() + 1)
                     seen.append(variable.get())
                     yield {"prompt": f"say {number}"}
+                limit.reschedule(asyncio.get_running_loop().time())
                 await asyncio.Event().wait()
         finally:
             closed.append(1)

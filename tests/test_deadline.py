@@ -20,14 +20,15 @@ from orchestration import invoke_parallel_managed
 from servers import Scripted, in_chunks, that_never_accepts, that_says_nothing
 
 SOON = 0.1  # seconds
+LATER = 1.0  # in which something is seen to come first
 LONG = 60.0
 
 
-def late(call, *args, **options):
+def late(call, *args, deadline=SOON, **options):
     """The error of a call that ends at its deadline, and not long after."""
     began = time.monotonic()
     with pytest.raises(ClaudeInvocationError, match="deadline") as caught:
-        call(*args, deadline=SOON, **options)
+        call(*args, deadline=deadline, **options)
     assert time.monotonic() - began < LONG / 2
     assert (caught.value.kind, caught.value.retryable) == ("timeout", False)
     return caught.value
@@ -49,7 +50,7 @@ def test_a_server_that_does_not_accept(monkeypatch):
 
 def test_a_stream_that_only_lives_by_its_pings(sim):
     sim.script(Reply(text="one two three", fault="silent_with_pings", ping_interval=0.01))
-    failed = late(invoke_claude, "hi", streaming=True, timeout=LONG)
+    failed = late(invoke_claude, "hi", deadline=LATER, streaming=True, timeout=LONG)
     assert "one" in failed.partial_text
     assert failed.usage.input_tokens
     assert len(sim.requests) == 1
@@ -59,18 +60,16 @@ def test_a_transport_that_nobody_can_end_is_left_at_its_next_event(api):
     def slowly():
         yield start()
         yield from text_block("half")
-        began = time.monotonic()
-        while time.monotonic() - began < SOON:
-            pass
+        threading.Event().wait(LATER)
         yield from text_block("more", index=1)
 
     api.answers(httpx.Response(200, content=slowly(), headers={"content-type": "text/event-stream"}))
-    assert late(invoke_claude, "hi", streaming=True).partial_text == "half"
+    assert late(invoke_claude, "hi", deadline=LATER, streaming=True).partial_text == "half"
 
 
 def test_a_retry_that_could_not_end_in_time_is_not_waited_for(sim):
-    sim.script(Reply(fault="overloaded"))
-    failed = late(invoke_claude, "hi", max_retries=50)
+    sim.script(Reply(fault="overloaded", retry_after=LONG))
+    failed = late(invoke_claude, "hi", deadline=LONG / 3, max_retries=50)
     assert failed.__cause__.kind == "overloaded"
     assert len(sim.requests) == 1
 
@@ -112,7 +111,7 @@ def test_a_managed_run_fails_what_is_late_and_goes_on(sim):
 
 def test_a_turn_of_a_conversation(sim):
     sim.script(Reply(fault="silent"), Reply(text="done"))
-    thread = ConversationThread(deadline=SOON)
+    thread = ConversationThread(deadline=LATER)
     with pytest.raises(ClaudeInvocationError, match="deadline"):
         thread.send("hi")
     assert thread.send("hi") == "done"
@@ -138,7 +137,7 @@ def test_a_deadline_is_a_number_of_seconds(deadline):
 
 
 def test_a_turn_that_waits_for_another_threads(sim):
-    thread, inside, done = ConversationThread(deadline=SOON), threading.Event(), threading.Event()
+    thread, inside, done = ConversationThread(deadline=LATER), threading.Event(), threading.Event()
 
     def listen(_):
         inside.set()
