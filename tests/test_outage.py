@@ -221,10 +221,11 @@ def outage(request, monkeypatch):
 
 @pytest.mark.once
 def test_slow_answers_after_an_outage_cost_nobody_their_patience(monkeypatch):
-    with Simulator(latency=0.8, limits=Limits(overloaded_for=0.2)) as sim:
+    with Simulator(latency=1.6) as sim:
+        sim.script(*[Reply(fault="overloaded")] * 5)
         monkeypatch.setenv("ANTHROPIC_API_KEY", "k")
         monkeypatch.setenv("ANTHROPIC_BASE_URL", sim.base_url)
-        assert None not in invoke_parallel(prompts(5), max_workers=4, outage_patience=0.6)
+        assert None not in invoke_parallel(prompts(5), max_workers=4, outage_patience=1.2)
         answered = [request for request in sim.requests if request.outcome == "answered"]
     assert answered[0].stream  # the probe, so that it is known early to be answered
 
