@@ -57,9 +57,9 @@ QUICK = {"poll_interval": 0.002, "check_first": False}  # pauses after failures 
 
 @pytest.fixture
 def soon(monkeypatch):
-    """The options of a run that asks live after 0.4 seconds, with time enough to cancel its batches first."""
-    monkeypatch.setattr("orchestration._batch_plan._MARGIN", 0.8)
-    return {**QUICK, "poll_interval": 0.05, "finish_by": 2.0}
+    """The options of a run that asks live after 2 seconds, with time enough to cancel its batches first."""
+    monkeypatch.setattr("orchestration._batch_plan._MARGIN", 0.5)
+    return {**QUICK, "poll_interval": 0.05, "finish_by": 4.0}
 
 
 def prompts_of(number, **more):
@@ -930,7 +930,7 @@ def test_what_was_cancelled_by_an_interrupt_is_asked_again_by_the_same_call(sim,
 def test_a_batch_that_takes_long_to_be_cancelled_is_left_and_what_it_did_not_answer_asked_later(
     sim, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("orchestration._batch_plan._CANCEL_WITHIN", 0.2)
+    monkeypatch.setattr("orchestration._batch_plan._CANCEL_WITHIN", 1.0)
     sim.script_batches(BatchReply(seconds=3600, cancel_seconds=3600))
     token, journal = InterruptToken(), tmp_path / "journal"
     stop = {"on_batch": lambda _: token.interrupt(), "interrupt_token": token, "cancel_on_interrupt": True}
