@@ -34,8 +34,8 @@ signal.signal(signal.SIGALRM, signal.default_int_handler)
 
 
 def pytest_xdist_auto_num_workers():
-    """One process more than there are processors: in each, one second of three is waited."""
-    return (os.cpu_count() or 1) + 1
+    """Twice as many processes as there are processors: in each, more than one second of three is waited."""
+    return 2 * (os.cpu_count() or 1)
 
 
 @pytest.fixture(scope="session")
