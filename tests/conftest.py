@@ -30,7 +30,7 @@ settings.load_profile("ours")
 
 # A shell ignores Ctrl-C in what it starts in the background, and so would all that is tested here.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-signal.signal(signal.SIGALRM, signal.default_int_handler)
+signal.signal(signal.SIGALRM, signal.default_int_handler)  # by which it is pressed again
 
 
 def pytest_xdist_auto_num_workers():

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
@@ -473,10 +474,11 @@ def test_a_desk_may_be_closed_twice():
 
 
 def test_a_worker_that_does_not_answer_an_abort_is_not_waited_for():
-    inbox, attempt = inbox_of()
+    inbox, attempt = inbox_of(ends_at=time.monotonic() + 60)
     attempt.abort("cancelled")
     told = []
     inbox.wait(told.append)
+    assert time.monotonic() < attempt.ends_at
     assert (told, attempt.error.kind, attempt.is_lost) == (["cancelled"], "cancelled", False)
 
 
